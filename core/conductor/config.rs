@@ -1,0 +1,810 @@
+//! The configuration: typed, defaults in one place, units in the names.
+//!
+//! Reading a file (RON, positions of mistakes, nearest names) is the reactor's part; what a value means, which
+//! values fit together and what they default to is decided here.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// Everything a person can set. Every field has a default, so `()` is a valid file.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The listener and the limits of HTTP.
+    pub http: Http,
+    /// Where what must not be lost is kept.
+    pub store: Store,
+    /// How instances are probed.
+    pub health: Health,
+    /// When an instance is cut off, and for how long.
+    pub breaker: Breaker,
+    /// When an instance that ended is started again.
+    pub restart: Restart,
+    /// How failed requests are tried again.
+    pub retry: Retry,
+    /// How the machine's memory is sampled.
+    pub sampling: Sampling,
+    /// How Demi ends.
+    pub shutdown: Shutdown,
+    /// Most requests that may be under way at once in all of Demi; one more is refused with 503.
+    pub requests_max: Bounded<1, 1_000_000, 4096>,
+    /// The integrations, in any order; `needs` decides the order of start.
+    pub platforms: Vec<Platform>,
+    /// Where a request goes: the first rule that matches.
+    pub routes: Vec<Route>,
+}
+
+/// A whole number with its range and default in its type: `LOW..=HIGH`, `DEFAULT` when absent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Bounded<const LOW: u64, const HIGH: u64, const DEFAULT: u64>(u64);
+
+impl<const LOW: u64, const HIGH: u64, const DEFAULT: u64> Bounded<LOW, HIGH, DEFAULT> {
+    /// The number, if it lies in the range.
+    pub const fn new(number: u64) -> Option<Self> {
+        if number < LOW || number > HIGH {
+            None
+        } else {
+            Some(Self(number))
+        }
+    }
+
+    /// The number.
+    pub const fn value(self) -> u64 {
+        self.0
+    }
+
+    /// The number as a size or count.
+    pub const fn size(self) -> usize {
+        self.0 as usize
+    }
+
+    /// The number as a count that fits `u32`; every such bound's `HIGH` does.
+    pub const fn count(self) -> u32 {
+        self.0 as u32
+    }
+
+    /// The number as a span, if its unit is milliseconds.
+    pub const fn millis(self) -> Duration {
+        Duration::from_millis(self.0)
+    }
+}
+
+impl<const LOW: u64, const HIGH: u64, const DEFAULT: u64> Default for Bounded<LOW, HIGH, DEFAULT> {
+    fn default() -> Self {
+        Self(DEFAULT)
+    }
+}
+
+impl<'de, const LOW: u64, const HIGH: u64, const DEFAULT: u64> Deserialize<'de> for Bounded<LOW, HIGH, DEFAULT> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let number = u64::deserialize(deserializer)?;
+        Self::new(number)
+            .ok_or_else(|| serde::de::Error::custom(format!("{number} is outside {LOW} to {HIGH} (default {DEFAULT})")))
+    }
+}
+
+const HOUR_MS: u64 = 3_600_000;
+
+/// The listener and the limits of HTTP.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Http {
+    /// Address and port; port 0 takes any free one. Only loopback addresses: there is no authentication yet.
+    pub listen: String,
+    /// Most client connections at once; one more is answered 503 and closed.
+    pub connections_max: Bounded<1, 100_000, 2048>,
+    /// Longest request line plus headers, bytes; a longer head is answered 431.
+    pub head_bytes_max: Bounded<256, 65_536, 16_384>,
+    /// Most header lines; more are answered 431.
+    pub headers_max: Bounded<8, 256, 100>,
+    /// Longest request body, bytes; a longer one is answered 413.
+    pub body_bytes_max: Bounded<0, 67_108_864, 1_048_576>,
+    /// Most bytes of request bodies held at once over all connections; beyond it 503.
+    pub bodies_bytes_max: Bounded<65_536, 1_073_741_824, 16_777_216>,
+    /// A connection without a request is closed after this.
+    pub idle_timeout_ms: Bounded<100, HOUR_MS, 60_000>,
+    /// A head must be complete this long after its first byte, else 408.
+    pub head_timeout_ms: Bounded<100, HOUR_MS, 10_000>,
+    /// A body must move forward at least this often, else 408; a client must take bytes this often, else it is closed.
+    pub body_timeout_ms: Bounded<100, HOUR_MS, 10_000>,
+    /// Idle connections kept to each upstream address.
+    pub upstream_idle_max: Bounded<0, 1024, 16>,
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Http {
+            listen: "127.0.0.1:8787".to_owned(),
+            connections_max: Bounded::default(),
+            head_bytes_max: Bounded::default(),
+            headers_max: Bounded::default(),
+            body_bytes_max: Bounded::default(),
+            bodies_bytes_max: Bounded::default(),
+            idle_timeout_ms: Bounded::default(),
+            head_timeout_ms: Bounded::default(),
+            body_timeout_ms: Bounded::default(),
+            upstream_idle_max: Bounded::default(),
+        }
+    }
+}
+
+/// Where what must not be lost is kept.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Store {
+    /// A directory, made if absent; relative paths start at the configuration file's directory.
+    pub path: String,
+    /// The database's page cache, bytes.
+    pub cache_bytes: Bounded<65_536, 1_073_741_824, 1_048_576>,
+    /// Most dead letters kept; at the cap a new one is refused and told loudly, never an old one deleted.
+    pub dead_letters_max: Bounded<1, 10_000_000, 10_000>,
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Store { path: "demi-data".to_owned(), cache_bytes: Bounded::default(), dead_letters_max: Bounded::default() }
+    }
+}
+
+/// How instances are probed. Defaults as in Kubernetes probes and HAProxy checks, tightened for one machine.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Health {
+    /// Between two probes of an instance.
+    pub interval_ms: Bounded<10, HOUR_MS, 5_000>,
+    /// A probe without answer after this has failed.
+    pub timeout_ms: Bounded<10, HOUR_MS, 5_000>,
+    /// A slower answer passes but shows the instance as degraded.
+    pub degraded_ms: Bounded<1, HOUR_MS, 200>,
+    /// Failures in a row that take an instance out.
+    pub fall: Bounded<1, 100, 3>,
+    /// Passes in a row that bring it back.
+    pub rise: Bounded<1, 100, 2>,
+    /// Between probes while some but not all of `fall` or `rise` have been seen.
+    pub doubt_interval_ms: Bounded<10, HOUR_MS, 1_000>,
+    /// Between probes of an instance that is out.
+    pub down_interval_ms: Bounded<10, HOUR_MS, 10_000>,
+}
+
+/// When an instance is cut off, and for how long.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Breaker {
+    /// Failures in a row that open it.
+    pub failures: Bounded<1, 1_000, 3>,
+    /// How long it stays open the first time; doubled at each failed trial.
+    pub open_ms: Bounded<10, HOUR_MS, 30_000>,
+    /// The longest it stays open.
+    pub open_max_ms: Bounded<10, HOUR_MS, 300_000>,
+}
+
+/// When an instance that ended is started again: at once, then after `base_ms` doubled up to `max_ms`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Restart {
+    /// The wait before the second restart.
+    pub base_ms: Bounded<1, HOUR_MS, 1_000>,
+    /// The longest wait.
+    pub max_ms: Bounded<1, HOUR_MS, 300_000>,
+    /// Ready for this long, and earlier restarts are forgotten; 0 forgets at once.
+    pub forget_ms: Bounded<0, HOUR_MS, 600_000>,
+}
+
+/// How failed requests are tried again; a route decides whether and how often.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Retry {
+    /// Longest first wait (full jitter: the wait is drawn from zero to this), doubled at each attempt.
+    pub base_ms: Bounded<1, HOUR_MS, 100>,
+    /// Longest wait.
+    pub max_ms: Bounded<1, HOUR_MS, 20_000>,
+    /// Tokens a platform's retries may draw on: 5 a retry, 10 after a timeout, 1 back at each success.
+    pub tokens_max: Bounded<0, 1_000_000, 500>,
+}
+
+/// How the machine's memory is sampled.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Sampling {
+    /// Between two samples.
+    pub interval_ms: Bounded<100, HOUR_MS, 30_000>,
+}
+
+/// How Demi ends.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Shutdown {
+    /// From the order to stop to the exit, at most.
+    pub grace_ms: Bounded<100, HOUR_MS, 10_000>,
+}
+
+/// What runs an integration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub enum Host {
+    /// On the reactor's own thread; the adapter must never block.
+    Inline,
+    /// On so many worker threads, each an instance with its own adapter.
+    Threads(u16),
+    /// In so many child processes, each an instance, spoken to over stdin and stdout.
+    Process(u16),
+    /// HTTP services that run elsewhere; each address is an instance.
+    Http,
+}
+
+/// An integration.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Platform {
+    /// Unique; letters, digits, `-` and `_`, at most 64.
+    pub name: String,
+    /// What runs it.
+    pub host: Host,
+    /// For `Inline` and `Threads`: the name of a compiled-in adapter. Default: the platform's own name.
+    #[serde(default)]
+    pub adapter: Option<String>,
+    /// For `Process`: the program and its arguments. `{demi}` stands for Demi's own executable.
+    #[serde(default)]
+    pub command: Vec<String>,
+    /// For `Process`: the child's environment; nothing else is passed on but PATH.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// For `Http`: `address:port` of each instance.
+    #[serde(default)]
+    pub upstreams: Vec<String>,
+    /// For `Http`: the path that a probe asks for (200 to 399 passes). Without it a TCP connection is enough.
+    #[serde(default)]
+    pub health_path: Option<String>,
+    /// Handed to the adapter or plugin when it is initialised.
+    #[serde(default)]
+    pub settings: BTreeMap<String, String>,
+    /// Platforms that must be ready before this one starts, and stop after it.
+    #[serde(default)]
+    pub needs: Vec<String>,
+    /// Most requests at once in one instance. Default: 1 for `Inline` and `Threads`, 32 for `Process`, 64 for `Http`.
+    #[serde(default)]
+    pub in_flight_max: Option<Bounded<1, 4096, 1>>,
+    /// Most requests that wait for an instance; one more is refused with 503.
+    #[serde(default)]
+    pub queue_max: Bounded<0, 65_536, 256>,
+    /// A start that takes longer is ended and tried again.
+    #[serde(default)]
+    pub start_timeout_ms: Bounded<10, HOUR_MS, 90_000>,
+    /// From TERM to KILL.
+    #[serde(default)]
+    pub stop_grace_ms: Bounded<0, HOUR_MS, 5_000>,
+    /// For `Threads`: a worker that holds a request this long after its deadline is given up and replaced.
+    #[serde(default)]
+    pub wedged_ms: Bounded<100, HOUR_MS, 30_000>,
+}
+
+impl Platform {
+    /// A platform with every default, for embedders and tests.
+    pub fn new(name: &str, host: Host) -> Platform {
+        Platform {
+            name: name.to_owned(),
+            host,
+            adapter: None,
+            command: Vec::new(),
+            env: BTreeMap::new(),
+            upstreams: Vec::new(),
+            health_path: None,
+            settings: BTreeMap::new(),
+            needs: Vec::new(),
+            in_flight_max: None,
+            queue_max: Bounded::default(),
+            start_timeout_ms: Bounded::default(),
+            stop_grace_ms: Bounded::default(),
+            wedged_ms: Bounded::default(),
+        }
+    }
+
+    /// How many instances it has.
+    pub fn instances(&self) -> usize {
+        match self.host {
+            Host::Inline => 1,
+            Host::Threads(count) | Host::Process(count) => usize::from(count),
+            Host::Http => self.upstreams.len(),
+        }
+    }
+
+    /// Most requests at once in one instance.
+    pub fn in_flight_max(&self) -> u32 {
+        match (self.in_flight_max, self.host) {
+            (_, Host::Inline) => 1,
+            (Some(bound), _) => bound.count(),
+            (None, Host::Threads(_)) => 1,
+            (None, Host::Process(_)) => 32,
+            (None, Host::Http) => 64,
+        }
+    }
+
+    /// The compiled-in adapter it names.
+    pub fn adapter(&self) -> &str {
+        self.adapter.as_deref().unwrap_or(&self.name)
+    }
+}
+
+/// What becomes of a call that failed for good.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub enum OnFailure {
+    /// The caller is told; nothing is kept.
+    #[default]
+    Error,
+    /// The caller is told, and the request is kept as a dead letter.
+    DeadLetter,
+}
+
+/// What a request's text must be like.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub enum Content {
+    /// Exactly this.
+    Exact(String),
+    /// It begins with this.
+    Prefix(String),
+    /// This stands somewhere in it.
+    Contains(String),
+}
+
+/// A rule: every matcher that is given must match; then the request goes `to` a platform.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Route {
+    /// The platform that the request came from, as the request says.
+    #[serde(default)]
+    pub from: Option<String>,
+    /// The kind of request, as the request says (`message`, `command`, …).
+    #[serde(default)]
+    pub kind: Option<String>,
+    /// A path: exact (`/play`) or everything below (`/music/*`). HTTP requests that match it are served by `to`.
+    #[serde(default)]
+    pub path: Option<String>,
+    /// What the body, read as text, must be like.
+    #[serde(default)]
+    pub content: Option<Content>,
+    /// The platform that gets it.
+    pub to: String,
+    /// From the question to the answer, all attempts together.
+    #[serde(default)]
+    pub timeout_ms: Bounded<1, HOUR_MS, 5_000>,
+    /// One attempt, if shorter than the whole; worth setting only with `retries`.
+    #[serde(default)]
+    pub attempt_timeout_ms: Option<Bounded<1, HOUR_MS, 1>>,
+    /// Further attempts after a failed one.
+    #[serde(default)]
+    pub retries: Bounded<0, 10, 0>,
+    /// Whether the platform may be asked the same thing twice. Only then is a request that may have arrived tried again.
+    #[serde(default)]
+    pub idempotent: bool,
+    /// What becomes of a call that failed for good.
+    #[serde(default)]
+    pub on_failure: OnFailure,
+}
+
+impl Route {
+    /// A rule that matches everything, with every default.
+    pub fn to(platform: &str) -> Route {
+        Route {
+            from: None,
+            kind: None,
+            path: None,
+            content: None,
+            to: platform.to_owned(),
+            timeout_ms: Bounded::default(),
+            attempt_timeout_ms: None,
+            retries: Bounded::default(),
+            idempotent: false,
+            on_failure: OnFailure::Error,
+        }
+    }
+}
+
+/// Most platforms in one configuration; with `instances` it bounds every table of the conductor.
+pub const PLATFORMS_MAX: usize = 4096;
+/// Most instances over all platforms.
+pub const INSTANCES_MAX: usize = 16_384;
+/// Most routes.
+pub const ROUTES_MAX: usize = 65_536;
+
+/// A mistake in values that are each well formed: where it is and what to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mistake {
+    /// The way to the offending value, such as `routes[2].to`.
+    pub at: String,
+    /// What is wrong with it.
+    pub what: String,
+    /// What to do about it.
+    pub remedy: String,
+}
+
+impl std::fmt::Display for Mistake {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "{}: {}; {}", self.at, self.what, self.remedy)
+    }
+}
+
+impl Config {
+    /// Checks what types cannot: references, duplicates, cycles, hosts without what they need. Every mistake, in
+    /// the order of the file. `adapters` are the names compiled in.
+    pub fn mistakes(&self, adapters: &[&str]) -> Vec<Mistake> {
+        let mut found = Mistakes(Vec::new());
+        self.check_listen(&mut found);
+        self.check_sizes(&mut found);
+        let names: Vec<&str> = self.platforms.iter().map(|platform| platform.name.as_str()).collect();
+        let mut seen = BTreeSet::new();
+        for (index, platform) in self.platforms.iter().enumerate() {
+            let at = format!("platforms[{index}]");
+            platform.check(&at, adapters, &names, &mut found);
+            if !seen.insert(platform.name.as_str()) {
+                found.add(
+                    format!("{at}.name"),
+                    format!("platform {:?} is named twice", platform.name),
+                    "rename one of them",
+                );
+            }
+        }
+        if let Err(cycle) = self.start_order() {
+            let index = names.iter().position(|name| *name == cycle[0]).unwrap_or(0);
+            found.add(
+                format!("platforms[{index}].needs"),
+                format!("platforms need each other in a circle: {}", cycle.join(" → ")),
+                "remove one of these needs",
+            );
+        }
+        for (index, route) in self.routes.iter().enumerate() {
+            route.check(&format!("routes[{index}]"), &names, &mut found);
+        }
+        found.0
+    }
+
+    /// Indices of platforms, each after all that it needs; among equals the order of the file. Unknown names are
+    /// passed over. On a circle, the names along it, the first repeated at the end.
+    pub fn start_order(&self) -> Result<Vec<usize>, Vec<String>> {
+        let position = |name: &str| self.platforms.iter().position(|platform| platform.name == name);
+        let needs: Vec<Vec<usize>> = self
+            .platforms
+            .iter()
+            .map(|platform| platform.needs.iter().filter_map(|name| position(name)).collect())
+            .collect();
+        let mut order = Vec::with_capacity(needs.len());
+        let mut placed = vec![false; needs.len()];
+        while order.len() < needs.len() {
+            let before = order.len();
+            for index in 0..needs.len() {
+                if !placed[index] && needs[index].iter().all(|need| placed[*need]) {
+                    placed[index] = true;
+                    order.push(index);
+                }
+            }
+            if order.len() == before {
+                return Err(self.circle(&needs, &placed));
+            }
+        }
+        Ok(order)
+    }
+
+    /// Follows unplaced needs from the first unplaced platform until one repeats: every unplaced one has such a need.
+    fn circle(&self, needs: &[Vec<usize>], placed: &[bool]) -> Vec<String> {
+        let mut way = vec![placed.iter().position(|done| !done).unwrap_or(0)];
+        loop {
+            let last = way[way.len() - 1];
+            let next = needs[last].iter().copied().find(|need| !placed[*need]).unwrap_or(last);
+            if let Some(start) = way.iter().position(|index| *index == next) {
+                way.push(next);
+                return way[start..].iter().map(|index| self.platforms[*index].name.clone()).collect();
+            }
+            way.push(next);
+        }
+    }
+
+    fn check_listen(&self, found: &mut Mistakes) {
+        match self.http.listen.parse::<std::net::SocketAddr>() {
+            Ok(address) if !address.ip().is_loopback() => found.add(
+                "http.listen".to_owned(),
+                format!("{address} is reachable from outside and there is no authentication yet"),
+                "listen on 127.0.0.1 and put a reverse proxy with authentication before it",
+            ),
+            Ok(_) => {}
+            Err(_) => found.add(
+                "http.listen".to_owned(),
+                format!("{:?} is not an address with a port", self.http.listen),
+                "write it as \"127.0.0.1:8787\"",
+            ),
+        }
+    }
+
+    fn check_sizes(&self, found: &mut Mistakes) {
+        if self.platforms.len() > PLATFORMS_MAX {
+            found.add(
+                "platforms".to_owned(),
+                format!("{} platforms are more than {PLATFORMS_MAX}", self.platforms.len()),
+                "run a second Demi for the rest",
+            );
+        }
+        let instances: usize = self.platforms.iter().map(Platform::instances).sum();
+        if instances > INSTANCES_MAX {
+            found.add(
+                "platforms".to_owned(),
+                format!("{instances} instances over all platforms are more than {INSTANCES_MAX}"),
+                "lower the counts of Threads and Process",
+            );
+        }
+        if self.routes.len() > ROUTES_MAX {
+            found.add(
+                "routes".to_owned(),
+                format!("{} routes are more than {ROUTES_MAX}", self.routes.len()),
+                "join some of them",
+            );
+        }
+        if self.breaker.open_max_ms.value() < self.breaker.open_ms.value() {
+            found.add(
+                "breaker.open_max_ms".to_owned(),
+                "is below breaker.open_ms".to_owned(),
+                "raise it to open_ms or more",
+            );
+        }
+        if self.restart.max_ms.value() < self.restart.base_ms.value() {
+            found.add(
+                "restart.max_ms".to_owned(),
+                "is below restart.base_ms".to_owned(),
+                "raise it to base_ms or more",
+            );
+        }
+    }
+}
+
+impl Platform {
+    fn check(&self, at: &str, adapters: &[&str], names: &[&str], found: &mut Mistakes) {
+        let plain = |character: char| character.is_ascii_alphanumeric() || character == '-' || character == '_';
+        if self.name.is_empty() || self.name.len() > 64 || !self.name.chars().all(plain) {
+            found.add(
+                format!("{at}.name"),
+                format!("{:?} is not a name", self.name),
+                "use 1 to 64 letters, digits, '-' or '_'",
+            );
+        }
+        for (index, need) in self.needs.iter().enumerate() {
+            if !names.contains(&need.as_str()) {
+                found.add_unknown(format!("{at}.needs[{index}]"), "platform", need, names);
+            }
+        }
+        match self.host {
+            Host::Inline | Host::Threads(_) => {
+                if !adapters.contains(&self.adapter()) {
+                    let at = if self.adapter.is_some() { format!("{at}.adapter") } else { format!("{at}.name") };
+                    found.add_unknown(at, "adapter", self.adapter(), adapters);
+                }
+            }
+            Host::Process(_) => {
+                if self.command.first().is_none_or(String::is_empty) {
+                    found.add(
+                        format!("{at}.command"),
+                        format!("platform {:?} is a process without a command", self.name),
+                        "add command: [\"program\", \"argument\"]",
+                    );
+                }
+            }
+            Host::Http => self.check_upstreams(at, found),
+        }
+        if let Host::Threads(count) | Host::Process(count) = self.host {
+            if count == 0 || count > 256 {
+                found.add(
+                    format!("{at}.host"),
+                    format!("{count} instances is outside 1 to 256"),
+                    "write for example Process(2)",
+                );
+            }
+        }
+        self.check_strays(at, found);
+    }
+
+    fn check_upstreams(&self, at: &str, found: &mut Mistakes) {
+        if self.upstreams.is_empty() || self.upstreams.len() > 256 {
+            found.add(
+                format!("{at}.upstreams"),
+                format!("platform {:?} has {} upstreams", self.name, self.upstreams.len()),
+                "add 1 to 256, as in upstreams: [\"127.0.0.1:3000\"]",
+            );
+        }
+        for (index, upstream) in self.upstreams.iter().enumerate() {
+            if upstream.parse::<std::net::SocketAddr>().is_err() {
+                found.add(
+                    format!("{at}.upstreams[{index}]"),
+                    format!("{upstream:?} is not an IP address with a port"),
+                    "write it as \"127.0.0.1:3000\"",
+                );
+            }
+        }
+        if let Some(path) = &self.health_path {
+            if !path.starts_with('/')
+                || path.contains(|character: char| character.is_ascii_whitespace() || character.is_control())
+            {
+                found.add(format!("{at}.health_path"), format!("{path:?} is not a path"), "write it as \"/healthz\"");
+            }
+        }
+    }
+
+    /// Settings that the host would silently pass over.
+    fn check_strays(&self, at: &str, found: &mut Mistakes) {
+        let strays = [
+            (
+                "adapter",
+                self.adapter.is_some(),
+                matches!(self.host, Host::Inline | Host::Threads(_)),
+                "Inline and Threads",
+            ),
+            ("command", !self.command.is_empty(), matches!(self.host, Host::Process(_)), "Process"),
+            ("env", !self.env.is_empty(), matches!(self.host, Host::Process(_)), "Process"),
+            ("upstreams", !self.upstreams.is_empty(), matches!(self.host, Host::Http), "Http"),
+            ("health_path", self.health_path.is_some(), matches!(self.host, Host::Http), "Http"),
+        ];
+        for (name, given, fits, hosts) in strays {
+            if given && !fits {
+                found.add(
+                    format!("{at}.{name}"),
+                    format!("{name} means nothing for host {:?}", self.host),
+                    &format!("remove it, or choose one of the hosts it is for: {hosts}"),
+                );
+            }
+        }
+    }
+}
+
+impl Route {
+    fn check(&self, at: &str, names: &[&str], found: &mut Mistakes) {
+        if !names.contains(&self.to.as_str()) {
+            found.add_unknown(format!("{at}.to"), "platform", &self.to, names);
+        }
+        if let Some(path) = &self.path {
+            let stem = path.strip_suffix("/*").unwrap_or(path);
+            if !path.starts_with('/') || stem.contains('*') {
+                found.add(
+                    format!("{at}.path"),
+                    format!("{path:?} is not a path pattern"),
+                    "write it as \"/exact\" or \"/everything/below/*\"",
+                );
+            }
+            if RESERVED_PATHS.iter().any(|reserved| reserves(reserved, stem)) {
+                found.add(
+                    format!("{at}.path"),
+                    format!("{path:?} belongs to Demi's own API"),
+                    &format!("choose a path outside {}", RESERVED_PATHS.join(", ")),
+                );
+            }
+        }
+    }
+}
+
+/// Paths that Demi answers itself; a route cannot take them.
+pub const RESERVED_PATHS: [&str; 4] = ["/v1", "/healthz", "/readyz", "/metrics"];
+
+fn reserves(reserved: &str, path: &str) -> bool {
+    path.strip_prefix(reserved).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+struct Mistakes(Vec<Mistake>);
+
+impl Mistakes {
+    fn add(&mut self, at: String, what: String, remedy: &str) {
+        self.0.push(Mistake { at, what, remedy: remedy.to_owned() });
+    }
+
+    fn add_unknown(&mut self, at: String, noun: &str, name: &str, known: &[&str]) {
+        let remedy = match nearest(name, known) {
+            Some(near) => format!("did you mean {near:?}?"),
+            None if known.is_empty() => format!("there is no {noun} yet; add one"),
+            None => format!("known are: {}", known.join(", ")),
+        };
+        self.add(at, format!("no {noun} is named {name:?}"), &remedy);
+    }
+}
+
+/// The known name that a mistyped one most likely meant: smallest edit distance, at most a third of its length.
+pub fn nearest<'k>(name: &str, known: &[&'k str]) -> Option<&'k str> {
+    known
+        .iter()
+        .map(|candidate| (edit_distance(name, candidate), *candidate))
+        .filter(|(distance, candidate)| *distance <= 1 + candidate.len().max(name.len()) / 3)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, candidate)| candidate)
+}
+
+/// Levenshtein distance, two rows.
+fn edit_distance(left: &str, right: &str) -> usize {
+    let right: Vec<char> = right.chars().collect();
+    let mut row: Vec<usize> = (0..=right.len()).collect();
+    for (line, from) in left.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = line + 1;
+        for (column, to) in right.iter().enumerate() {
+            let replaced = diagonal + usize::from(from != *to);
+            diagonal = row[column + 1];
+            row[column + 1] = replaced.min(diagonal + 1).min(row[column] + 1);
+        }
+    }
+    row[right.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> Config {
+        Config {
+            platforms: vec![Platform::new("echo", Host::Inline)],
+            routes: vec![Route::to("echo")],
+            ..Config::default()
+        }
+    }
+
+    #[test]
+    fn a_sound_configuration_has_no_mistakes() {
+        assert_eq!(config().mistakes(&["echo"]), []);
+    }
+
+    #[test]
+    fn an_unknown_platform_is_told_with_the_nearest_name() {
+        let mut config = config();
+        config.routes[0].to = "ehco".to_owned();
+        let mistakes = config.mistakes(&["echo"]);
+        assert_eq!(mistakes.len(), 1);
+        assert_eq!(mistakes[0].at, "routes[0].to");
+        assert_eq!(mistakes[0].remedy, "did you mean \"echo\"?");
+    }
+
+    #[test]
+    fn a_circle_of_needs_is_told_along_its_way() {
+        let mut config = config();
+        for (name, need) in [("a", "b"), ("b", "c"), ("c", "a")] {
+            let mut platform = Platform::new(name, Host::Inline);
+            platform.adapter = Some("echo".to_owned());
+            platform.needs = vec![need.to_owned()];
+            config.platforms.push(platform);
+        }
+        assert_eq!(config.start_order(), Err(["a", "b", "c", "a"].map(str::to_owned).to_vec()));
+        assert!(config.mistakes(&["echo"])[0].what.contains("a → b → c → a"));
+    }
+
+    #[test]
+    fn start_order_puts_needs_first_and_keeps_the_order_of_the_file() {
+        let mut config = config();
+        let mut needy = Platform::new("needy", Host::Inline);
+        needy.needs = vec!["late".to_owned()];
+        config.platforms.insert(0, needy);
+        config.platforms.push(Platform::new("late", Host::Inline));
+        assert_eq!(config.start_order(), Ok(vec![1, 2, 0]));
+    }
+
+    #[test]
+    fn beyond_loopback_is_refused_while_there_is_no_authentication() {
+        let mut config = config();
+        config.http.listen = "0.0.0.0:8787".to_owned();
+        assert_eq!(config.mistakes(&["echo"])[0].at, "http.listen");
+    }
+
+    #[test]
+    fn a_route_cannot_take_a_path_of_the_api_but_may_resemble_one() {
+        let mut config = config();
+        config.routes[0].path = Some("/v1/*".to_owned());
+        assert_eq!(config.mistakes(&["echo"]).len(), 1);
+        config.routes[0].path = Some("/v10/*".to_owned());
+        assert_eq!(config.mistakes(&["echo"]), []);
+    }
+
+    #[test]
+    fn settings_of_another_host_are_not_passed_over_in_silence() {
+        let mut config = config();
+        config.platforms[0].command = vec!["true".to_owned()];
+        config.platforms[0].upstreams = vec!["127.0.0.1:1".to_owned()];
+        let at: Vec<String> = config.mistakes(&["echo"]).into_iter().map(|mistake| mistake.at).collect();
+        assert_eq!(at, ["platforms[0].command", "platforms[0].upstreams"]);
+    }
+
+    #[test]
+    fn nearest_finds_slips_and_leaves_strangers_alone() {
+        assert_eq!(nearest("plattforms", &["routes", "platforms"]), Some("platforms"));
+        assert_eq!(nearest("xyzzy", &["routes", "platforms"]), None);
+    }
+}

@@ -1,0 +1,4 @@
+//! Demi's decisions.
+pub mod config;
+mod time;
+pub use time::Time;

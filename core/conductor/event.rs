@@ -1,0 +1,369 @@
+//! What happened, and what to do about it: all that ever crosses the border of the conductor.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::router::RouteId;
+
+/// One run of one instance of a platform. `run` goes up at each start, so late news of an old run misses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Instance {
+    /// Index over all instances of all platforms.
+    pub slot: u32,
+    /// How many times this slot has been started; the first run is 1.
+    pub run: u32,
+}
+
+/// A request. Its body stays with whoever issued the ticket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(u64);
+
+impl Ticket {
+    /// A ticket for a place in a table and the generation of that place's occupant.
+    pub const fn new(slot: u32, generation: u32) -> Ticket {
+        Ticket((generation as u64) << 32 | slot as u64)
+    }
+
+    /// The place in the table.
+    pub const fn slot(self) -> usize {
+        (self.0 & 0xffff_ffff) as usize
+    }
+
+    /// Slot and generation in one number, unique among the tickets of one run of Demi.
+    pub const fn number(self) -> u64 {
+        self.0
+    }
+}
+
+/// Issues tickets out of a table of places: a place that is free again comes back with the next generation.
+#[derive(Debug, Default)]
+pub struct TicketBook {
+    generations: Vec<u32>,
+    free: Vec<u32>,
+}
+
+impl TicketBook {
+    /// A ticket that no live request has.
+    pub fn issue(&mut self) -> Ticket {
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.generations.push(0);
+            self.generations.len() as u32 - 1
+        });
+        Ticket::new(slot, self.generations[slot as usize])
+    }
+
+    /// Takes a ticket back; its number is never issued again (until 2³² others of its place were).
+    pub fn retire(&mut self, ticket: Ticket) {
+        assert!(self.is_live(ticket), "only a live ticket can be retired");
+        let generation = &mut self.generations[ticket.slot()];
+        *generation = generation.wrapping_add(1);
+        self.free.push(ticket.slot() as u32);
+    }
+
+    /// Whether the ticket is the one that its place was last issued under. True from issue to retirement.
+    pub fn is_live(&self, ticket: Ticket) -> bool {
+        self.generations.get(ticket.slot()).is_some_and(|live| Ticket::new(ticket.slot() as u32, *live) == ticket)
+    }
+}
+
+/// What happened.
+#[derive(Clone, Copy, Debug, PartialEq, Hash)]
+pub enum Event {
+    /// Demi is assembled and may start its platforms. Once, first.
+    Began,
+    /// A request came in; `route` is what the router said of it.
+    Asked {
+        /// Issued by whoever keeps the body.
+        ticket: Ticket,
+        /// `None`: no rule matches.
+        route: Option<RouteId>,
+        /// The caller says that asking twice does no harm (a safe method, an idempotency key).
+        idempotent: bool,
+    },
+    /// The head of an answer is there and its body is still flowing.
+    Headed {
+        /// Whose answer.
+        ticket: Ticket,
+        /// Who answers.
+        instance: Instance,
+    },
+    /// An attempt ended.
+    Answered {
+        /// Whose attempt.
+        ticket: Ticket,
+        /// Who made it.
+        instance: Instance,
+        /// How it ended.
+        outcome: Outcome,
+    },
+    /// The caller hung up.
+    Gone {
+        /// Whose caller.
+        ticket: Ticket,
+    },
+    /// An instance is initialised and takes requests.
+    Started {
+        /// Which run.
+        instance: Instance,
+    },
+    /// An instance is no more, or never came to be.
+    Exited {
+        /// Which run.
+        instance: Instance,
+        /// How.
+        exit: Exit,
+    },
+    /// A probe came back.
+    Probed {
+        /// Which run.
+        instance: Instance,
+        /// What it found.
+        verdict: Verdict,
+    },
+    /// The machine was measured.
+    Measured {
+        /// What was found.
+        sample: Sample,
+    },
+    /// The store did, or could not do, what it was asked.
+    Stored {
+        /// Which errand.
+        errand: Errand,
+        /// Whether it is durable now.
+        done: bool,
+    },
+    /// A person, or the host program, wants something.
+    Ordered(Order),
+    /// Time passed up to `deadline()`.
+    Elapsed,
+}
+
+/// How an attempt ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// An answer that the platform stands behind.
+    Replied,
+    /// The platform says that the caller is at fault (4xx): an answer, and no sign of illness.
+    Mistaken,
+    /// The platform says that it failed (5xx): an answer, and a sign of illness.
+    Failed,
+    /// No answer: connection lost, garbage, crash or panic. The platform may have acted on the request.
+    Broken,
+    /// The request never reached the instance: safe to try elsewhere.
+    Unsent,
+    /// The instance says that it is full: neither well nor ill, and nothing was done.
+    Busy,
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Exit {
+    /// With this exit code; 78 means that the configuration is bad and trying again is useless.
+    Code(i32),
+    /// By this signal.
+    Signal(i32),
+    /// It could not be started (no such program, no thread, no descriptor).
+    NotStarted,
+    /// It was started and then refused, or misunderstood, its initialisation.
+    NotInitialised,
+    /// It broke the protocol and was put down.
+    Misbehaved,
+    /// A thread that could not be ended and was left behind.
+    Abandoned,
+}
+
+/// What a probe found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Verdict {
+    /// Well.
+    Pass,
+    /// Ill, or not there.
+    Fail,
+    /// Every hand is full: neither.
+    Busy,
+}
+
+/// A measurement of the machine. Bytes; `cpu` in thousandths of all cores.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+pub struct Sample {
+    /// Memory that the kernel could give out without swapping.
+    pub ram_available: u64,
+    /// All memory.
+    pub ram_total: u64,
+    /// Swap in use.
+    pub swap_used: u64,
+    /// All swap.
+    pub swap_total: u64,
+    /// Load of all cores since the last sample, 0 to 1000.
+    pub cpu_permille: u32,
+    /// Demi's own resident memory.
+    pub own_rss: u64,
+}
+
+/// What the store was asked to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Errand {
+    /// Keep a dead letter.
+    Bury,
+    /// Make everything durable before the end.
+    Flush,
+}
+
+/// What a person, or the host program, wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Order {
+    /// End in order; a second time: end the present phase now.
+    Stop,
+}
+
+/// What to do about it, in order of performance.
+#[derive(Clone, Copy, Debug, PartialEq, Hash)]
+pub enum Action {
+    /// Give the request to the instance.
+    Dispatch {
+        /// Which request.
+        ticket: Ticket,
+        /// Who shall answer it.
+        instance: Instance,
+    },
+    /// Let the answer whose head has come flow to the caller; from here it cannot be tried again.
+    Relay {
+        /// Whose answer.
+        ticket: Ticket,
+    },
+    /// Tell the caller; the ticket ends here.
+    Answer {
+        /// Whose caller.
+        ticket: Ticket,
+        /// What to tell.
+        answer: Answer,
+    },
+    /// Tell the instance that nobody waits for this any more.
+    Cancel {
+        /// Which request.
+        ticket: Ticket,
+        /// Who was working on it.
+        instance: Instance,
+    },
+    /// Tell the caller and keep the request as a dead letter; the ticket ends here.
+    Bury {
+        /// Which request.
+        ticket: Ticket,
+        /// Why, and what the caller is told.
+        answer: Answer,
+        /// How many attempts were made.
+        attempts: u32,
+    },
+    /// Ask an instance how it is.
+    Probe {
+        /// Which run.
+        instance: Instance,
+    },
+    /// Start an instance.
+    Start {
+        /// Which run it will be.
+        instance: Instance,
+    },
+    /// End an instance.
+    Signal {
+        /// Which run.
+        instance: Instance,
+        /// How.
+        signal: Signal,
+    },
+    /// Measure the machine.
+    Measure,
+    /// Take requests, or take no more.
+    Admit(bool),
+    /// Make everything that was stored durable.
+    Flush,
+    /// End with this exit code.
+    Exit(u8),
+}
+
+/// How an instance is ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Signal {
+    /// Ask it to end (TERM to the process group, a closed queue to a thread).
+    Terminate,
+    /// End it (KILL to the process group; a thread is left behind).
+    Kill,
+}
+
+/// What a caller is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Answer {
+    /// What the instance said.
+    Relayed,
+    /// Nothing was done; ask again after this long.
+    Refused(Refusal, Duration),
+    /// The platform broke before it answered.
+    Broken,
+    /// No answer in time.
+    TimedOut,
+    /// No rule matches.
+    NoRoute,
+    /// Nobody listens any more.
+    Unheard,
+}
+
+/// Why a request was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Refusal {
+    /// As many wait for the platform as may.
+    QueueFull,
+    /// It waited for the platform until its time was up.
+    QueueTimeout,
+    /// The breakers of all usable instances are open.
+    BreakerOpen,
+    /// No instance is up.
+    NotReady,
+    /// Demi is ending.
+    Draining,
+    /// As many requests are under way in all of Demi as may.
+    TooMany,
+}
+
+impl Refusal {
+    /// Every refusal, for tables of counters.
+    pub const ALL: [Refusal; 6] = [
+        Refusal::QueueFull,
+        Refusal::QueueTimeout,
+        Refusal::BreakerOpen,
+        Refusal::NotReady,
+        Refusal::Draining,
+        Refusal::TooMany,
+    ];
+
+    /// The name in metrics and problems.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Refusal::QueueFull => "queue_full",
+            Refusal::QueueTimeout => "queue_timeout",
+            Refusal::BreakerOpen => "breaker_open",
+            Refusal::NotReady => "not_ready",
+            Refusal::Draining => "draining",
+            Refusal::TooMany => "too_many",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_retired_ticket_is_never_live_again() {
+        let mut book = TicketBook::default();
+        let first = book.issue();
+        let other = book.issue();
+        book.retire(first);
+        let second = book.issue();
+        assert_eq!(first.slot(), second.slot());
+        assert_ne!(first, second);
+        assert!(!book.is_live(first) && book.is_live(second) && book.is_live(other));
+    }
+}

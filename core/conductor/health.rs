@@ -1,0 +1,255 @@
+//! Whether an instance is well, by what its probes found.
+//!
+//! ```text
+//!             pass                   fall failures in a row
+//!  Unproven ─────────► Up ─────────────────────────────────► Down
+//!     │                ▲                                       │
+//!     │                └────────── rise passes in a row ───────┘
+//!     └── fail ──► Down
+//! ```
+//!
+//! Busy is neither pass nor fail and leaves everything as it is.
+
+use std::time::Duration;
+
+use crate::config;
+use crate::event::Verdict;
+use crate::time::Time;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    /// Nothing is known yet; the first verdict decides.
+    Unproven,
+    Up {
+        failures: u32,
+    },
+    Down {
+        passes: u32,
+    },
+}
+
+/// What a verdict changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// Nothing.
+    None,
+    /// It is out.
+    WentDown,
+    /// It is back, or proven for the first time.
+    CameUp,
+}
+
+/// The health of one run of an instance.
+#[derive(Clone, Debug)]
+pub struct Health {
+    standing: Standing,
+    /// When the probe that is under way was sent.
+    probed_at: Option<Time>,
+    slow: bool,
+    last_took: Option<Duration>,
+    last_at: Option<Time>,
+}
+
+impl Health {
+    /// Of an instance that has just shown, by its handshake, that it is well (`proven`), or of which nothing is
+    /// known.
+    pub fn new(proven: bool) -> Health {
+        Health {
+            standing: if proven { Standing::Up { failures: 0 } } else { Standing::Unproven },
+            probed_at: None,
+            slow: false,
+            last_took: None,
+            last_at: None,
+        }
+    }
+
+    /// A probe was sent.
+    pub fn sent(&mut self, now: Time) {
+        self.probed_at = Some(now);
+    }
+
+    /// When the probe that is under way was sent.
+    pub fn sent_at(&self) -> Option<Time> {
+        self.probed_at
+    }
+
+    /// Whether a probe is under way.
+    pub fn is_waiting(&self) -> bool {
+        self.probed_at.is_some()
+    }
+
+    /// The probe that is under way came back; without one nothing happens. Returns what changed.
+    pub fn take(&mut self, now: Time, verdict: Verdict, settings: &config::Health) -> Turn {
+        let Some(sent) = self.probed_at.take() else { return Turn::None };
+        if verdict != Verdict::Busy {
+            self.last_took = Some(now - sent);
+            self.last_at = Some(now);
+            self.slow = now - sent > settings.degraded_ms.millis();
+        }
+        match (self.standing, verdict) {
+            (_, Verdict::Busy) => Turn::None,
+            (Standing::Unproven, Verdict::Pass) => {
+                self.standing = Standing::Up { failures: 0 };
+                Turn::CameUp
+            }
+            (Standing::Unproven, Verdict::Fail) => {
+                self.standing = Standing::Down { passes: 0 };
+                Turn::WentDown
+            }
+            (Standing::Up { .. }, Verdict::Pass) => {
+                self.standing = Standing::Up { failures: 0 };
+                Turn::None
+            }
+            (Standing::Up { failures }, Verdict::Fail) if failures + 1 < settings.fall.count() => {
+                self.standing = Standing::Up { failures: failures + 1 };
+                Turn::None
+            }
+            (Standing::Up { .. }, Verdict::Fail) => {
+                self.standing = Standing::Down { passes: 0 };
+                Turn::WentDown
+            }
+            (Standing::Down { passes }, Verdict::Pass) if passes + 1 < settings.rise.count() => {
+                self.standing = Standing::Down { passes: passes + 1 };
+                Turn::None
+            }
+            (Standing::Down { .. }, Verdict::Pass) => {
+                self.standing = Standing::Up { failures: 0 };
+                Turn::CameUp
+            }
+            (Standing::Down { .. }, Verdict::Fail) => {
+                self.standing = Standing::Down { passes: 0 };
+                Turn::None
+            }
+        }
+    }
+
+    /// Whether requests may go to it.
+    pub fn is_up(&self) -> bool {
+        matches!(self.standing, Standing::Up { .. })
+    }
+
+    /// Whether enough probes failed to take it out.
+    pub fn is_down(&self) -> bool {
+        matches!(self.standing, Standing::Down { .. })
+    }
+
+    /// Up, but its last answer was slow.
+    pub fn is_degraded(&self) -> bool {
+        self.is_up() && self.slow
+    }
+
+    /// The name in status and metrics.
+    pub fn name(&self) -> &'static str {
+        match self.standing {
+            Standing::Unproven => "unproven",
+            Standing::Up { .. } if self.slow => "degraded",
+            Standing::Up { .. } => "up",
+            Standing::Down { .. } => "down",
+        }
+    }
+
+    /// How long to wait before the next probe: shorter in doubt, longer while down.
+    pub fn interval(&self, settings: &config::Health) -> Duration {
+        match self.standing {
+            Standing::Unproven | Standing::Up { failures: 0 } => settings.interval_ms.millis(),
+            Standing::Up { .. } => settings.doubt_interval_ms.millis(),
+            Standing::Down { passes: 0 } => settings.down_interval_ms.millis(),
+            Standing::Down { .. } => settings.doubt_interval_ms.millis(),
+        }
+    }
+
+    /// How long the last probe took that was not busy, and when it came back.
+    pub fn last(&self) -> Option<(Duration, Time)> {
+        self.last_took.zip(self.last_at)
+    }
+}
+
+/// Where in the interval a slot's probes fall: the golden ratio spreads any number of slots evenly, and a slot that
+/// is added moves no other (Knuth, TAOCP 6.4, on multiplicative hashing).
+pub fn phase(slot: u32, interval: Duration) -> Duration {
+    let fraction = slot.wrapping_mul(2_654_435_769);
+    Duration::from_nanos(((interval.as_nanos() * u128::from(fraction)) >> 32) as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn probe(health: &mut Health, verdict: Verdict) -> Turn {
+        health.sent(Time::ZERO);
+        health.take(Time::from_millis(1), verdict, &config::Health::default())
+    }
+
+    #[test]
+    fn three_failures_in_a_row_take_it_out_and_two_passes_bring_it_back() {
+        let mut health = Health::new(true);
+        assert_eq!(probe(&mut health, Verdict::Fail), Turn::None);
+        assert_eq!(probe(&mut health, Verdict::Fail), Turn::None);
+        assert!(health.is_up());
+        assert_eq!(probe(&mut health, Verdict::Fail), Turn::WentDown);
+        assert_eq!(probe(&mut health, Verdict::Pass), Turn::None);
+        assert!(!health.is_up());
+        assert_eq!(probe(&mut health, Verdict::Pass), Turn::CameUp);
+        assert!(health.is_up());
+    }
+
+    #[test]
+    fn a_pass_between_failures_starts_the_count_again() {
+        let mut health = Health::new(true);
+        for verdict in [Verdict::Fail, Verdict::Fail, Verdict::Pass, Verdict::Fail, Verdict::Fail] {
+            assert_eq!(probe(&mut health, verdict), Turn::None);
+        }
+    }
+
+    #[test]
+    fn busy_is_neither_pass_nor_fail() {
+        let mut health = Health::new(true);
+        probe(&mut health, Verdict::Fail);
+        probe(&mut health, Verdict::Fail);
+        assert_eq!(probe(&mut health, Verdict::Busy), Turn::None);
+        assert!(health.is_up());
+        assert_eq!(probe(&mut health, Verdict::Fail), Turn::WentDown);
+    }
+
+    #[test]
+    fn a_verdict_without_a_probe_under_way_changes_nothing() {
+        let mut health = Health::new(true);
+        for _ in 0..5 {
+            assert_eq!(health.take(Time::ZERO, Verdict::Fail, &config::Health::default()), Turn::None);
+        }
+        assert!(health.is_up());
+    }
+
+    #[test]
+    fn a_slow_pass_degrades_and_a_fast_one_mends() {
+        let mut health = Health::new(true);
+        health.sent(Time::ZERO);
+        health.take(Time::from_millis(201), Verdict::Pass, &config::Health::default());
+        assert!(health.is_degraded() && health.is_up());
+        probe(&mut health, Verdict::Pass);
+        assert!(!health.is_degraded());
+    }
+
+    #[test]
+    fn probes_come_faster_in_doubt_and_slower_while_down() {
+        let settings = config::Health::default();
+        let mut health = Health::new(true);
+        let mut intervals = vec![health.interval(&settings).as_secs()];
+        for verdict in [Verdict::Fail, Verdict::Fail, Verdict::Fail, Verdict::Pass, Verdict::Pass] {
+            probe(&mut health, verdict);
+            intervals.push(health.interval(&settings).as_secs());
+        }
+        assert_eq!(intervals, [5, 1, 1, 10, 1, 5]);
+    }
+
+    #[test]
+    fn phases_of_many_slots_leave_no_crowd() {
+        let interval = Duration::from_secs(5);
+        let mut phases: Vec<Duration> = (0..1000).map(|slot| phase(slot, interval)).collect();
+        phases.sort();
+        let widest = phases.windows(2).map(|pair| pair[1] - pair[0]).max();
+        let narrowest = phases.windows(2).map(|pair| pair[1] - pair[0]).min();
+        assert!(widest < Some(Duration::from_millis(15)), "{widest:?}");
+        assert!(narrowest > Some(Duration::from_millis(1)), "{narrowest:?}");
+    }
+}

@@ -1,0 +1,518 @@
+//! A request, from the question to its one end.
+//!
+//! ```text
+//!            an instance is free                    it answered
+//!   asked ───────────────────────► Out ───────────────────────────► Answer or Bury
+//!     │                          ▲  │ ▲                                  ▲
+//!     │ all busy or starting     │  │ │ an instance came free, or        │
+//!     ├──────────► Queued ───────┘  │ │ the wait is over                 │
+//!     │                             └─► Waiting (to be tried again)      │
+//!     └── refused ───────────────────────────────────────────────────────┘
+//! ```
+
+use std::time::Duration;
+
+use crate::balance::{Load, STALL};
+use crate::breaker::{Finding, TRIAL_RETRY_AFTER};
+use crate::config::Host;
+use crate::dead_letter;
+use crate::event::{Action, Answer, Instance, Outcome, Refusal, Ticket};
+use crate::lifecycle::State;
+use crate::retry::{Decision, Failure, History};
+use crate::router::RouteId;
+use crate::shutdown::Phase;
+use crate::time::Time;
+use crate::timers::Timer;
+use crate::Conductor;
+
+/// What is known of a request that has not ended.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Request {
+    ticket: Ticket,
+    route: RouteId,
+    platform: u32,
+    pub(crate) place: Place,
+    asked_at: Time,
+    deadline: Time,
+    attempts: u32,
+    misses: u32,
+    idempotent: bool,
+}
+
+/// Where it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// In its platform's queue.
+    Queued,
+    /// To be tried again, elsewhere than in this slot if that can be.
+    Waiting { avoid: u32 },
+    /// With an instance. `headed`: its answer is flowing and it cannot be tried again.
+    Out { instance: Instance, headed: bool },
+}
+
+/// Whether waiting for a platform has a prospect.
+enum Prospect {
+    Wait,
+    Refuse(Refusal, Duration),
+}
+
+/// What a caller is told whose instance turned out to be full or gone, or who waited in vain.
+const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// What a caller is told when nothing is known of when the platform will be back.
+const NOT_SOON: Duration = Duration::from_secs(60);
+
+impl Conductor {
+    pub(crate) fn asked(&mut self, ticket: Ticket, route: Option<RouteId>, idempotent: bool, out: &mut Vec<Action>) {
+        let refusal = if self.phase != Phase::Running {
+            Some(Answer::Refused(Refusal::Draining, self.settings.shutdown.grace_ms.millis()))
+        } else if self.live >= self.settings.requests_max {
+            self.stats.too_many += 1;
+            Some(Answer::Refused(Refusal::TooMany, TRY_AGAIN_AFTER))
+        } else {
+            None
+        };
+        if let Some(answer) = refusal {
+            return out.push(Action::Answer { ticket, answer });
+        }
+        let Some((route, rule)) = route.and_then(|route| Some((route, self.router.rule(route)?))) else {
+            self.stats.no_route += 1;
+            return out.push(Action::Answer { ticket, answer: Answer::NoRoute });
+        };
+        let request = Request {
+            ticket,
+            route,
+            platform: rule.platform,
+            place: Place::Queued,
+            asked_at: self.now,
+            deadline: self.now + rule.timeout,
+            attempts: 0,
+            misses: 0,
+            idempotent: idempotent || rule.idempotent,
+        };
+        if self.requests.len() <= ticket.slot() {
+            self.requests.resize(ticket.slot() + 1, None);
+        }
+        assert!(self.requests[ticket.slot()].is_none(), "{ticket:?} was issued while its place was taken");
+        self.platforms[request.platform as usize].stats.asked += 1;
+        self.requests[ticket.slot()] = Some(request);
+        self.live += 1;
+        self.set_timer(Timer::Expire(ticket), request.deadline);
+        self.place(request, None, out);
+    }
+
+    fn request(&self, ticket: Ticket) -> Option<Request> {
+        self.requests.get(ticket.slot()).copied().flatten().filter(|request| request.ticket == ticket)
+    }
+
+    fn request_mut(&mut self, ticket: Ticket) -> &mut Request {
+        self.requests[ticket.slot()].as_mut().expect("the caller has just looked it up")
+    }
+
+    /// Gives the request to an instance, or queues it, or refuses it.
+    fn place(&mut self, request: Request, avoid: Option<u32>, out: &mut Vec<Action>) {
+        let platform = request.platform as usize;
+        if let Some(slot) = self.pick(platform, avoid) {
+            return self.dispatch(request.ticket, slot, out);
+        }
+        match self.prospect(platform, request.deadline) {
+            Prospect::Refuse(refusal, after) => self.end(request, Answer::Refused(refusal, after), None, out),
+            Prospect::Wait if self.platforms[platform].queue.len() >= self.platforms[platform].queue_max => {
+                self.end(request, Answer::Refused(Refusal::QueueFull, TRY_AGAIN_AFTER), None, out);
+            }
+            Prospect::Wait => {
+                self.request_mut(request.ticket).place = Place::Queued;
+                self.set_timer(Timer::Expire(request.ticket), request.deadline);
+                self.platforms[platform].queue.push_back(request.ticket);
+            }
+        }
+    }
+
+    /// The instance that gets the next request: the better of two drawn at random; if neither takes requests, or the
+    /// better one is stalled, the best of all. `avoid` is taken only if nothing else is to be had.
+    fn pick(&mut self, platform: usize, avoid: Option<u32>) -> Option<usize> {
+        let first = self.platforms[platform].first as usize;
+        let count = u64::from(self.platforms[platform].count);
+        if count == 1 {
+            return self.takes_requests(first).then_some(first);
+        }
+        let one = self.random.below(count);
+        let other = (one + 1 + self.random.below(count - 1)) % count;
+        let drawn = [first + one as usize, first + other as usize];
+        let best = self.best_of(drawn.into_iter(), avoid);
+        match best {
+            Some((slot, load)) if !load.stalled => Some(slot),
+            Some(_) | None => {
+                let all = self.best_of(self.platforms[platform].slots(), avoid).map(|(slot, _)| slot);
+                all.or_else(|| avoid.map(|slot| slot as usize).filter(|slot| self.takes_requests(*slot)))
+            }
+        }
+    }
+
+    fn best_of(&self, slots: impl Iterator<Item = usize>, avoid: Option<u32>) -> Option<(usize, Load)> {
+        slots
+            .filter(|slot| avoid != Some(*slot as u32) && self.takes_requests(*slot))
+            .map(|slot| (slot, self.load(slot)))
+            .min_by(|(_, one), (_, other)| one.compare(other))
+    }
+
+    fn takes_requests(&self, slot: usize) -> bool {
+        let entry = &self.slots[slot];
+        entry.life.is_ready()
+            && entry.health.is_up()
+            && entry.breaker.admits()
+            && entry.occupied() < self.platforms[entry.platform as usize].in_flight_max
+    }
+
+    fn load(&self, slot: usize) -> Load {
+        let entry = &self.slots[slot];
+        let silent = entry.in_flight > 0 && self.now - entry.progress > STALL;
+        Load { stalled: entry.suspect || silent, in_flight: entry.in_flight, progress: entry.progress }
+    }
+
+    /// Whether a request that no instance takes now should wait: yes if one is only busy or about to start.
+    fn prospect(&self, platform: usize, deadline: Time) -> Prospect {
+        let mut soonest = (Refusal::NotReady, NOT_SOON);
+        for slot in &self.slots[self.platforms[platform].slots()] {
+            let candidate = match slot.life.state() {
+                State::Waiting | State::Starting | State::Stopping { again: true } => return Prospect::Wait,
+                State::Ready if slot.health.is_up() => match slot.breaker.open_until() {
+                    None if slot.breaker.admits() => return Prospect::Wait,
+                    None => (Refusal::BreakerOpen, TRIAL_RETRY_AFTER),
+                    Some(until) => (Refusal::BreakerOpen, until - self.now),
+                },
+                State::Ready if slot.health.is_waiting() && !slot.health.is_down() => return Prospect::Wait,
+                State::Ready => (Refusal::NotReady, slot.health.interval(&self.settings.health)),
+                State::Backoff { until } if until < deadline => return Prospect::Wait,
+                State::Backoff { until } => (Refusal::NotReady, until - self.now),
+                State::Stopping { again: false } | State::Stopped | State::Failed => (Refusal::NotReady, NOT_SOON),
+            };
+            if candidate.1 < soonest.1 {
+                soonest = candidate;
+            }
+        }
+        Prospect::Refuse(soonest.0, soonest.1)
+    }
+
+    fn dispatch(&mut self, ticket: Ticket, slot: usize, out: &mut Vec<Action>) {
+        let instance = self.instance(slot);
+        let now = self.now;
+        let entry = &mut self.slots[slot];
+        if entry.in_flight == 0 {
+            entry.progress = now;
+        }
+        entry.in_flight += 1;
+        entry.breaker.admit(ticket);
+        let request = self.request_mut(ticket);
+        request.place = Place::Out { instance, headed: false };
+        request.attempts += 1;
+        let (attempts, deadline, route) = (request.attempts, request.deadline, request.route);
+        if attempts > 1 {
+            self.platform_at(slot).stats.retries += 1;
+        }
+        let attempt_timeout = self.router.rule(route).map(|rule| rule.attempt_timeout);
+        if let Some(attempt_end) = attempt_timeout.map(|span| now + span).filter(|end| *end < deadline) {
+            self.set_timer(Timer::Expire(ticket), attempt_end);
+        }
+        out.push(Action::Dispatch { ticket, instance });
+    }
+
+    pub(crate) fn headed(&mut self, ticket: Ticket, instance: Instance, out: &mut Vec<Action>) {
+        match self.request(ticket).map(|request| request.place) {
+            Some(Place::Out { instance: with, headed: false }) if with == instance => {
+                self.request_mut(ticket).place = Place::Out { instance, headed: true };
+                self.timers.cancel(Timer::Expire(ticket));
+                out.push(Action::Relay { ticket });
+            }
+            Some(_) | None => self.stats.stale += 1,
+        }
+    }
+
+    pub(crate) fn answered(&mut self, ticket: Ticket, instance: Instance, outcome: Outcome, out: &mut Vec<Action>) {
+        let current = self.request(ticket).filter(|request| match request.place {
+            Place::Out { instance: with, .. } => with == instance || self.accepts_old_runs(with, instance),
+            Place::Queued | Place::Waiting { .. } => false,
+        });
+        let Some(request) = current else { return self.answered_late(ticket, instance, out) };
+        let slot = instance.slot as usize;
+        let platform = request.platform as usize;
+        self.platforms[platform].stats.count_outcome(outcome);
+        self.release(slot, ticket, Finding::of(outcome));
+        if matches!(outcome, Outcome::Replied | Outcome::Mistaken | Outcome::Failed | Outcome::Busy) {
+            self.slots[slot].progress = self.now;
+            self.slots[slot].suspect = false;
+        }
+        match outcome {
+            Outcome::Replied => {
+                self.platforms[platform].budget.refill(&self.settings.retry);
+                self.end(request, Answer::Relayed, Some(outcome), out);
+            }
+            Outcome::Mistaken => self.end(request, Answer::Relayed, Some(outcome), out),
+            Outcome::Failed | Outcome::Broken | Outcome::Unsent | Outcome::Busy => {
+                self.attempt_failed(request, instance, Failure::Ended(outcome), out);
+            }
+        }
+        self.pump(platform, out);
+    }
+
+    /// An answer that nobody waits for: a thread that finally lets go of a request takes others again.
+    fn answered_late(&mut self, ticket: Ticket, instance: Instance, out: &mut Vec<Action>) {
+        self.stats.stale += 1;
+        if !self.is_current(instance) {
+            return;
+        }
+        let now = self.now;
+        let slot = &mut self.slots[instance.slot as usize];
+        let Some(index) = slot.abandoned.iter().position(|abandoned| *abandoned == ticket) else { return };
+        slot.abandoned.swap_remove(index);
+        slot.suspect = false;
+        slot.progress = now;
+        if slot.abandoned.is_empty() {
+            self.timers.cancel(Timer::Wedged(instance));
+        }
+        let platform = self.slots[instance.slot as usize].platform as usize;
+        self.pump(platform, out);
+    }
+
+    /// The instance has the request no more.
+    fn release(&mut self, slot: usize, ticket: Ticket, finding: Finding) {
+        let instance = self.instance(slot);
+        self.slots[slot].in_flight -= 1;
+        if finding == Finding::Nothing && self.keeps_trials() {
+            return;
+        }
+        let entry = &mut self.slots[slot];
+        let opened = entry.breaker.record(self.now, ticket, finding, &self.settings.breaker, &mut self.random);
+        if let Some(until) = opened {
+            self.platform_at(slot).stats.opened += 1;
+            self.set_timer(Timer::HalfOpen(instance), until);
+        }
+    }
+
+    fn attempt_failed(&mut self, request: Request, instance: Instance, failure: Failure, out: &mut Vec<Action>) {
+        let answer = match failure {
+            Failure::TimedOut => Answer::TimedOut,
+            Failure::Ended(Outcome::Failed | Outcome::Replied | Outcome::Mistaken) => Answer::Relayed,
+            Failure::Ended(Outcome::Broken) => Answer::Broken,
+            Failure::Ended(Outcome::Unsent) => Answer::Refused(Refusal::NotReady, TRY_AGAIN_AFTER),
+            Failure::Ended(Outcome::Busy) => Answer::Refused(Refusal::QueueFull, TRY_AGAIN_AFTER),
+        };
+        let outcome = match failure {
+            Failure::Ended(outcome) => Some(outcome),
+            Failure::TimedOut => None,
+        };
+        let request = self.note_failure(request, outcome);
+        match self.retry_decision(request, failure) {
+            Decision::AtOnce => self.place(request, Some(instance.slot), out),
+            Decision::After(wait) if self.now + wait < request.deadline => {
+                self.request_mut(request.ticket).place = Place::Waiting { avoid: instance.slot };
+                self.set_timer(Timer::Expire(request.ticket), request.deadline);
+                self.set_timer(Timer::Retry(request.ticket), self.now + wait);
+            }
+            Decision::After(_) | Decision::GiveUp => self.end(request, answer, outcome, out),
+        }
+    }
+
+    fn note_failure(&mut self, request: Request, outcome: Option<Outcome>) -> Request {
+        let entry = self.request_mut(request.ticket);
+        if outcome == Some(Outcome::Unsent) {
+            entry.attempts -= 1;
+            entry.misses += 1;
+        }
+        *entry
+    }
+
+    fn retry_decision(&mut self, request: Request, failure: Failure) -> Decision {
+        let is_headed = matches!(request.place, Place::Out { headed: true, .. });
+        if is_headed || self.phase > Phase::Draining || self.now >= request.deadline {
+            return Decision::GiveUp;
+        }
+        let history = History {
+            attempts: request.attempts,
+            misses: request.misses,
+            retries: self.router.rule(request.route).map_or(0, |rule| rule.retries),
+            idempotent: request.idempotent,
+        };
+        let budget = &mut self.platforms[request.platform as usize].budget;
+        budget.decide(failure, history, &self.settings.retry, &mut self.random)
+    }
+
+    pub(crate) fn retry_due(&mut self, ticket: Ticket, out: &mut Vec<Action>) {
+        let Some(request) = self.request(ticket) else { return };
+        if let Place::Waiting { avoid } = request.place {
+            self.place(request, Some(avoid), out);
+        }
+    }
+
+    pub(crate) fn expired(&mut self, ticket: Ticket, out: &mut Vec<Action>) {
+        let Some(request) = self.request(ticket) else { return };
+        let platform = request.platform as usize;
+        match request.place {
+            Place::Queued | Place::Waiting { .. } => {
+                let answer = match request.attempts {
+                    0 => Answer::Refused(Refusal::QueueTimeout, TRY_AGAIN_AFTER),
+                    _ => Answer::TimedOut,
+                };
+                self.end(request, answer, None, out);
+            }
+            Place::Out { instance, .. } => {
+                self.platforms[platform].stats.timeouts += 1;
+                self.slots[instance.slot as usize].suspect = true;
+                self.abandon(request, instance, Finding::Bad, out);
+                self.attempt_failed(request, instance, Failure::TimedOut, out);
+            }
+        }
+        self.pump(platform, out);
+    }
+
+    pub(crate) fn gone(&mut self, ticket: Ticket, out: &mut Vec<Action>) {
+        let Some(request) = self.request(ticket) else { return };
+        self.stats.gone += 1;
+        if let Place::Out { instance, .. } = request.place {
+            self.abandon(request, instance, Finding::Nothing, out);
+        }
+        self.end(request, Answer::Unheard, None, out);
+        self.pump(request.platform as usize, out);
+    }
+
+    /// Nobody waits for this attempt any more. A thread cannot be made to let go, so it stays occupied until it does.
+    fn abandon(&mut self, request: Request, instance: Instance, finding: Finding, out: &mut Vec<Action>) {
+        let slot = instance.slot as usize;
+        self.release(slot, request.ticket, finding);
+        if matches!(self.platforms[request.platform as usize].host, Host::Threads(_)) {
+            self.slots[slot].abandoned.push(request.ticket);
+            if self.timers.at(Timer::Wedged(instance)).is_none() {
+                let patience = self.platforms[request.platform as usize].wedged;
+                self.set_timer(Timer::Wedged(instance), request.deadline + patience);
+            }
+        }
+        out.push(Action::Cancel { ticket: request.ticket, instance });
+    }
+
+    /// The one place where a request ends.
+    pub(crate) fn end(&mut self, request: Request, answer: Answer, outcome: Option<Outcome>, out: &mut Vec<Action>) {
+        let ticket = request.ticket;
+        let place = self.requests[ticket.slot()].take().map(|request| request.place);
+        self.live -= 1;
+        self.timers.cancel(Timer::Expire(ticket));
+        self.timers.cancel(Timer::Retry(ticket));
+        let platform = &mut self.platforms[request.platform as usize];
+        if place == Some(Place::Queued) {
+            platform.queue.retain(|queued| *queued != ticket);
+        }
+        match answer {
+            Answer::Relayed => platform.stats.request_duration.record(self.now - request.asked_at),
+            Answer::Refused(refusal, _) => platform.stats.count_refusal(refusal),
+            Answer::Broken | Answer::TimedOut | Answer::NoRoute | Answer::Unheard => {}
+        }
+        let on_failure = self.router.rule(request.route).map(|rule| rule.on_failure).unwrap_or_default();
+        if dead_letter::is_kept(on_failure, answer, outcome) {
+            platform.stats.buried += 1;
+            out.push(Action::Bury { ticket, answer, attempts: request.attempts });
+        } else {
+            out.push(Action::Answer { ticket, answer });
+        }
+    }
+
+    /// Something changed for the platform: gives what waits to whoever is free, and refuses what waits in vain.
+    pub(crate) fn pump(&mut self, platform: usize, out: &mut Vec<Action>) {
+        while let Some(ticket) = self.platforms[platform].queue.front().copied() {
+            let request = self.request(ticket).expect("what is queued has not ended");
+            if let Some(slot) = self.pick(platform, None) {
+                self.platforms[platform].queue.pop_front();
+                self.dispatch(ticket, slot, out);
+                continue;
+            }
+            match self.prospect(platform, request.deadline) {
+                Prospect::Wait => return,
+                Prospect::Refuse(refusal, after) => self.end(request, Answer::Refused(refusal, after), None, out),
+            }
+        }
+    }
+
+    /// The run is no more: every request that it had is broken.
+    pub(crate) fn break_requests_of(&mut self, instance: Instance, out: &mut Vec<Action>) {
+        for index in 0..self.requests.len() {
+            let Some(request) = self.requests[index] else { continue };
+            if matches!(request.place, Place::Out { instance: with, .. } if with == instance) {
+                self.answered(request.ticket, instance, Outcome::Broken, out);
+            }
+        }
+    }
+
+    /// Demi ends: every request that is left is refused.
+    pub(crate) fn refuse_all(&mut self, out: &mut Vec<Action>) {
+        for index in 0..self.requests.len() {
+            let Some(request) = self.requests[index] else { continue };
+            if let Place::Out { instance, .. } = request.place {
+                self.abandon(request, instance, Finding::Nothing, out);
+            }
+            let grace = self.settings.shutdown.grace_ms.millis();
+            self.end(request, Answer::Refused(Refusal::Draining, grace), None, out);
+        }
+    }
+
+    pub(crate) fn check_requests(&self) {
+        let live = self.requests.iter().flatten();
+        assert_eq!(live.clone().count(), self.live, "the count of live requests is off");
+        for request in live {
+            let is_queued = self.platforms[request.platform as usize].queue.contains(&request.ticket);
+            let expires = self.timers.at(Timer::Expire(request.ticket)).is_some();
+            let retries = self.timers.at(Timer::Retry(request.ticket)).is_some();
+            let (queued, expiring, retrying) = match request.place {
+                Place::Queued => (true, true, false),
+                Place::Waiting { .. } => (false, true, true),
+                Place::Out { headed, .. } => (false, !headed, false),
+            };
+            assert_eq!((is_queued, expires, retries), (queued, expiring, retrying), "{request:?} is misplaced");
+        }
+        for platform in &self.platforms {
+            assert!(platform.queue.len() <= platform.queue_max, "the queue of {} is too long", platform.name);
+            for ticket in &platform.queue {
+                assert!(self.request(*ticket).is_some(), "{ticket:?} is queued and has ended");
+            }
+        }
+        for (slot, entry) in self.slots.iter().enumerate() {
+            let with = self.instance(slot);
+            let held = self.requests.iter().flatten();
+            let held = held.filter(|request| matches!(request.place, Place::Out { instance, .. } if instance == with));
+            assert_eq!(held.count(), entry.in_flight as usize, "in-flight count of {with:?} is off");
+            if let Some(trial) = entry.breaker.trial() {
+                let is_out = self
+                    .request(trial)
+                    .is_some_and(|request| matches!(request.place, Place::Out { instance, .. } if instance == with));
+                assert!(is_out, "the trial of {with:?} was never returned");
+            }
+        }
+    }
+
+    #[cfg(feature = "plants")]
+    fn accepts_old_runs(&self, with: Instance, from: Instance) -> bool {
+        self.plant == Some(crate::Plant::LateAnswerAccepted) && with.slot == from.slot
+    }
+
+    #[cfg(not(feature = "plants"))]
+    fn accepts_old_runs(&self, _with: Instance, _from: Instance) -> bool {
+        false
+    }
+
+    #[cfg(feature = "plants")]
+    fn keeps_trials(&self) -> bool {
+        self.plant == Some(crate::Plant::TrialNeverReturned)
+    }
+
+    #[cfg(not(feature = "plants"))]
+    fn keeps_trials(&self) -> bool {
+        false
+    }
+}
+
+impl Finding {
+    /// What an outcome shows of the instance. The caller's own mistake shows nothing, and neither does being full.
+    fn of(outcome: Outcome) -> Finding {
+        match outcome {
+            Outcome::Replied => Finding::Good,
+            Outcome::Mistaken | Outcome::Busy => Finding::Nothing,
+            Outcome::Failed | Outcome::Broken | Outcome::Unsent => Finding::Bad,
+        }
+    }
+}

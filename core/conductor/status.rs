@@ -1,0 +1,125 @@
+//! What people are shown: copies of the conductor's state, made when asked for.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::config::Host;
+use crate::stats::PlatformStats;
+use crate::time::Time;
+use crate::timers::Timer;
+use crate::Conductor;
+
+/// A platform as it is now.
+#[derive(Clone, Debug)]
+pub struct PlatformStatus<'c> {
+    /// Its name.
+    pub name: &'c str,
+    /// What runs it.
+    pub host: Host,
+    /// Whether at least one instance takes requests.
+    pub is_ready: bool,
+    /// Requests that wait for an instance.
+    pub queued: usize,
+    /// What is counted for it.
+    pub stats: &'c PlatformStats,
+    /// Its instances.
+    pub instances: Vec<InstanceStatus>,
+}
+
+/// An instance as it is now.
+#[derive(Clone, Debug, Serialize)]
+pub struct InstanceStatus {
+    /// Which of its platform's instances, from 0.
+    pub instance: u32,
+    /// Its index over all platforms.
+    #[serde(skip)]
+    pub slot: u32,
+    /// `waiting`, `starting`, `ready`, `degraded`, `wedged`, `down`, `stopping`, `backoff`, `stopped`, `failed`.
+    pub state: &'static str,
+    /// Since when it is in this state.
+    #[serde(skip)]
+    pub since: Time,
+    /// Why, in a sentence.
+    pub why: String,
+    /// How many times it was started.
+    pub run: u32,
+    /// Its breaker: `closed`, `open`, `half_open`.
+    pub breaker: &'static str,
+    /// What its probes say: `unproven`, `up`, `degraded`, `down`.
+    pub health: &'static str,
+    /// Requests it has.
+    pub in_flight: u32,
+    /// How long the last probe took, milliseconds.
+    pub probe_ms: Option<f64>,
+    /// What happens next without anybody's doing, and in how long.
+    pub next: Option<String>,
+}
+
+impl Conductor {
+    /// Every platform, in the order of the configuration.
+    pub fn platforms(&self) -> impl Iterator<Item = PlatformStatus<'_>> + '_ {
+        self.platforms.iter().map(|platform| {
+            let instances: Vec<InstanceStatus> =
+                platform.slots().map(|slot| self.instance_status(slot, platform.first)).collect();
+            PlatformStatus {
+                name: &platform.name,
+                host: platform.host,
+                is_ready: platform.slots().any(|slot| self.is_routable(slot)),
+                queued: platform.queue.len(),
+                stats: &platform.stats,
+                instances,
+            }
+        })
+    }
+
+    /// Whether every platform has an instance that takes requests, and Demi is not ending.
+    pub fn is_ready(&self) -> bool {
+        self.phase == crate::Phase::Running
+            && self.platforms.iter().all(|platform| platform.slots().any(|slot| self.is_routable(slot)))
+    }
+
+    fn is_routable(&self, slot: usize) -> bool {
+        let slot = &self.slots[slot];
+        slot.life.is_ready() && slot.health.is_up()
+    }
+
+    fn instance_status(&self, slot: usize, first: u32) -> InstanceStatus {
+        let entry = &self.slots[slot];
+        let instance = self.instance(slot);
+        let (since, reason) = entry.life.since();
+        let is_wedged = !entry.abandoned.is_empty();
+        let (state, why) = match entry.life.is_ready() {
+            true if is_wedged => ("wedged", "it does not let go of a request whose caller is gone".to_owned()),
+            true if entry.health.is_down() => ("down", "its health checks failed".to_owned()),
+            true if entry.health.is_degraded() => ("degraded", "its last health check was slow".to_owned()),
+            true | false => (entry.life.name(), reason.to_string()),
+        };
+        let upcoming = [
+            (Timer::Restart(instance.slot), "it is started again"),
+            (Timer::StartLate(instance), "its start is given up"),
+            (Timer::Kill(instance), "it is killed"),
+            (Timer::Wedged(instance), "it is replaced"),
+            (Timer::HalfOpen(instance), "its breaker is tried"),
+            (Timer::ProbeLate(instance), "its health check counts as failed"),
+            (Timer::Probe(instance), "its health is checked"),
+        ];
+        let next = upcoming.iter().find_map(|(timer, what)| {
+            let wait: Duration = self.timers.at(*timer)? - self.now;
+            Some(format!("{what} in {:.1} s", wait.as_secs_f64()))
+        });
+        InstanceStatus {
+            instance: instance.slot - first,
+            slot: instance.slot,
+            state,
+            since,
+            why,
+            run: entry.run,
+            breaker: entry.breaker.name(),
+            health: entry.health.name(),
+            in_flight: entry.in_flight,
+            probe_ms: entry.health.last().map(|(took, _)| took.as_secs_f64() * 1000.0),
+            next,
+        }
+    }
+}

@@ -112,6 +112,18 @@ impl Breaker {
         }
     }
 
+    /// The answer of a request has begun to flow and may do so for hours: if it is the trial, another may try. Returns
+    /// whether it was.
+    pub fn give_back(&mut self, ticket: Ticket) -> bool {
+        match &mut self.state {
+            State::HalfOpen { trial, .. } if *trial == Trial::Ticket(ticket) => {
+                *trial = Trial::Vacant;
+                true
+            }
+            State::HalfOpen { .. } | State::Closed { .. } | State::Open { .. } => false,
+        }
+    }
+
     /// The wait is over: the next probe tries. Returns whether it was open.
     pub fn half_open(&mut self) -> bool {
         let was_open = matches!(self.state, State::Open { .. });
@@ -325,6 +337,22 @@ mod tests {
         let trial = bench.admit();
         bench.end(trial, Finding::Nothing);
         assert!(bench.breaker.admits());
+    }
+
+    #[test]
+    fn a_trial_whose_answer_flows_lets_another_try_and_does_not_count_any_more() {
+        let mut bench = Bench::new();
+        bench.half_open();
+        bench.probe(Finding::Good);
+        let flowing = bench.admit();
+        assert!(bench.breaker.give_back(flowing));
+        assert!(bench.breaker.admits());
+        let trial = bench.admit();
+        bench.end(flowing, Finding::Bad);
+        assert_eq!(bench.breaker.name(), "half_open");
+        bench.end(trial, Finding::Good);
+        assert_eq!(bench.breaker.name(), "closed");
+        assert!(!bench.breaker.give_back(trial));
     }
 
     #[test]

@@ -40,10 +40,17 @@ impl Conductor {
             Phase::Stopping => self.refuse_all(out),
             Phase::Killing => self.kill_all(out),
             Phase::Flushing => out.push(Action::Flush),
-            Phase::Done => {
-                self.timers.clear();
-                out.push(Action::Exit(self.exit_code));
-            }
+            // `handle` says so when it has said everything else.
+            Phase::Done => {}
+        }
+    }
+
+    /// The last of all actions: a timer may end the last phase before the event of the same turn has its answer.
+    pub(crate) fn exit(&mut self, out: &mut Vec<Action>) {
+        self.timers.clear();
+        if !self.has_exited {
+            self.has_exited = true;
+            out.push(Action::Exit(self.exit_code));
         }
     }
 

@@ -156,6 +156,8 @@ impl Conductor {
             return;
         }
         slot.health.sent(now);
+        // A breaker that is to be tried asks for a probe before its turn: that one takes the place of the regular one.
+        self.timers.cancel(Timer::Probe(instance));
         self.set_timer(Timer::ProbeLate(instance), now + self.settings.health.timeout_ms.millis());
         out.push(Action::Probe { instance });
     }

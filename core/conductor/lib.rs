@@ -81,6 +81,7 @@ pub struct Conductor {
     phase: Phase,
     stop_ordered_at: Time,
     exit_code: u8,
+    has_exited: bool,
     sample: Option<(Time, Sample)>,
     stats: Stats,
     now: Time,
@@ -140,8 +141,9 @@ struct Slot {
     health: Health,
     breaker: Breaker,
     in_flight: u32,
-    /// Requests that nobody waits for any more and that a thread cannot be made to let go of.
-    abandoned: Vec<Ticket>,
+    /// Requests that nobody waits for any more and that a thread cannot be made to let go of, each with the end of the
+    /// patience with it.
+    abandoned: Vec<(Ticket, Time)>,
     /// When it last answered, or went from idle to busy.
     progress: Time,
     /// A request of this run ran out of time and nothing was heard since.
@@ -210,6 +212,7 @@ impl Conductor {
             phase: Phase::Running,
             stop_ordered_at: Time::ZERO,
             exit_code: 0,
+            has_exited: false,
             sample: None,
             stats: Stats::default(),
             now: Time::ZERO,
@@ -247,6 +250,9 @@ impl Conductor {
         }
         if self.phase != Phase::Running {
             self.advance_ending(out);
+        }
+        if self.phase == Phase::Done {
+            self.exit(out);
         }
         debug_assert!(self.deadline().is_none_or(|(at, _)| at > now), "a timer was left due");
     }

@@ -111,6 +111,9 @@ impl Conductor {
     /// Gives the request to an instance, or queues it, or refuses it.
     fn place(&mut self, request: Request, avoid: Option<u32>, out: &mut Vec<Action>) {
         let platform = request.platform as usize;
+        if self.now >= request.deadline {
+            return self.end_waiting(request, out);
+        }
         if let Some(slot) = self.pick(platform, avoid) {
             return self.dispatch(request.ticket, slot, out);
         }
@@ -209,10 +212,10 @@ impl Conductor {
         if attempts > 1 {
             self.platform_at(slot).stats.retries += 1;
         }
+        // Always set: an attempt that follows another in the same turn must not inherit its end.
         let attempt_timeout = self.router.rule(route).map(|rule| rule.attempt_timeout);
-        if let Some(attempt_end) = attempt_timeout.map(|span| now + span).filter(|end| *end < deadline) {
-            self.set_timer(Timer::Expire(ticket), attempt_end);
-        }
+        let attempt_end = attempt_timeout.map_or(deadline, |span| deadline.min(now + span));
+        self.set_timer(Timer::Expire(ticket), attempt_end);
         out.push(Action::Dispatch { ticket, instance });
     }
 
@@ -222,6 +225,9 @@ impl Conductor {
                 self.request_mut(ticket).place = Place::Out { instance, headed: true };
                 self.timers.cancel(Timer::Expire(ticket));
                 out.push(Action::Relay { ticket });
+                if self.slots[instance.slot as usize].breaker.give_back(ticket) {
+                    self.pump(self.slots[instance.slot as usize].platform as usize, out);
+                }
             }
             Some(_) | None => self.stats.stale += 1,
         }
@@ -262,13 +268,11 @@ impl Conductor {
         }
         let now = self.now;
         let slot = &mut self.slots[instance.slot as usize];
-        let Some(index) = slot.abandoned.iter().position(|abandoned| *abandoned == ticket) else { return };
+        let Some(index) = slot.abandoned.iter().position(|(abandoned, _)| *abandoned == ticket) else { return };
         slot.abandoned.swap_remove(index);
         slot.suspect = false;
         slot.progress = now;
-        if slot.abandoned.is_empty() {
-            self.timers.cancel(Timer::Wedged(instance));
-        }
+        self.await_abandoned(instance);
         let platform = self.slots[instance.slot as usize].platform as usize;
         self.pump(platform, out);
     }
@@ -347,13 +351,7 @@ impl Conductor {
         let Some(request) = self.request(ticket) else { return };
         let platform = request.platform as usize;
         match request.place {
-            Place::Queued | Place::Waiting { .. } => {
-                let answer = match request.attempts {
-                    0 => Answer::Refused(Refusal::QueueTimeout, TRY_AGAIN_AFTER),
-                    _ => Answer::TimedOut,
-                };
-                self.end(request, answer, None, out);
-            }
+            Place::Queued | Place::Waiting { .. } => self.end_waiting(request, out),
             Place::Out { instance, .. } => {
                 self.platforms[platform].stats.timeouts += 1;
                 self.slots[instance.slot as usize].suspect = true;
@@ -362,6 +360,15 @@ impl Conductor {
             }
         }
         self.pump(platform, out);
+    }
+
+    /// The time of a request is up that no instance has.
+    fn end_waiting(&mut self, request: Request, out: &mut Vec<Action>) {
+        let answer = match request.attempts {
+            0 => Answer::Refused(Refusal::QueueTimeout, TRY_AGAIN_AFTER),
+            _ => Answer::TimedOut,
+        };
+        self.end(request, answer, None, out);
     }
 
     pub(crate) fn gone(&mut self, ticket: Ticket, out: &mut Vec<Action>) {
@@ -379,13 +386,19 @@ impl Conductor {
         let slot = instance.slot as usize;
         self.release(slot, request.ticket, finding);
         if matches!(self.platforms[request.platform as usize].host, Host::Threads(_)) {
-            self.slots[slot].abandoned.push(request.ticket);
-            if self.timers.at(Timer::Wedged(instance)).is_none() {
-                let patience = self.platforms[request.platform as usize].wedged;
-                self.set_timer(Timer::Wedged(instance), request.deadline + patience);
-            }
+            let patience = self.platforms[request.platform as usize].wedged;
+            self.slots[slot].abandoned.push((request.ticket, request.deadline + patience));
+            self.await_abandoned(instance);
         }
         out.push(Action::Cancel { ticket: request.ticket, instance });
+    }
+
+    /// The worker is wedged when the patience with any one of its abandoned requests is over.
+    fn await_abandoned(&mut self, instance: Instance) {
+        match self.slots[instance.slot as usize].abandoned.iter().map(|(_, until)| *until).min() {
+            Some(until) => self.set_timer(Timer::Wedged(instance), until),
+            None => self.timers.cancel(Timer::Wedged(instance)),
+        }
     }
 
     /// The one place where a request ends.
@@ -417,6 +430,11 @@ impl Conductor {
     pub(crate) fn pump(&mut self, platform: usize, out: &mut Vec<Action>) {
         while let Some(ticket) = self.platforms[platform].queue.front().copied() {
             let request = self.request(ticket).expect("what is queued has not ended");
+            // After a clock jump other timers may be served before the one that ends this request.
+            if self.now >= request.deadline {
+                self.end_waiting(request, out);
+                continue;
+            }
             if let Some(slot) = self.pick(platform, None) {
                 self.platforms[platform].queue.pop_front();
                 self.dispatch(ticket, slot, out);

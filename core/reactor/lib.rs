@@ -1,1 +1,196 @@
-//! x
+//! Demi's hands: one thread, one mio `Poll`; owns every file descriptor, every worker and the only clock.
+//!
+//! A turn: wait until the conductor's deadline or until something is ready; read the clock once; let each ready source
+//! yield what happened, up to a budget; have the conductor decide and perform what it says; write what has gathered.
+//! Nothing registers, removes or calls back into another source while it is iterated, and no `?` leaves the loop: a
+//! failed effect is an event.
+//!
+//! | part | where |
+//! |---|---|
+//! | what the conductor orders | `shell.rs` |
+//! | clients | `listener.rs`, `http.rs`, `problem.rs` |
+//! | platforms | `workers.rs`, `children.rs`, `sandbox.rs`, `upstream.rs` |
+//! | errands that block | `clerk.rs`, `store.rs` |
+//! | what people are shown | `api.rs`, `metrics.rs` |
+//! | other threads | `mailbox.rs`, `handle.rs` |
+
+pub mod config_file;
+
+mod api;
+mod calls;
+mod children;
+mod clerk;
+mod handle;
+mod http;
+mod kit;
+mod listener;
+mod mailbox;
+mod metrics;
+mod port;
+mod problem;
+mod sandbox;
+mod shell;
+mod start;
+mod store;
+mod tokens;
+mod upstream;
+mod workers;
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
+
+use demi_conductor::{Action, Conductor, Event, Time};
+use mio::{Events, Poll};
+
+pub use handle::{Answered, Handle, HandleError};
+pub use start::{Options, StartError};
+
+use shell::Shell;
+
+/// The longest wait for something to happen; a bound, so that a lost wake-up could never last.
+const WAIT_MAX: Duration = Duration::from_secs(3600);
+/// Between two looks at what has taken too long on connections.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// A turn that takes longer is counted and told: something that runs on this thread blocks.
+const TURN_BUDGET: Duration = Duration::from_millis(50);
+/// Readiness taken from the kernel at once.
+const EVENTS_PER_TURN: usize = 256;
+
+/// The reactor. Lives on one thread: the one that calls [`Reactor::run`] or [`Reactor::turn`], which must also be the
+/// one that made it if platforms run as processes (the kernel ties their parent-death signal to that thread).
+pub struct Reactor {
+    poll: Poll,
+    events: Events,
+    conductor: Conductor,
+    actions: Vec<Action>,
+    shell: Shell,
+    started: Instant,
+    next_sweep: Time,
+    has_begun: bool,
+}
+
+impl Reactor {
+    /// Runs until an order to stop has been carried out; returns the exit code. Blocks.
+    ///
+    /// # Errors
+    /// If the poll itself fails, which no input can cause.
+    pub fn run(mut self) -> io::Result<u8> {
+        loop {
+            if let Some(code) = self.turn(None)? {
+                return Ok(code);
+            }
+        }
+    }
+
+    /// One turn, for programs with a loop of their own: waits for at most `wait` (`None`: as long as there is nothing
+    /// to do) and returns the exit code once an order to stop has been carried out.
+    ///
+    /// The reactor is itself pollable ([`AsRawFd`]): when its descriptor is readable, or after
+    /// [`Reactor::wait`], call this with `Some(Duration::ZERO)`.
+    ///
+    /// # Errors
+    /// If the poll itself fails, which no input can cause.
+    pub fn turn(&mut self, wait: Option<Duration>) -> io::Result<Option<u8>> {
+        if !self.has_begun {
+            self.has_begun = true;
+            self.shell.kit.events.push_back(Event::Began);
+            self.set_clock();
+            self.settle();
+        }
+        let longest = self.wait();
+        let wait = wait.map_or(longest, |wait| wait.min(longest));
+        match self.poll.poll(&mut self.events, Some(wait)) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => self.events.clear(),
+            Err(error) => return Err(error),
+        }
+        self.set_clock();
+        let began = self.shell.now;
+        let events = std::mem::replace(&mut self.events, Events::with_capacity(0));
+        for event in &events {
+            self.shell.ready(event, &self.conductor);
+            self.settle();
+        }
+        self.events = events;
+        self.shell.read_rest(&self.conductor);
+        self.settle();
+        self.go_on_with_clients();
+        if self.conductor.deadline().is_some_and(|(at, _)| at <= self.shell.now) {
+            self.shell.kit.events.push_back(Event::Elapsed);
+            self.settle();
+        }
+        if self.shell.now >= self.next_sweep {
+            self.next_sweep = self.shell.now + SWEEP_INTERVAL;
+            self.shell.sweep();
+            self.settle();
+        }
+        self.shell.flush();
+        self.settle();
+        let took = self.time().since(began);
+        if took > TURN_BUDGET {
+            self.shell.slow_turns += 1;
+            log::debug!("a turn of the reactor took {took:?}");
+        }
+        Ok(self.shell.exit)
+    }
+
+    /// How long [`Reactor::turn`] may wait at most before there is something to do without any news.
+    pub fn wait(&self) -> Duration {
+        if self.shell.has_more() {
+            return Duration::ZERO;
+        }
+        let now = self.time();
+        let deadline = self.conductor.deadline().map(|(at, _)| at);
+        let sweep = self.shell.needs_sweep().then_some(self.next_sweep);
+        let until = [deadline, sweep].into_iter().flatten().min();
+        until.map_or(WAIT_MAX, |at| at.since(now)).min(WAIT_MAX)
+    }
+
+    /// A line to this reactor for other threads.
+    pub fn handle(&self) -> Handle {
+        self.shell.handle()
+    }
+
+    /// The address that it listens on, with the port that it got.
+    pub fn address(&self) -> std::net::SocketAddr {
+        self.shell.listener.address()
+    }
+
+    /// Requests that are buffered go on, each connection once, so that none starves the others.
+    fn go_on_with_clients(&mut self) {
+        for _ in 0..self.shell.listener.listed() {
+            self.shell.go_on_next();
+            self.settle();
+        }
+    }
+
+    /// Lets the conductor hear what happened, and performs what it says, until nothing is left to do at once.
+    fn settle(&mut self) {
+        loop {
+            self.shell.move_streams();
+            if let Some(event) = self.shell.kit.events.pop_front() {
+                self.conductor.handle(self.shell.now, event, &mut self.actions);
+                for action in self.actions.drain(..) {
+                    self.shell.perform(action, &self.conductor);
+                }
+            } else if !self.shell.take_arrival(&self.conductor) {
+                return;
+            }
+        }
+    }
+
+    fn time(&self) -> Time {
+        Time::from_nanos(u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    fn set_clock(&mut self) {
+        self.shell.set_now(self.time());
+    }
+}
+
+impl AsRawFd for Reactor {
+    fn as_raw_fd(&self) -> std::os::fd::RawFd {
+        self.poll.as_raw_fd()
+    }
+}

@@ -1,1 +1,101 @@
-fn main(){}
+//! `demi-bench`: what Demi costs, measured from outside, beside a bare server where there is one to compare with.
+//!
+//! Every subcommand starts what it measures itself, in a directory of its own that is removed afterwards, and ends
+//! it whatever happens. Run it on an otherwise idle machine; the load generator needs one core of its own.
+
+#![forbid(unsafe_code)]
+
+mod demi;
+mod frozen;
+mod limit;
+mod load;
+mod memory;
+mod procfs;
+mod report;
+mod request;
+mod restart;
+
+#[path = "../../benches/limit/forwarder.rs"]
+mod forwarder;
+#[path = "../../benches/limit/responder.rs"]
+mod responder;
+
+use std::net::{SocketAddr, TcpListener};
+use std::process::ExitCode;
+
+use argh::FromArgs;
+
+/// A fragment that names what failed and, where there is one, the remedy.
+pub type Outcome<T> = Result<T, String>;
+
+#[derive(FromArgs)]
+/// Measures a running Demi: latency, cost per request, memory, restarts.
+struct Arguments {
+    #[argh(subcommand)]
+    command: Command,
+}
+
+#[derive(FromArgs)]
+#[argh(subcommand)]
+enum Command {
+    Request(request::Arguments),
+    Limit(limit::Arguments),
+    Memory(memory::Arguments),
+    Restart(restart::Arguments),
+    Frozen(frozen::Arguments),
+    ServeBare(ServeBare),
+    ForwardBare(ForwardBare),
+}
+
+#[derive(FromArgs)]
+#[argh(subcommand, name = "serve-bare")]
+/// (inner) be the bare responder of `limit` until killed or until the starting process ends
+struct ServeBare {
+    /// port on 127.0.0.1; 0 takes a free one, and the first line on stdout tells which
+    #[argh(option, default = "0")]
+    port: u16,
+}
+
+#[derive(FromArgs)]
+#[argh(subcommand, name = "forward-bare")]
+/// (inner) be the bare forwarder of `limit` until killed or until the starting process ends
+struct ForwardBare {
+    /// port on 127.0.0.1; 0 takes a free one, and the first line on stdout tells which
+    #[argh(option, default = "0")]
+    port: u16,
+    /// where to forward to, for example 127.0.0.1:8080
+    #[argh(option)]
+    to: SocketAddr,
+}
+
+fn main() -> ExitCode {
+    let arguments: Arguments = argh::from_env();
+    let outcome = match arguments.command {
+        Command::Request(arguments) => request::run(&arguments),
+        Command::Limit(arguments) => limit::run(&arguments),
+        Command::Memory(arguments) => memory::run(&arguments),
+        Command::Restart(arguments) => restart::run(&arguments),
+        Command::Frozen(arguments) => frozen::run(&arguments),
+        Command::ServeBare(ServeBare { port }) => {
+            listen(port).and_then(|listener| responder::serve(listener).map_err(|error| error.to_string()))
+        }
+        Command::ForwardBare(ForwardBare { port, to }) => {
+            listen(port).and_then(|listener| forwarder::serve(listener, to).map_err(|error| error.to_string()))
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(fault) => {
+            eprintln!("demi-bench: {fault}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Binds, tells the address, and makes sure that this process does not outlive the one that started it.
+fn listen(port: u16) -> Outcome<TcpListener> {
+    let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM));
+    let listener = TcpListener::bind(("127.0.0.1", port)).map_err(|error| format!("port {port}: {error}"))?;
+    println!("{}", listener.local_addr().map_err(|error| error.to_string())?);
+    Ok(listener)
+}

@@ -1,0 +1,180 @@
+//! The requests under way: their bodies, their answers, and who waits for them. The conductor knows only tickets.
+
+use std::sync::Arc;
+
+use demi_conductor::{Instance, Ticket, TicketBook};
+use demi_platform::{Fault, Reply, RequestBuf};
+
+use crate::handle::Caller;
+
+/// Who waits for an answer.
+pub(crate) enum Origin {
+    /// A client's connection: its place, and the number of the connection that had the place.
+    Client { place: usize, serial: u64 },
+    /// The host program.
+    Caller(Caller),
+    /// Nobody: the answer was given, or the caller hung up.
+    Nobody,
+}
+
+/// A request under way.
+pub(crate) struct Call {
+    pub(crate) ticket: Ticket,
+    pub(crate) request: Arc<RequestBuf>,
+    pub(crate) origin: Origin,
+    /// The answer, once there is one.
+    pub(crate) reply: Reply,
+    /// Header lines to pass on, from an upstream's answer.
+    pub(crate) head: Vec<u8>,
+    /// Whether `head` and `length` are an upstream's.
+    pub(crate) has_head: bool,
+    /// How long an upstream's answer is, if it said so.
+    pub(crate) length: Option<u64>,
+    /// Or why there is none.
+    pub(crate) fault: Option<Fault>,
+    /// Who has it, or had it last.
+    pub(crate) instance: Option<Instance>,
+    /// Where it is with its host: the id of a child's call, or the place of an upstream connection.
+    pub(crate) link: Link,
+}
+
+/// Where a request is with its host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Link {
+    None,
+    /// The id of the call on a child's pipe.
+    Child(u64),
+    /// The place of an upstream connection.
+    Upstream(usize),
+}
+
+/// Buffers up to this size are kept for the next request; larger ones are given back.
+const SPARE_BYTES_MAX: usize = 16 * 1024;
+/// So many of them.
+const SPARES_MAX: usize = 128;
+
+/// All requests under way.
+#[derive(Default)]
+pub(crate) struct Calls {
+    book: TicketBook,
+    table: Vec<Option<Call>>,
+    spare_requests: Vec<Arc<RequestBuf>>,
+    spare_replies: Vec<Reply>,
+    /// Bytes of all requests under way and of those still being read.
+    bytes: usize,
+}
+
+impl Calls {
+    /// An empty buffer for a request.
+    pub(crate) fn buffer(&mut self) -> Arc<RequestBuf> {
+        self.spare_requests.pop().unwrap_or_default()
+    }
+
+    /// A buffer that is no longer needed.
+    pub(crate) fn give_back(&mut self, mut buffer: Arc<RequestBuf>) {
+        let is_ours = Arc::get_mut(&mut buffer).is_some();
+        if is_ours && buffer.capacity() <= SPARE_BYTES_MAX && self.spare_requests.len() < SPARES_MAX {
+            self.spare_requests.push(buffer);
+        }
+    }
+
+    /// Bytes of requests that are held.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Counts bytes of a request that is being read.
+    pub(crate) fn hold(&mut self, bytes: usize) {
+        self.bytes += bytes;
+    }
+
+    /// Counts bytes of a request that was being read and is dropped, or becomes a call.
+    pub(crate) fn let_go(&mut self, bytes: usize) {
+        self.bytes -= bytes;
+    }
+
+    /// Forgets what an earlier attempt said.
+    pub(crate) fn reset(&mut self, ticket: Ticket, instance: Instance) -> Option<&mut Call> {
+        let call = self.get(ticket)?;
+        call.reply.clear();
+        call.head.clear();
+        (call.has_head, call.length, call.fault) = (false, None, None);
+        (call.instance, call.link) = (Some(instance), Link::None);
+        Some(call)
+    }
+
+    /// Takes a request in.
+    pub(crate) fn open(&mut self, request: Arc<RequestBuf>, origin: Origin) -> Ticket {
+        let ticket = self.book.issue();
+        if self.table.len() <= ticket.slot() {
+            self.table.resize_with(ticket.slot() + 1, || None);
+        }
+        self.bytes += request.len();
+        let reply = self.spare_replies.pop().unwrap_or_default();
+        self.table[ticket.slot()] = Some(Call {
+            ticket,
+            request,
+            origin,
+            reply,
+            head: Vec::new(),
+            has_head: false,
+            length: None,
+            fault: None,
+            instance: None,
+            link: Link::None,
+        });
+        ticket
+    }
+
+    /// The request with this ticket, if it is still under way.
+    pub(crate) fn get(&mut self, ticket: Ticket) -> Option<&mut Call> {
+        self.table.get_mut(ticket.slot())?.as_mut().filter(|call| call.ticket == ticket)
+    }
+
+    /// Ends the request and retires its ticket. `recycle` takes what is left of it.
+    pub(crate) fn close(&mut self, ticket: Ticket) -> Option<Call> {
+        self.get(ticket)?;
+        let call = self.table[ticket.slot()].take()?;
+        self.book.retire(ticket);
+        self.bytes -= call.request.len();
+        Some(call)
+    }
+
+    /// Keeps the buffers of an ended request for the next.
+    pub(crate) fn recycle(&mut self, call: Call) {
+        self.give_back(call.request);
+        let mut reply = call.reply;
+        if reply.body.capacity() <= SPARE_BYTES_MAX && self.spare_replies.len() < SPARES_MAX {
+            reply.clear();
+            self.spare_replies.push(reply);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use demi_platform::Request;
+
+    #[test]
+    fn an_ended_call_is_gone_and_its_bytes_are_free() {
+        let mut calls = Calls::default();
+        let mut buffer = calls.buffer();
+        Arc::make_mut(&mut buffer).fill(&Request { body: b"hello", ..Request::default() });
+        let ticket = calls.open(buffer, Origin::Nobody);
+        assert_eq!(calls.bytes(), 5);
+        let call = calls.close(ticket).expect("it is under way");
+        calls.recycle(call);
+        assert_eq!(calls.bytes(), 0);
+        assert!(calls.get(ticket).is_none() && calls.close(ticket).is_none());
+    }
+
+    #[test]
+    fn a_large_buffer_is_not_kept() {
+        let mut calls = Calls::default();
+        let mut buffer = calls.buffer();
+        Arc::make_mut(&mut buffer).fill(&Request { body: &[0; SPARE_BYTES_MAX + 1], ..Request::default() });
+        calls.give_back(buffer);
+        assert_eq!(calls.buffer().capacity(), 0);
+    }
+}

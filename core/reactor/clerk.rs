@@ -1,0 +1,134 @@
+//! The clerk: one thread for errands that block, so that the reactor never does: the store, and measuring.
+
+use std::thread;
+
+use crossbeam_channel::{bounded, Receiver, Sender};
+use demi_conductor::{Errand, Sample, Ticket};
+
+use crate::mailbox::{Letter, Postbox};
+use crate::store::{DeadLetter, Store};
+
+/// Most errands that wait; one more is refused, and told as not done.
+const ERRANDS_MAX: usize = 1024;
+
+enum Order {
+    Measure,
+    Bury(Ticket, Box<DeadLetter>),
+    Flush,
+}
+
+/// The sending end, on the reactor's thread.
+pub(crate) struct Clerk {
+    orders: Sender<Order>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Clerk {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// If the system has no thread to give.
+    pub(crate) fn start(store: Store, postbox: Postbox) -> std::io::Result<Clerk> {
+        let (orders, inbox) = bounded(ERRANDS_MAX);
+        let work = move || work(&inbox, store, &postbox);
+        let thread = thread::Builder::new().name("demi-clerk".to_owned()).stack_size(1 << 20).spawn(work)?;
+        Ok(Clerk { orders, thread: Some(thread) })
+    }
+
+    /// Has the machine measured. False if too much is waiting.
+    pub(crate) fn measure(&self) -> bool {
+        self.orders.try_send(Order::Measure).is_ok()
+    }
+
+    /// Has a dead letter kept. False if too much is waiting.
+    pub(crate) fn bury(&self, ticket: Ticket, letter: DeadLetter) -> bool {
+        self.orders.try_send(Order::Bury(ticket, Box::new(letter))).is_ok()
+    }
+
+    /// Has everything made durable. False if too much is waiting.
+    pub(crate) fn flush(&self) -> bool {
+        self.orders.try_send(Order::Flush).is_ok()
+    }
+
+    /// Waits until the thread has done everything and closed the store.
+    pub(crate) fn finish(mut self) {
+        let (closed, _) = bounded(0);
+        drop(std::mem::replace(&mut self.orders, closed));
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            log::error!("the clerk panicked; see above");
+        }
+    }
+}
+
+fn work(inbox: &Receiver<Order>, store: Store, postbox: &Postbox) {
+    let mut gauge = Gauge::new();
+    while let Ok(order) = inbox.recv() {
+        match order {
+            Order::Measure => {
+                if let Some(sample) = gauge.measure() {
+                    postbox.post(Letter::Measured(sample));
+                }
+            }
+            Order::Bury(ticket, letter) => {
+                let buried = store.bury(&letter).map_err(|error| error.to_string());
+                postbox.post(Letter::Stored(Errand::Bury, buried.is_ok()));
+                postbox.post(Letter::Buried(ticket, buried));
+            }
+            Order::Flush => {
+                let flushed = store.flush();
+                if let Err(error) = &flushed {
+                    log::error!("the store could not be flushed: {error}");
+                }
+                postbox.post(Letter::Stored(Errand::Flush, flushed.is_ok()));
+            }
+        }
+    }
+}
+
+/// Measures the machine with sysinfo, which knows the ways of each kernel.
+struct Gauge {
+    /// `None` on a kernel that sysinfo cannot read; that was logged once.
+    system: Option<sysinfo::System>,
+    own_pid: Option<sysinfo::Pid>,
+}
+
+impl Gauge {
+    fn new() -> Gauge {
+        let system = sysinfo::System::new()
+            .map_err(|error| log::warn!("the machine cannot be measured: {error}; decisions go without its memory"));
+        Gauge { system: system.ok(), own_pid: sysinfo::get_current_pid().ok() }
+    }
+
+    fn measure(&mut self) -> Option<Sample> {
+        use sysinfo::{MemoryRefreshKind, ProcessRefreshKind, ProcessesToUpdate};
+        let system = self.system.as_mut()?;
+        system.refresh_memory_specifics(MemoryRefreshKind::everything());
+        system.refresh_cpu_usage();
+        let own = self.own_pid.map(|pid| [pid]);
+        if let Some(own) = &own {
+            let only_memory = ProcessRefreshKind::nothing().with_memory().without_tasks();
+            system.refresh_processes_specifics(ProcessesToUpdate::Some(own), false, only_memory);
+        }
+        let own_rss = self.own_pid.and_then(|pid| system.process(pid)).map_or(0, sysinfo::Process::memory);
+        Some(Sample {
+            ram_available: system.available_memory(),
+            ram_total: system.total_memory(),
+            swap_used: system.used_swap(),
+            swap_total: system.total_swap(),
+            cpu_permille: (system.global_cpu_usage() * 10.0) as u32,
+            own_rss,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_machine_has_memory_and_this_process_uses_some() {
+        let sample = Gauge::new().measure().expect("this kernel can be read");
+        assert!(sample.ram_total > 0 && sample.ram_available <= sample.ram_total);
+        assert!(sample.own_rss > 0 && sample.own_rss < sample.ram_total);
+    }
+}

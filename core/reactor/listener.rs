@@ -1,0 +1,817 @@
+//! The listening socket and the connections of clients: bytes in, requests out; answers in, bytes out.
+//!
+//! ```text
+//!            first byte            whole head             whole body              answered
+//!   Idle ──────────────► Head ───────────────► Body ──────────────► Waiting ──────────────► Idle, or Closing
+//!                                                                      │                      ▲
+//!                                                                      └──► Streaming ────────┘
+//! ```
+//!
+//! One request of a connection is answered at a time; what a client pipelines waits in its buffer. While a request
+//! waits for its answer nothing is read from its connection, so that a fast client is slowed by its own socket. A
+//! connection with nothing under way owns no buffer.
+
+use std::collections::VecDeque;
+use std::io::{self, Read, Write};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use demi_conductor::{config, Event, Ticket, Time};
+use demi_platform::{Request, RequestBuf};
+use mio::net::{TcpListener, TcpStream};
+use mio::{Interest, Registry};
+use slab::Slab;
+
+use crate::http::{self, Body, Framing, Limits, Malformed};
+use crate::kit::{Kit, Outgoing, Readiness, READS_PER_TURN};
+use crate::problem::Problem;
+use crate::tokens::Source;
+
+/// A request that is complete, and whose connection waits for an answer.
+pub(crate) struct Arrival {
+    pub(crate) place: usize,
+    pub(crate) serial: u64,
+    pub(crate) request: Arc<RequestBuf>,
+}
+
+/// What of a request its answer must heed.
+#[derive(Clone, Copy, Debug)]
+struct Exchange {
+    is_http11: bool,
+    keeps_alive: bool,
+    is_head: bool,
+}
+
+/// How a streamed body is framed for the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum StreamFraming {
+    /// So many bytes are still to come.
+    Length(u64),
+    Chunked,
+    UntilClose,
+    /// The answer to a HEAD: no byte may follow.
+    Empty,
+}
+
+enum State {
+    /// No byte of the next request has come.
+    Idle,
+    /// The beginning of a head has come.
+    Head,
+    Body {
+        body: Body,
+        request: Arc<RequestBuf>,
+        exchange: Exchange,
+        held: usize,
+    },
+    Waiting {
+        ticket: Option<Ticket>,
+        exchange: Exchange,
+    },
+    Streaming {
+        ticket: Ticket,
+        exchange: Exchange,
+        framing: StreamFraming,
+    },
+    /// What is left is written, then the connection is closed.
+    Closing,
+}
+
+struct Client {
+    stream: TcpStream,
+    serial: u64,
+    state: State,
+    incoming: Vec<u8>,
+    outgoing: Outgoing,
+    /// When the present state began or its body last moved.
+    since: Time,
+    /// When the client last took bytes while there were some for it.
+    taken_at: Time,
+    is_readable: bool,
+    sees_end: bool,
+    /// To be flushed at the end of the turn.
+    is_dirty: bool,
+    /// To be gone on with in this turn or the next.
+    is_listed: bool,
+}
+
+/// The listening socket and all connections of clients.
+pub(crate) struct Listener {
+    socket: TcpListener,
+    address: SocketAddr,
+    clients: Slab<Client>,
+    next_serial: u64,
+    settings: config::Http,
+    limits: Limits,
+    is_draining: bool,
+    /// The system had no descriptor left for a new connection: tried again at the next sweep.
+    accepts_later: bool,
+    /// Complete requests, for the shell.
+    arrivals: VecDeque<Arrival>,
+    /// Connections that may go on: more to read, or something pipelined.
+    listed: VecDeque<usize>,
+    dirty: Vec<usize>,
+    date: Date,
+    counts: Counts,
+}
+
+/// What is counted of connections.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Counts {
+    pub(crate) accepted: u64,
+    pub(crate) refused: u64,
+    pub(crate) malformed: u64,
+    pub(crate) timed_out: u64,
+}
+
+/// How much of a streamed answer may wait for a slow client before its upstream is paused.
+const STREAM_BYTES_MAX: usize = 256 * 1024;
+/// Connections accepted in one turn; then others have theirs.
+const ACCEPTS_PER_TURN: usize = 64;
+
+impl Listener {
+    /// Binds; nothing is accepted before `admit`.
+    pub(crate) fn bind(settings: &config::Http) -> io::Result<Listener> {
+        let address: SocketAddr = settings.listen.parse().map_err(io::Error::other)?;
+        let socket = TcpListener::bind(address)?;
+        Ok(Listener {
+            address: socket.local_addr()?,
+            socket,
+            clients: Slab::new(),
+            next_serial: 0,
+            limits: Limits {
+                head_bytes_max: settings.head_bytes_max.size(),
+                headers_max: settings.headers_max.size(),
+                body_bytes_max: settings.body_bytes_max.value(),
+            },
+            settings: settings.clone(),
+            is_draining: false,
+            accepts_later: false,
+            arrivals: VecDeque::new(),
+            listed: VecDeque::new(),
+            dirty: Vec::new(),
+            date: Date::default(),
+            counts: Counts::default(),
+        })
+    }
+
+    /// The address that it listens on, with the port that it got.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// How many connections there are.
+    pub(crate) fn len(&self) -> usize {
+        self.clients.len()
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// Begins to accept.
+    pub(crate) fn admit(&mut self, registry: &Registry) -> io::Result<()> {
+        registry.register(&mut self.socket, Source::Listener.into(), Interest::READABLE)
+    }
+
+    /// Demi ends: connections are closed after their present answer. New ones are still accepted, so that an operator
+    /// can watch.
+    pub(crate) fn drain(&mut self, kit: &mut Kit) {
+        self.is_draining = true;
+        let idle: Vec<usize> = self
+            .clients
+            .iter()
+            .filter(|(_, client)| matches!(client.state, State::Idle))
+            .map(|(place, _)| place)
+            .collect();
+        for place in idle {
+            self.close(place, kit);
+        }
+    }
+
+    /// Somebody wants to connect.
+    pub(crate) fn accept(&mut self, now: Time, kit: &mut Kit) {
+        self.accepts_later = false;
+        for _ in 0..ACCEPTS_PER_TURN {
+            match self.socket.accept() {
+                Ok((stream, _)) => self.welcome(stream, now, kit),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted) => {
+                }
+                Err(error) => {
+                    log::warn!("no connection can be accepted for now: {error}");
+                    break;
+                }
+            }
+        }
+        self.accepts_later = true;
+    }
+
+    fn welcome(&mut self, mut stream: TcpStream, now: Time, kit: &mut Kit) {
+        if self.clients.len() >= self.settings.connections_max.size() {
+            self.counts.refused += 1;
+            let mut refusal = Vec::new();
+            let problem = Problem::new(503, "too many connections").retry_after(Duration::from_secs(1));
+            write_problem(&mut refusal, &problem, self.date.text(), None);
+            // A client that does not even take this gets a closed connection.
+            let _ = stream.write(&refusal);
+            return;
+        }
+        let place = self.clients.vacant_key();
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        if kit.registry.register(&mut stream, Source::Client(place).into(), interest).is_err() {
+            self.counts.refused += 1;
+            return;
+        }
+        // Answers are written whole; waiting for more to send would only delay them.
+        let _ = stream.set_nodelay(true);
+        self.counts.accepted += 1;
+        self.next_serial += 1;
+        self.clients.insert(Client {
+            stream,
+            serial: self.next_serial,
+            state: State::Idle,
+            incoming: Vec::new(),
+            outgoing: Outgoing::default(),
+            since: now,
+            taken_at: now,
+            is_readable: false,
+            sees_end: false,
+            is_dirty: false,
+            is_listed: false,
+        });
+    }
+
+    /// The poll says something of a connection.
+    pub(crate) fn ready(&mut self, place: usize, readiness: Readiness, now: Time, kit: &mut Kit) {
+        let Some(client) = self.clients.get_mut(place) else { return };
+        client.is_readable |= readiness.is_readable;
+        client.sees_end |= readiness.sees_end;
+        if readiness.is_broken {
+            return self.hang_up(place, kit);
+        }
+        if !client.outgoing.is_empty() {
+            self.flush_one(place, now, kit);
+        }
+        self.go_on(place, now, kit);
+    }
+
+    /// The client is gone; whoever works for it is told.
+    fn hang_up(&mut self, place: usize, kit: &mut Kit) {
+        if let Some(State::Waiting { ticket: Some(ticket), .. } | State::Streaming { ticket, .. }) =
+            self.clients.get(place).map(|client| &client.state)
+        {
+            kit.events.push_back(Event::Gone { ticket: *ticket });
+        }
+        self.close(place, kit);
+    }
+
+    fn close(&mut self, place: usize, kit: &mut Kit) {
+        let mut client = self.clients.remove(place);
+        let _ = kit.registry.deregister(&mut client.stream);
+        if let State::Body { request, held, .. } = std::mem::replace(&mut client.state, State::Closing) {
+            kit.calls.let_go(held);
+            kit.calls.give_back(request);
+        }
+        self.listed.retain(|other| *other != place);
+        self.dirty.retain(|other| *other != place);
+    }
+
+    /// Reads and understands what it can.
+    fn go_on(&mut self, place: usize, now: Time, kit: &mut Kit) {
+        // The scratch is lent out while the rest of the kit is used.
+        let mut scratch = std::mem::take(&mut kit.scratch);
+        self.go_on_with(place, now, &mut scratch, kit);
+        kit.scratch = scratch;
+    }
+
+    fn go_on_with(&mut self, place: usize, now: Time, scratch: &mut [u8], kit: &mut Kit) {
+        for _ in 0..READS_PER_TURN {
+            let Some(client) = self.clients.get_mut(place) else { return };
+            if !client.incoming.is_empty() && client.listens() {
+                let mut incoming = std::mem::take(&mut client.incoming);
+                let taken = self.understand(place, &incoming, now, kit);
+                incoming.drain(..taken);
+                kit.take_back(&mut incoming);
+                let Some(client) = self.clients.get_mut(place) else { return };
+                client.incoming = incoming;
+            }
+            let Some(client) = self.clients.get_mut(place) else { return };
+            if !client.listens() || !client.is_readable {
+                return;
+            }
+            match client.stream.read(scratch) {
+                Ok(0) => return self.end_of_input(place, kit),
+                Ok(count) => {
+                    client.is_readable = client.sees_end || count == scratch.len();
+                    if client.incoming.is_empty() {
+                        let taken = self.understand(place, &scratch[..count], now, kit);
+                        let Some(client) = self.clients.get_mut(place) else { return };
+                        if taken < count {
+                            client.incoming = kit.buffer();
+                            client.incoming.extend_from_slice(&scratch[taken..count]);
+                        }
+                    } else {
+                        client.incoming.extend_from_slice(&scratch[..count]);
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    client.is_readable = false;
+                    if client.incoming.is_empty() {
+                        return;
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return self.hang_up(place, kit),
+            }
+        }
+        self.list(place);
+    }
+
+    /// Remembers that this connection may go on.
+    fn list(&mut self, place: usize) {
+        if let Some(client) = self.clients.get_mut(place).filter(|client| !client.is_listed) {
+            client.is_listed = true;
+            self.listed.push_back(place);
+        }
+    }
+
+    /// How many connections may go on now.
+    pub(crate) fn listed(&self) -> usize {
+        self.listed.len()
+    }
+
+    /// Goes on with the connection that has waited longest.
+    pub(crate) fn go_on_next(&mut self, now: Time, kit: &mut Kit) {
+        let Some(place) = self.listed.pop_front() else { return };
+        if let Some(client) = self.clients.get_mut(place) {
+            client.is_listed = false;
+            self.go_on(place, now, kit);
+        }
+    }
+
+    /// The client sends no more. What it asked is still answered; half of a request never will be.
+    fn end_of_input(&mut self, place: usize, kit: &mut Kit) {
+        match self.clients[place].state {
+            State::Head | State::Body { .. } => {
+                self.counts.malformed += 1;
+                self.close(place, kit);
+            }
+            State::Idle | State::Closing | State::Waiting { .. } | State::Streaming { .. } => self.close(place, kit),
+        }
+    }
+
+    /// Takes what it can from the front of the bytes; returns how many that was.
+    fn understand(&mut self, place: usize, bytes: &[u8], now: Time, kit: &mut Kit) -> usize {
+        let mut taken = 0;
+        while taken < bytes.len() {
+            let Some(client) = self.clients.get_mut(place) else { return bytes.len() };
+            let rest = &bytes[taken..];
+            let understood = match &mut client.state {
+                State::Idle | State::Head => self.understand_head(place, rest, now, kit),
+                State::Body { .. } => self.understand_body(place, rest, now, kit),
+                State::Closing => Ok(rest.len()),
+                State::Waiting { .. } | State::Streaming { .. } => return taken,
+            };
+            match understood {
+                Ok(0) => return taken,
+                Ok(count) => taken += count,
+                Err(malformed) => {
+                    self.counts.malformed += 1;
+                    self.refuse(place, &Problem::new(malformed.status, malformed.why), now, kit);
+                    return bytes.len();
+                }
+            }
+        }
+        taken
+    }
+
+    fn understand_head(&mut self, place: usize, bytes: &[u8], now: Time, kit: &mut Kit) -> Result<usize, Malformed> {
+        let client = &mut self.clients[place];
+        let Some(head) = http::parse_request(bytes, &self.limits)? else {
+            if matches!(client.state, State::Idle) {
+                client.state = State::Head;
+                client.since = now;
+            }
+            return Ok(0);
+        };
+        let length = match head.framing {
+            Framing::Length(length) => length as usize,
+            Framing::Empty | Framing::Chunked | Framing::UntilClose => 0,
+        };
+        if kit.calls.bytes() + length > self.settings.bodies_bytes_max.size() {
+            return Err(Malformed { status: 503, why: "too many bytes of request bodies are held; ask again later" });
+        }
+        let exchange =
+            Exchange { is_http11: head.http11, keeps_alive: head.keep_alive, is_head: head.method == "HEAD" };
+        let mut request = kit.calls.buffer();
+        let parts = Request {
+            from: "http",
+            kind: "",
+            method: head.method,
+            target: head.target,
+            content_type: head.content_type.unwrap_or_default(),
+            host: head.host,
+            headers: head.headers_bytes,
+            body: b"",
+        };
+        Arc::make_mut(&mut request).fill(&parts);
+        client.since = now;
+        if head.framing == Framing::Empty {
+            self.complete(place, request, exchange);
+        } else {
+            if head.expect_continue && head.len == bytes.len() {
+                client.outgoing.bytes.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+                mark_dirty(place, client, &mut self.dirty, now);
+            }
+            let body = Body::new(head.framing, self.limits.body_bytes_max);
+            client.state = State::Body { body, request, exchange, held: 0 };
+            if body.is_done() {
+                self.understand_body(place, b"", now, kit)?;
+            }
+        }
+        Ok(head.len)
+    }
+
+    fn understand_body(&mut self, place: usize, bytes: &[u8], now: Time, kit: &mut Kit) -> Result<usize, Malformed> {
+        let client = &mut self.clients[place];
+        let State::Body { body, request, exchange, held } = &mut client.state else { return Ok(0) };
+        let exchange = *exchange;
+        let request_bytes = Arc::make_mut(request);
+        let before = request_bytes.len();
+        let taken = body.decode(bytes, request_bytes.body_mut())?;
+        let grown = request_bytes.len() - before;
+        *held += grown;
+        kit.calls.hold(grown);
+        client.since = now;
+        if kit.calls.bytes() > self.settings.bodies_bytes_max.size() {
+            return Err(Malformed { status: 503, why: "too many bytes of request bodies are held; ask again later" });
+        }
+        if body.is_done() {
+            if let State::Body { request, held, .. } = std::mem::replace(&mut client.state, State::Idle) {
+                kit.calls.let_go(held);
+                self.complete(place, request, exchange);
+            }
+        }
+        Ok(taken)
+    }
+
+    fn complete(&mut self, place: usize, request: Arc<RequestBuf>, exchange: Exchange) {
+        let client = &mut self.clients[place];
+        client.state = State::Waiting { ticket: None, exchange };
+        self.arrivals.push_back(Arrival { place, serial: client.serial, request });
+    }
+
+    /// The next complete request.
+    pub(crate) fn next_arrival(&mut self) -> Option<Arrival> {
+        self.arrivals.pop_front()
+    }
+
+    /// The request of this connection has become a call.
+    pub(crate) fn ticketed(&mut self, place: usize, ticket: Ticket) {
+        if let Some(State::Waiting { ticket: waiting, .. }) =
+            self.clients.get_mut(place).map(|client| &mut client.state)
+        {
+            *waiting = Some(ticket);
+        }
+    }
+
+    fn client(&mut self, place: usize, serial: u64) -> Option<&mut Client> {
+        self.clients.get_mut(place).filter(|client| client.serial == serial)
+    }
+
+    /// Answers the request that this connection waits for. `headers` are further lines, each ended by CRLF.
+    #[allow(clippy::too_many_arguments)]
+    pub(crate) fn respond(
+        &mut self,
+        place: usize,
+        serial: u64,
+        status: u16,
+        content_type: &str,
+        headers: &[u8],
+        body: &[u8],
+        now: Time,
+        kit: &mut Kit,
+    ) {
+        let is_draining = self.is_draining;
+        let date = self.date.text();
+        let Some(client) = self.clients.get_mut(place).filter(|client| client.serial == serial) else { return };
+        let State::Waiting { exchange, .. } = client.state else { return };
+        let keeps_alive = exchange.keeps_alive && !is_draining;
+        if client.outgoing.bytes.capacity() == 0 {
+            client.outgoing.bytes = kit.buffer();
+        }
+        let out = &mut client.outgoing.bytes;
+        write_head(out, status, content_type, headers, date, connection_line(exchange, keeps_alive));
+        if !matches!(status, 204 | 304) {
+            http::write_length(out, body.len() as u64);
+        }
+        out.extend_from_slice(b"\r\n");
+        if !exchange.is_head && !matches!(status, 204 | 304) {
+            out.extend_from_slice(body);
+        }
+        client.state = if keeps_alive { State::Idle } else { State::Closing };
+        client.since = now;
+        mark_dirty(place, client, &mut self.dirty, now);
+        if !client.incoming.is_empty() || client.is_readable {
+            self.list(place);
+        }
+    }
+
+    /// Answers with a problem.
+    pub(crate) fn respond_problem(&mut self, place: usize, serial: u64, problem: &Problem, now: Time, kit: &mut Kit) {
+        let mut headers = kit.buffer();
+        problem.write_headers(&mut headers);
+        let body = problem.body();
+        self.respond(place, serial, problem.status(), Problem::MEDIA_TYPE, &headers, body.as_bytes(), now, kit);
+        headers.clear();
+        kit.take_back(&mut headers);
+    }
+
+    /// Answers what is no request, and closes: where the next would begin nobody knows.
+    fn refuse(&mut self, place: usize, problem: &Problem, now: Time, kit: &mut Kit) {
+        let date = self.date.text();
+        let Some(client) = self.clients.get_mut(place) else { return };
+        if let State::Body { request, held, .. } = std::mem::replace(&mut client.state, State::Closing) {
+            kit.calls.let_go(held);
+            kit.calls.give_back(request);
+        }
+        client.incoming.clear();
+        client.since = now;
+        write_problem(&mut client.outgoing.bytes, problem, date, Some("close"));
+        mark_dirty(place, client, &mut self.dirty, now);
+    }
+
+    /// Begins an answer whose body flows. False if the client is gone.
+    #[allow(clippy::too_many_arguments)]
+    pub(crate) fn begin_stream(
+        &mut self,
+        place: usize,
+        serial: u64,
+        ticket: Ticket,
+        status: u16,
+        headers: &[u8],
+        length: Option<u64>,
+        now: Time,
+    ) {
+        let is_draining = self.is_draining;
+        let date = self.date.text();
+        let Some(client) = self.clients.get_mut(place).filter(|client| client.serial == serial) else { return };
+        let State::Waiting { mut exchange, .. } = client.state else { return };
+        let framing = match length {
+            _ if exchange.is_head || matches!(status, 204 | 304) => StreamFraming::Empty,
+            Some(length) => StreamFraming::Length(length),
+            None if exchange.is_http11 => StreamFraming::Chunked,
+            None => StreamFraming::UntilClose,
+        };
+        exchange.keeps_alive &= !is_draining && framing != StreamFraming::UntilClose;
+        let out = &mut client.outgoing.bytes;
+        write_head(out, status, "", headers, date, connection_line(exchange, exchange.keeps_alive));
+        match (framing, length) {
+            (StreamFraming::Chunked, _) => http::write_header(out, "Transfer-Encoding", b"chunked"),
+            (_, Some(length)) if !matches!(status, 204 | 304) => http::write_length(out, length),
+            _ => {}
+        }
+        out.extend_from_slice(b"\r\n");
+        client.state = State::Streaming { ticket, exchange, framing };
+        mark_dirty(place, client, &mut self.dirty, now);
+    }
+
+    /// Adds to an answer that flows. Returns whether its source should pause: the client is slow.
+    pub(crate) fn stream(&mut self, place: usize, serial: u64, bytes: &[u8], now: Time) -> bool {
+        let Some(client) = self.clients.get_mut(place).filter(|client| client.serial == serial) else { return false };
+        let State::Streaming { framing, .. } = &mut client.state else { return false };
+        match framing {
+            StreamFraming::Chunked => http::write_chunk(&mut client.outgoing.bytes, bytes),
+            StreamFraming::UntilClose => client.outgoing.bytes.extend_from_slice(bytes),
+            StreamFraming::Length(left) => {
+                // The decoder never yields more than the upstream's own length.
+                *left = left.saturating_sub(bytes.len() as u64);
+                client.outgoing.bytes.extend_from_slice(bytes);
+            }
+            StreamFraming::Empty => {}
+        }
+        mark_dirty(place, client, &mut self.dirty, now);
+        client.outgoing.len() > STREAM_BYTES_MAX
+    }
+
+    /// Whether an answer to this connection may flow on.
+    pub(crate) fn takes_more(&self, place: usize, serial: u64) -> bool {
+        let client = self.clients.get(place).filter(|client| client.serial == serial);
+        client.is_none_or(|client| client.outgoing.len() <= STREAM_BYTES_MAX / 2)
+    }
+
+    /// Whether the answer to this connection has begun to flow.
+    pub(crate) fn is_streaming(&self, place: usize, serial: u64) -> bool {
+        let client = self.clients.get(place).filter(|client| client.serial == serial);
+        client.is_some_and(|client| matches!(client.state, State::Streaming { .. }))
+    }
+
+    /// The answer that flows has ended; `is_whole` or broken off, which a client can only be told by closing.
+    pub(crate) fn end_stream(&mut self, place: usize, serial: u64, is_whole: bool, now: Time, kit: &mut Kit) {
+        let Some(client) = self.client(place, serial) else { return };
+        let State::Streaming { exchange, framing, .. } = client.state else { return };
+        if !is_whole || matches!(framing, StreamFraming::Length(1..)) {
+            // What was already produced is still sent, then the connection ends before the body does.
+            let _ = client.outgoing.write_to(&mut client.stream);
+            return self.close(place, kit);
+        }
+        if framing == StreamFraming::Chunked {
+            http::write_last_chunk(&mut client.outgoing.bytes);
+        }
+        client.state = if exchange.keeps_alive { State::Idle } else { State::Closing };
+        client.since = now;
+        let may_go_on = !client.incoming.is_empty() || client.is_readable;
+        let client = &mut self.clients[place];
+        mark_dirty(place, client, &mut self.dirty, now);
+        if may_go_on {
+            self.list(place);
+        }
+    }
+
+    /// Writes what has gathered in this turn.
+    pub(crate) fn flush(&mut self, now: Time, kit: &mut Kit) {
+        while let Some(place) = self.dirty.pop() {
+            if let Some(client) = self.clients.get_mut(place) {
+                client.is_dirty = false;
+                self.flush_one(place, now, kit);
+            }
+        }
+    }
+
+    fn flush_one(&mut self, place: usize, now: Time, kit: &mut Kit) {
+        let client = &mut self.clients[place];
+        let before = client.outgoing.len();
+        match client.outgoing.write_to(&mut client.stream) {
+            Err(_) => self.hang_up(place, kit),
+            Ok(true) => {
+                client.taken_at = now;
+                kit.take_back(&mut client.outgoing.bytes);
+                if matches!(client.state, State::Closing) {
+                    self.linger(place, kit);
+                }
+            }
+            Ok(false) => {
+                if client.outgoing.len() < before {
+                    client.taken_at = now;
+                }
+            }
+        }
+    }
+
+    /// All is said: no more is written. What the client still sends is read and dropped until it closes or its time is
+    /// up; closing with unread bytes would make the kernel send a reset that can overtake the answer.
+    fn linger(&mut self, place: usize, kit: &mut Kit) {
+        let client = &mut self.clients[place];
+        let is_shut = client.stream.shutdown(std::net::Shutdown::Write).is_ok();
+        if !is_shut || client.sees_end {
+            return self.close(place, kit);
+        }
+        if client.is_readable {
+            self.list(place);
+        }
+    }
+
+    /// Whether a sweep has anything to look at.
+    pub(crate) fn needs_sweep(&self) -> bool {
+        !self.clients.is_empty() || self.accepts_later
+    }
+
+    /// Ends what has taken too long. Called about once a second.
+    pub(crate) fn sweep(&mut self, now: Time, kit: &mut Kit) {
+        if self.accepts_later {
+            self.accept(now, kit);
+        }
+        let late: Vec<(usize, Late)> = self
+            .clients
+            .iter()
+            .filter_map(|(place, client)| Some((place, client.late(now, &self.settings)?)))
+            .collect();
+        for (place, late) in late {
+            match late {
+                Late::Quietly => self.close(place, kit),
+                Late::Deaf => {
+                    self.counts.timed_out += 1;
+                    self.hang_up(place, kit);
+                }
+                Late::Told(why) => {
+                    self.counts.timed_out += 1;
+                    self.refuse(place, &Problem::new(408, why), now, kit);
+                }
+            }
+        }
+    }
+
+    /// The time as HTTP tells it, for the answers of this turn.
+    pub(crate) fn set_date(&mut self, wall: SystemTime, now: Time) {
+        self.date.set(wall, now);
+    }
+
+    /// Writes what can be written at once, for the last time.
+    pub(crate) fn close_all(&mut self, now: Time, kit: &mut Kit) {
+        self.flush(now, kit);
+        let _ = kit.registry.deregister(&mut self.socket);
+        let places: Vec<usize> = self.clients.iter().map(|(place, _)| place).collect();
+        for place in places {
+            self.close(place, kit);
+        }
+    }
+}
+
+/// What has taken too long, and how its end is told.
+enum Late {
+    Quietly,
+    Deaf,
+    Told(&'static str),
+}
+
+impl Client {
+    /// Whether what is read now can be made use of.
+    fn listens(&self) -> bool {
+        !matches!(self.state, State::Waiting { .. } | State::Streaming { .. })
+    }
+
+    fn late(&self, now: Time, settings: &config::Http) -> Option<Late> {
+        let body_timeout = settings.body_timeout_ms.millis();
+        if !self.outgoing.is_empty() && now - self.taken_at > body_timeout {
+            return Some(Late::Deaf);
+        }
+        let waited = now - self.since;
+        match self.state {
+            State::Idle => (waited > settings.idle_timeout_ms.millis()).then_some(Late::Quietly),
+            State::Head => (waited > settings.head_timeout_ms.millis()).then_some(Late::Told("the head took too long")),
+            State::Body { .. } => (waited > body_timeout).then_some(Late::Told("the body took too long")),
+            State::Closing => (waited > LINGER && self.outgoing.is_empty()).then_some(Late::Quietly),
+            State::Waiting { .. } | State::Streaming { .. } => None,
+        }
+    }
+}
+
+/// How long a client is given to close after its last answer.
+const LINGER: Duration = Duration::from_secs(2);
+
+fn mark_dirty(place: usize, client: &mut Client, dirty: &mut Vec<usize>, now: Time) {
+    if !client.is_dirty {
+        client.is_dirty = true;
+        client.taken_at = now;
+        dirty.push(place);
+    }
+}
+
+fn connection_line(exchange: Exchange, keeps_alive: bool) -> Option<&'static str> {
+    match (keeps_alive, exchange.is_http11) {
+        (false, _) => Some("close"),
+        (true, false) => Some("keep-alive"),
+        (true, true) => None,
+    }
+}
+
+fn write_head(
+    out: &mut Vec<u8>,
+    status: u16,
+    content_type: &str,
+    headers: &[u8],
+    date: &str,
+    connection: Option<&str>,
+) {
+    http::write_status_line(out, status);
+    if !content_type.is_empty() {
+        http::write_header(out, "Content-Type", content_type.as_bytes());
+    }
+    out.extend_from_slice(headers);
+    http::write_header(out, "Date", date.as_bytes());
+    if let Some(connection) = connection {
+        http::write_header(out, "Connection", connection.as_bytes());
+    }
+}
+
+fn write_problem(out: &mut Vec<u8>, problem: &Problem, date: &str, connection: Option<&str>) {
+    let mut headers = Vec::new();
+    problem.write_headers(&mut headers);
+    let body = problem.body();
+    write_head(out, problem.status(), Problem::MEDIA_TYPE, &headers, date, connection);
+    http::write_length(out, body.len() as u64);
+    out.extend_from_slice(b"\r\n");
+    out.extend_from_slice(body.as_bytes());
+}
+
+/// The Date header, made once a second.
+#[derive(Default)]
+struct Date {
+    text: String,
+    made_at: Option<Time>,
+}
+
+impl Date {
+    fn set(&mut self, wall: SystemTime, now: Time) {
+        if self.made_at.is_none_or(|made_at| now - made_at >= Duration::from_millis(500)) {
+            self.made_at = Some(now);
+            self.text = httpdate::fmt_http_date(wall);
+        }
+    }
+
+    fn text(&self) -> &str {
+        &self.text
+    }
+}

@@ -1,0 +1,107 @@
+//! The one way by which other threads reach the reactor: a bounded channel and a waker that is rung once per batch.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+
+use crossbeam_channel::{bounded, Receiver, Sender, TrySendError};
+use demi_conductor::{Errand, Exit, Instance, Sample, Ticket, Verdict};
+use demi_platform::{Fault, Reply};
+use mio::Waker;
+
+use crate::handle::Wish;
+
+/// Most letters that wait; a thread that finds the box full waits for the reactor.
+const LETTERS_MAX: usize = 16_384;
+
+/// What another thread tells the reactor.
+pub(crate) enum Letter {
+    /// A worker is initialised.
+    Started(Instance),
+    /// A worker has ended.
+    Exited(Instance, Exit),
+    /// A worker was asked how it is.
+    Probed(Instance, Verdict),
+    /// A worker has dealt with a request.
+    Handled(Ticket, Instance, Handled),
+    /// The clerk measured the machine.
+    Measured(Sample),
+    /// The clerk kept a dead letter, and under which number.
+    Buried(Ticket, Result<u64, String>),
+    /// The clerk did another errand.
+    Stored(Errand, bool),
+    /// The host program wants something.
+    Wished(Wish),
+}
+
+/// What became of a request on a worker.
+pub(crate) enum Handled {
+    /// An answer.
+    Replied(Reply),
+    /// The platform said no.
+    Refused(Fault),
+    /// The platform panicked.
+    Panicked,
+}
+
+/// The sending end: one for each thread.
+#[derive(Clone)]
+pub(crate) struct Postbox {
+    letters: Sender<Letter>,
+    bell: Arc<Bell>,
+}
+
+struct Bell {
+    waker: Waker,
+    /// Rung and not yet answered: no need to ring again.
+    is_rung: AtomicBool,
+}
+
+/// The receiving end, on the reactor's thread.
+pub(crate) struct Mailbox {
+    letters: Receiver<Letter>,
+    bell: Arc<Bell>,
+}
+
+pub(crate) fn mailbox(waker: Waker) -> (Postbox, Mailbox) {
+    let (sender, receiver) = bounded(LETTERS_MAX);
+    let bell = Arc::new(Bell { waker, is_rung: AtomicBool::new(false) });
+    (Postbox { letters: sender, bell: Arc::clone(&bell) }, Mailbox { letters: receiver, bell })
+}
+
+impl Postbox {
+    /// Posts a letter; waits while the box is full. If the reactor is gone, the letter is dropped: nobody is left to
+    /// read it.
+    pub(crate) fn post(&self, letter: Letter) {
+        if self.letters.send(letter).is_ok() {
+            self.ring();
+        }
+    }
+
+    /// Posts a letter unless the box is full or the reactor is gone; then the letter comes back.
+    pub(crate) fn try_post(&self, letter: Letter) -> Result<(), TrySendError<Letter>> {
+        self.letters.try_send(letter)?;
+        self.ring();
+        Ok(())
+    }
+
+    fn ring(&self) {
+        if !self.bell.is_rung.swap(true, Ordering::AcqRel) {
+            // Waking fails only if the reactor's poll is gone, and with it whoever could be woken.
+            let _ = self.bell.waker.wake();
+        }
+    }
+}
+
+impl Mailbox {
+    /// To be called before letters are taken, so that one posted meanwhile rings again.
+    pub(crate) fn answer_bell(&self) {
+        self.bell.is_rung.store(false, Ordering::Release);
+        // A full fence: the store above must be seen before the letters below are looked at.
+        std::sync::atomic::fence(Ordering::SeqCst);
+    }
+
+    /// The next letter, if there is one.
+    pub(crate) fn take(&self) -> Option<Letter> {
+        self.letters.try_recv().ok()
+    }
+}

@@ -1,0 +1,747 @@
+//! Does what the conductor orders, and turns what happens into events.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use demi_conductor::config::{Config, Host};
+use demi_conductor::{
+    Action, Answer, Conductor, Errand, Event, Exit, Instance, Order, Outcome, Refusal, Signal, Ticket, Time, Verdict,
+};
+use demi_platform::{Adapter, FaultKind, Platform, RequestBuf, Settings};
+use signal_hook_mio::v1_0::Signals;
+
+use crate::api::{self, Facts, Page};
+use crate::calls::{Call, Link, Origin};
+use crate::children::{outcome_of_fault, Children, Recipe};
+use crate::clerk::Clerk;
+use crate::handle::{Answered, Caller, Handle, Wish};
+use crate::kit::{outcome_of_status, Kit, Readiness};
+use crate::listener::{Arrival, Listener};
+use crate::mailbox::{Handled, Letter, Mailbox, Postbox};
+use crate::problem::Problem;
+use crate::store::DeadLetter;
+use crate::tokens::Source;
+use crate::upstream::Upstreams;
+use crate::workers::{self, Worker};
+
+/// What is needed to start an instance of a platform.
+pub(crate) struct Blueprint {
+    pub(crate) name: String,
+    pub(crate) host: Host,
+    pub(crate) adapter: Option<Adapter>,
+    pub(crate) settings: Settings,
+    pub(crate) recipe: Option<Recipe>,
+    pub(crate) addresses: Vec<SocketAddr>,
+    pub(crate) health_path: Option<String>,
+    pub(crate) in_flight_max: u32,
+}
+
+/// What runs in a slot.
+enum Hosted {
+    Nothing,
+    Inline(Box<dyn Platform>),
+    Worker(Worker),
+    Child,
+    Upstream(SocketAddr),
+}
+
+/// A slot: what runs in it, and what it has left behind.
+struct Bay {
+    /// `platform/index`, for the log and for callers.
+    name: String,
+    hosted: Hosted,
+    /// Threads that could not be ended.
+    left_behind: u32,
+}
+
+/// A slot starts no further thread once so many of its threads could not be ended.
+const LEFT_BEHIND_MAX: u32 = 8;
+/// Letters taken from the mailbox in one turn; then others have theirs.
+const LETTERS_PER_TURN: usize = 1024;
+/// Longest streamed answer that is gathered for a host program's own request.
+const GATHERED_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+pub(crate) struct Shell {
+    pub(crate) kit: Kit,
+    pub(crate) now: Time,
+    pub(crate) listener: Listener,
+    pub(crate) exit: Option<u8>,
+    pub(crate) slow_turns: u64,
+    mailbox: Mailbox,
+    has_letters: bool,
+    postbox: Postbox,
+    clerk: Option<Clerk>,
+    children: Children,
+    upstreams: Upstreams,
+    signals: Option<Signals>,
+    blueprints: Vec<Blueprint>,
+    bays: Vec<Bay>,
+    /// Calls that have ended and whose callers are told once the clerk has kept them.
+    burials: BTreeMap<u64, (Call, Answer)>,
+    /// Streamed answers whose clients are slow.
+    paused: Vec<Ticket>,
+    dead_letters: u64,
+}
+
+impl Shell {
+    #[allow(clippy::too_many_arguments)]
+    pub(crate) fn new(
+        kit: Kit,
+        listener: Listener,
+        mailbox: Mailbox,
+        postbox: Postbox,
+        clerk: Clerk,
+        blueprints: Vec<Blueprint>,
+        signals: Option<Signals>,
+        dead_letters: u64,
+        config: &Config,
+    ) -> Shell {
+        let bay = |platform: &str, index: usize| Bay {
+            name: format!("{platform}/{index}"),
+            hosted: Hosted::Nothing,
+            left_behind: 0,
+        };
+        let bays = config
+            .platforms
+            .iter()
+            .flat_map(|platform| (0..platform.instances()).map(|index| bay(&platform.name, index)))
+            .collect();
+        Shell {
+            kit,
+            now: Time::ZERO,
+            listener,
+            exit: None,
+            slow_turns: 0,
+            mailbox,
+            has_letters: false,
+            postbox,
+            clerk: Some(clerk),
+            children: Children::default(),
+            upstreams: Upstreams::new(&config.http),
+            signals,
+            blueprints,
+            bays,
+            burials: BTreeMap::new(),
+            paused: Vec::new(),
+            dead_letters,
+        }
+    }
+
+    pub(crate) fn set_now(&mut self, now: Time) {
+        self.now = now;
+        self.listener.set_date(SystemTime::now(), now);
+    }
+
+    pub(crate) fn handle(&self) -> Handle {
+        Handle { postbox: self.postbox.clone() }
+    }
+
+    // ---- what happens -------------------------------------------------------------------------------------------
+
+    /// Lets a ready source yield what happened.
+    pub(crate) fn ready(&mut self, event: &mio::event::Event, conductor: &Conductor) {
+        let readiness = Readiness::of(event);
+        match Source::of(event.token()) {
+            Some(Source::Listener) => self.listener.accept(self.now, &mut self.kit),
+            Some(Source::Mailbox) => self.take_letters(conductor),
+            Some(Source::Signals) => self.take_signals(),
+            Some(Source::Client(place)) => self.listener.ready(place, readiness, self.now, &mut self.kit),
+            Some(Source::Upstream(place)) => self.upstreams.ready(place, readiness, self.now, &mut self.kit),
+            Some(Source::ChildInput(place)) => self.children.write(place, &mut self.kit),
+            Some(Source::ChildOutput(place)) => self.children.read(place, &mut self.kit),
+            Some(Source::ChildErrors(place)) => self.children.read_errors(place, &mut self.kit),
+            Some(Source::ChildEnd(place)) => self.children.end(place, &mut self.kit),
+            None => {}
+        }
+    }
+
+    fn take_signals(&mut self) {
+        let Some(signals) = &mut self.signals else { return };
+        for signal in signals.pending() {
+            log::info!("signal {signal} orders the end");
+            self.kit.events.push_back(Event::Ordered(Order::Stop));
+        }
+    }
+
+    fn take_letters(&mut self, conductor: &Conductor) {
+        self.mailbox.answer_bell();
+        self.has_letters = false;
+        for _ in 0..LETTERS_PER_TURN {
+            let Some(letter) = self.mailbox.take() else { return };
+            self.take_letter(letter, conductor);
+        }
+        self.has_letters = true;
+    }
+
+    fn take_letter(&mut self, letter: Letter, conductor: &Conductor) {
+        let event = match letter {
+            Letter::Started(instance) => Event::Started { instance },
+            Letter::Probed(instance, verdict) => Event::Probed { instance, verdict },
+            Letter::Exited(instance, exit) => Event::Exited { instance, exit },
+            Letter::Measured(sample) => Event::Measured { sample },
+            Letter::Stored(errand, done) => Event::Stored { errand, done },
+            Letter::Handled(ticket, instance, handled) => {
+                let outcome = self.take_handled(ticket, instance, handled);
+                Event::Answered { ticket, instance, outcome }
+            }
+            Letter::Buried(ticket, number) => return self.buried(ticket, number),
+            Letter::Wished(Wish::Stop) => Event::Ordered(Order::Stop),
+            Letter::Wished(Wish::Ask(request, caller)) => return self.asked_by_host(request, caller, conductor),
+            Letter::Wished(Wish::Status(sender)) => {
+                // Whoever does not wait any more needs no answer.
+                let _ = sender.try_send(self.with_facts(|facts| api::status_json(conductor, facts)));
+                return;
+            }
+        };
+        self.kit.events.push_back(event);
+    }
+
+    fn take_handled(&mut self, ticket: Ticket, instance: Instance, handled: Handled) -> Outcome {
+        let call = self.kit.calls.get(ticket).filter(|call| call.instance == Some(instance));
+        match handled {
+            Handled::Replied(reply) => {
+                let outcome = outcome_of_status(reply.status);
+                if let Some(call) = call {
+                    call.reply = reply;
+                }
+                outcome
+            }
+            Handled::Refused(fault) => {
+                let outcome = outcome_of_fault(fault.kind);
+                if let Some(call) = call {
+                    call.fault = Some(fault);
+                }
+                outcome
+            }
+            Handled::Panicked => Outcome::Broken,
+        }
+    }
+
+    /// Takes one complete request from the listener. False if there is none.
+    pub(crate) fn take_arrival(&mut self, conductor: &Conductor) -> bool {
+        let Some(arrival) = self.listener.next_arrival() else { return false };
+        self.arrived(arrival, conductor);
+        true
+    }
+
+    fn arrived(&mut self, arrival: Arrival, conductor: &Conductor) {
+        let Arrival { place, serial, request } = arrival;
+        let view = request.request();
+        let origin = Origin::Client { place, serial };
+        let Some(page) = Page::of(view.path()) else {
+            let route = conductor.router().find(&api::question(&view, true));
+            let idempotent = api::is_idempotent(&view);
+            let ticket = self.kit.calls.open(request, origin);
+            self.listener.ticketed(place, ticket);
+            return self.kit.events.push_back(Event::Asked { ticket, route, idempotent });
+        };
+        let allowed = if page == Page::Requests { "POST" } else { "GET, HEAD" };
+        let is_allowed = allowed.split(", ").any(|method| method == view.method);
+        if page == Page::Unknown || !is_allowed {
+            let problem = match page {
+                Page::Unknown => Problem::new(404, "there is no such page; see GET /v1/status"),
+                _ => {
+                    let detail = format!("{} does not take {}; use {allowed}", view.path(), view.method);
+                    Problem::new(405, detail).allow(allowed)
+                }
+            };
+            self.listener.respond_problem(place, serial, &problem, self.now, &mut self.kit);
+        } else if page == Page::Requests {
+            self.asked_over_api(place, serial, &request, conductor);
+        } else {
+            let answered = self.with_facts(|facts| api::answer(page, conductor, facts));
+            match answered {
+                Ok(page) => {
+                    let (now, kit) = (self.now, &mut self.kit);
+                    self.listener.respond(place, serial, page.status, page.content_type, b"", &page.body, now, kit);
+                }
+                Err(problem) => self.listener.respond_problem(place, serial, &problem, self.now, &mut self.kit),
+            }
+        }
+        self.kit.calls.give_back(request);
+    }
+
+    fn asked_over_api(&mut self, place: usize, serial: u64, request: &RequestBuf, conductor: &Conductor) {
+        let outer = request.request();
+        let mut buffer = self.kit.calls.buffer();
+        let asked = api::read_ask(outer.body, |inner| {
+            Arc::make_mut(&mut buffer).fill(inner);
+            conductor.router().find(&api::question(inner, false))
+        });
+        match asked {
+            Ok(route) => {
+                let idempotent = api::is_idempotent(&outer);
+                let ticket = self.kit.calls.open(buffer, Origin::Client { place, serial });
+                self.listener.ticketed(place, ticket);
+                self.kit.events.push_back(Event::Asked { ticket, route, idempotent });
+            }
+            Err(problem) => {
+                self.kit.calls.give_back(buffer);
+                self.listener.respond_problem(place, serial, &problem, self.now, &mut self.kit);
+            }
+        }
+    }
+
+    fn asked_by_host(&mut self, request: RequestBuf, caller: Caller, conductor: &Conductor) {
+        let view = request.request();
+        let route = conductor.router().find(&api::question(&view, false));
+        let idempotent = view.is_idempotent();
+        let ticket = self.kit.calls.open(Arc::new(request), Origin::Caller(caller));
+        self.kit.events.push_back(Event::Asked { ticket, route, idempotent });
+    }
+
+    fn with_facts<T>(&self, ask: impl FnOnce(&Facts<'_>) -> T) -> T {
+        ask(&Facts {
+            now: self.now,
+            connections: self.listener.len(),
+            counts: self.listener.counts(),
+            listen: self.listener.address(),
+            dead_letters: self.dead_letters,
+            slow_turns: self.slow_turns,
+            body_bytes: self.kit.calls.bytes(),
+            pid_of: &|slot| self.children.pid(slot),
+        })
+    }
+
+    // ---- turns --------------------------------------------------------------------------------------------------
+
+    /// Whether something is left to do without any news.
+    pub(crate) fn has_more(&self) -> bool {
+        self.has_letters
+            || self.listener.listed() > 0
+            || self.children.has_unread()
+            || self.upstreams.has_unread()
+            || !self.kit.events.is_empty()
+    }
+
+    /// Goes on where the last turn left off.
+    pub(crate) fn read_rest(&mut self, conductor: &Conductor) {
+        if self.has_letters {
+            self.take_letters(conductor);
+        }
+        self.children.read_rest(&mut self.kit);
+        self.upstreams.read_rest(self.now, &mut self.kit);
+    }
+
+    /// Goes on with the client that has waited longest.
+    pub(crate) fn go_on_next(&mut self) {
+        self.listener.go_on_next(self.now, &mut self.kit);
+    }
+
+    /// Whether a sweep has anything to look at.
+    pub(crate) fn needs_sweep(&self) -> bool {
+        self.listener.needs_sweep() || self.upstreams.needs_sweep()
+    }
+
+    /// Ends what has taken too long on connections.
+    pub(crate) fn sweep(&mut self) {
+        self.listener.sweep(self.now, &mut self.kit);
+        self.upstreams.sweep(self.now, &mut self.kit);
+    }
+
+    /// Writes what has gathered for clients, and lets streams flow again whose clients have caught up.
+    pub(crate) fn flush(&mut self) {
+        self.listener.flush(self.now, &mut self.kit);
+        let (calls, listener, upstreams) = (&mut self.kit.calls, &self.listener, &mut self.upstreams);
+        self.paused.retain(|ticket| {
+            let Some(call) = calls.get(*ticket) else { return false };
+            let Origin::Client { place, serial } = call.origin else { return false };
+            let stays_paused = !listener.takes_more(place, serial);
+            if let (false, Link::Upstream(upstream)) = (stays_paused, call.link) {
+                upstreams.pause(upstream, false);
+            }
+            stays_paused
+        });
+    }
+
+    /// Moves the bodies of streamed answers from their upstreams to their clients.
+    pub(crate) fn move_streams(&mut self) {
+        while let Some(ticket) = self.upstreams.next_relay() {
+            let Some(call) = self.kit.calls.get(ticket) else { continue };
+            match call.origin {
+                Origin::Client { place, serial } => {
+                    let is_slow = self.listener.stream(place, serial, &call.reply.body, self.now);
+                    call.reply.body.clear();
+                    if let (true, Link::Upstream(upstream)) = (is_slow, call.link) {
+                        self.upstreams.pause(upstream, true);
+                        if !self.paused.contains(&ticket) {
+                            self.paused.push(ticket);
+                        }
+                    }
+                }
+                Origin::Caller(_) if call.reply.body.len() > GATHERED_BYTES_MAX => {
+                    let (link, instance) = (call.link, call.instance);
+                    if let (Link::Upstream(upstream), Some(instance)) = (link, instance) {
+                        self.upstreams.cancel(ticket, upstream, &mut self.kit);
+                        let outcome = Outcome::Broken;
+                        self.kit.events.push_back(Event::Answered { ticket, instance, outcome });
+                    }
+                }
+                Origin::Caller(_) | Origin::Nobody => {}
+            }
+        }
+    }
+
+    // ---- what the conductor orders ------------------------------------------------------------------------------
+
+    pub(crate) fn perform(&mut self, action: Action, conductor: &Conductor) {
+        match action {
+            Action::Dispatch { ticket, instance } => self.dispatch(ticket, instance),
+            Action::Relay { ticket } => self.relay(ticket),
+            Action::Answer { ticket, answer } => self.answer(ticket, answer),
+            Action::Cancel { ticket, instance } => self.cancel(ticket, instance),
+            Action::Bury { ticket, answer, attempts } => self.bury(ticket, answer, attempts, conductor),
+            Action::Probe { instance } => self.probe(instance, conductor),
+            Action::Start { instance } => self.start(instance, conductor),
+            Action::Signal { instance, signal } => self.signal(instance, signal),
+            Action::Measure => {
+                if !self.clerk.as_ref().is_some_and(Clerk::measure) {
+                    log::debug!("the clerk is too busy to measure");
+                }
+            }
+            Action::Admit(true) => self.admit(),
+            Action::Admit(false) => {
+                log::info!("ending: no request is admitted any more");
+                self.listener.drain(&mut self.kit);
+            }
+            Action::Flush => {
+                if !self.clerk.as_ref().is_some_and(Clerk::flush) {
+                    self.kit.events.push_back(Event::Stored { errand: Errand::Flush, done: false });
+                }
+            }
+            Action::Exit(code) => self.end(code),
+        }
+    }
+
+    fn admit(&mut self) {
+        match self.listener.admit(&self.kit.registry) {
+            Ok(()) => log::info!("listening on http://{}", self.listener.address()),
+            Err(error) => {
+                log::error!("the listener cannot be polled: {error}");
+                self.exit = Some(5);
+            }
+        }
+    }
+
+    fn end(&mut self, code: u8) {
+        self.listener.close_all(self.now, &mut self.kit);
+        self.children.kill_all();
+        if let Some(clerk) = self.clerk.take() {
+            clerk.finish();
+        }
+        log::info!("ended with code {code}");
+        self.exit = Some(code);
+    }
+
+    fn dispatch(&mut self, ticket: Ticket, instance: Instance) {
+        let bay = &mut self.bays[instance.slot as usize];
+        let Some(call) = self.kit.calls.reset(ticket, instance) else { return };
+        let outcome = match &mut bay.hosted {
+            Hosted::Inline(platform) => {
+                match workers::handle_caught(platform.as_mut(), &call.request, &mut call.reply, &bay.name) {
+                    Some(Ok(())) => outcome_of_status(call.reply.status),
+                    Some(Err(fault)) => {
+                        let outcome = outcome_of_fault(fault.kind);
+                        call.fault = Some(fault);
+                        outcome
+                    }
+                    None => {
+                        // Nobody can vouch for its state: it ends, and the conductor starts it anew.
+                        bay.hosted = Hosted::Nothing;
+                        let exit = Exit::Misbehaved;
+                        self.kit.events.push_back(Event::Answered { ticket, instance, outcome: Outcome::Broken });
+                        return self.kit.events.push_back(Event::Exited { instance, exit });
+                    }
+                }
+            }
+            Hosted::Worker(worker) => {
+                if worker.handle(ticket, Arc::clone(&call.request)) {
+                    return;
+                }
+                Outcome::Unsent
+            }
+            Hosted::Child => return self.children.handle(ticket, instance, &mut self.kit),
+            Hosted::Upstream(address) => {
+                return self.upstreams.handle(ticket, instance, *address, self.now, &mut self.kit);
+            }
+            Hosted::Nothing => Outcome::Unsent,
+        };
+        self.kit.events.push_back(Event::Answered { ticket, instance, outcome });
+    }
+
+    fn relay(&mut self, ticket: Ticket) {
+        let Some(call) = self.kit.calls.get(ticket) else { return };
+        if let Origin::Client { place, serial } = call.origin {
+            let (status, length) = (call.reply.status, call.length);
+            self.listener.begin_stream(place, serial, ticket, status, &call.head, length, self.now);
+        }
+        if let Link::Upstream(upstream) = call.link {
+            self.upstreams.relay(ticket, upstream, self.now, &mut self.kit);
+        }
+    }
+
+    fn cancel(&mut self, ticket: Ticket, instance: Instance) {
+        match self.kit.calls.get(ticket).map(|call| call.link) {
+            Some(Link::Child(id)) => self.children.cancel(id, instance, &mut self.kit),
+            Some(Link::Upstream(upstream)) => self.upstreams.cancel(ticket, upstream, &mut self.kit),
+            Some(Link::None) | None => {}
+        }
+    }
+
+    fn probe(&mut self, instance: Instance, conductor: &Conductor) {
+        let bay = &mut self.bays[instance.slot as usize];
+        let verdict = match &mut bay.hosted {
+            Hosted::Inline(platform) => workers::check_health(platform.as_mut(), &bay.name),
+            Hosted::Worker(worker) if worker.probe() => return,
+            Hosted::Worker(_) => Verdict::Busy,
+            Hosted::Child => return self.children.probe(instance, &mut self.kit),
+            Hosted::Upstream(address) => {
+                let path = self.blueprints[conductor.platform_of(instance)].health_path.as_deref();
+                return self.upstreams.probe(instance, *address, path, self.now, &mut self.kit);
+            }
+            Hosted::Nothing => Verdict::Fail,
+        };
+        self.kit.events.push_back(Event::Probed { instance, verdict });
+    }
+
+    fn start(&mut self, instance: Instance, conductor: &Conductor) {
+        let blueprint = &self.blueprints[conductor.platform_of(instance)];
+        let index = conductor.index_of(instance) as usize;
+        let bay = &mut self.bays[instance.slot as usize];
+        let started = match (blueprint.host, blueprint.adapter, &blueprint.recipe) {
+            (Host::Inline, Some(adapter), _) => workers::make_platform(adapter, &blueprint.settings, &bay.name)
+                .map(Hosted::Inline)
+                .ok_or(Exit::NotInitialised),
+            (Host::Threads(_), Some(adapter), _) if bay.left_behind < LEFT_BEHIND_MAX => {
+                let settings = blueprint.settings.clone();
+                let postbox = self.postbox.clone();
+                Worker::start(instance, &bay.name, adapter, settings, blueprint.in_flight_max, postbox)
+                    .map(Hosted::Worker)
+                    .map_err(|error| not_started(&bay.name, &error))
+            }
+            (Host::Threads(_), Some(_), _) => {
+                log::error!("{}: {LEFT_BEHIND_MAX} of its threads could not be ended; no more are started", bay.name);
+                Err(Exit::NotStarted)
+            }
+            (Host::Process(_), _, Some(recipe)) => self
+                .children
+                .start(instance, &bay.name, recipe, &mut self.kit)
+                .map(|()| Hosted::Child)
+                .map_err(|error| not_started(&format!("{}: {}", bay.name, recipe.program.display()), &error)),
+            (Host::Http, _, _) => {
+                blueprint.addresses.get(index).map(|address| Hosted::Upstream(*address)).ok_or(Exit::NotStarted)
+            }
+            (Host::Inline | Host::Threads(_), None, _) | (Host::Process(_), _, None) => Err(Exit::NotStarted),
+        };
+        match started {
+            Ok(hosted) => {
+                let is_at_once = matches!(hosted, Hosted::Inline(_) | Hosted::Upstream(_));
+                bay.hosted = hosted;
+                if is_at_once {
+                    self.kit.events.push_back(Event::Started { instance });
+                }
+            }
+            Err(exit) => {
+                bay.hosted = Hosted::Nothing;
+                self.kit.events.push_back(Event::Exited { instance, exit });
+            }
+        }
+    }
+
+    fn signal(&mut self, instance: Instance, signal: Signal) {
+        let bay = &mut self.bays[instance.slot as usize];
+        let exit = match (&mut bay.hosted, signal) {
+            (Hosted::Inline(platform), _) => {
+                platform.shutdown();
+                Exit::Code(0)
+            }
+            (Hosted::Worker(worker), Signal::Terminate) => return worker.stop(),
+            (Hosted::Worker(_), Signal::Kill) => {
+                bay.left_behind += 1;
+                log::warn!("{}: its thread does not end and is left behind", bay.name);
+                Exit::Abandoned
+            }
+            (Hosted::Child, signal) => return self.children.signal(instance, signal, &mut self.kit),
+            (Hosted::Upstream(_), _) => {
+                self.upstreams.stop(instance, &mut self.kit);
+                Exit::Code(0)
+            }
+            (Hosted::Nothing, _) => return,
+        };
+        bay.hosted = Hosted::Nothing;
+        self.kit.events.push_back(Event::Exited { instance, exit });
+    }
+
+    // ---- how a call ends ----------------------------------------------------------------------------------------
+
+    fn answer(&mut self, ticket: Ticket, answer: Answer) {
+        if let Some(call) = self.kit.calls.close(ticket) {
+            self.tell(call, answer, None);
+        }
+    }
+
+    fn bury(&mut self, ticket: Ticket, answer: Answer, attempts: u32, conductor: &Conductor) {
+        let Some(call) = self.kit.calls.close(ticket) else { return };
+        let request = call.request.request();
+        let platform = call.instance.map(|instance| conductor.platform_of(instance));
+        let letter = DeadLetter {
+            buried_at_unix_ms: unix_millis(),
+            platform: platform.map(|platform| self.blueprints[platform].name.clone()).unwrap_or_default(),
+            reason: reason(&call, answer),
+            attempts,
+            from: request.from.to_owned(),
+            kind: request.kind.to_owned(),
+            method: request.method.to_owned(),
+            target: request.target.to_owned(),
+            content_type: request.content_type.to_owned(),
+            body: request.body.to_vec(),
+        };
+        if self.clerk.as_ref().is_some_and(|clerk| clerk.bury(ticket, letter)) {
+            self.burials.insert(ticket.number(), (call, answer));
+        } else {
+            log::error!("a dead letter could not be kept: too much is waiting for the store");
+            self.kit.events.push_back(Event::Stored { errand: Errand::Bury, done: false });
+            self.tell(call, answer, None);
+        }
+    }
+
+    fn buried(&mut self, ticket: Ticket, number: Result<u64, String>) {
+        match &number {
+            Ok(_) => self.dead_letters += 1,
+            Err(error) => log::error!("a dead letter could not be kept: {error}"),
+        }
+        if let Some((call, answer)) = self.burials.remove(&ticket.number()) {
+            self.tell(call, answer, number.ok());
+        }
+    }
+
+    /// Tells whoever waits; `dead_letter` is the number under which the request was kept.
+    fn tell(&mut self, mut call: Call, answer: Answer, dead_letter: Option<u64>) {
+        let name = call.instance.map_or("", |instance| self.bays[instance.slot as usize].name.as_str());
+        let problem = problem(&call, answer, name).map(|problem| problem.dead_letter(dead_letter));
+        match std::mem::replace(&mut call.origin, Origin::Nobody) {
+            Origin::Client { place, serial } if self.listener.is_streaming(place, serial) => {
+                self.listener.end_stream(place, serial, problem.is_none(), self.now, &mut self.kit);
+            }
+            Origin::Client { place, serial } => match problem {
+                Some(problem) => self.listener.respond_problem(place, serial, &problem, self.now, &mut self.kit),
+                None => self.respond(place, serial, &call, dead_letter),
+            },
+            Origin::Caller(caller) => {
+                let reply = &mut call.reply;
+                let answered = match problem {
+                    Some(problem) => Answered {
+                        status: problem.status(),
+                        content_type: Problem::MEDIA_TYPE.to_owned(),
+                        body: problem.body().into_bytes(),
+                    },
+                    None => Answered {
+                        status: reply.status,
+                        content_type: reply.content_type.clone(),
+                        body: std::mem::take(&mut reply.body),
+                    },
+                };
+                // Whoever does not wait any more needs no answer.
+                let _ = caller.0.try_send(answered);
+            }
+            Origin::Nobody => {}
+        }
+        self.kit.calls.recycle(call);
+    }
+
+    /// Passes on what the platform answered.
+    fn respond(&mut self, place: usize, serial: u64, call: &Call, dead_letter: Option<u64>) {
+        let reply = &call.reply;
+        let is_head = call.request.request().method == "HEAD";
+        if call.has_head && is_head {
+            let (ticket, now) = (call.ticket, self.now);
+            self.listener.begin_stream(place, serial, ticket, reply.status, &call.head, call.length, now);
+            return self.listener.end_stream(place, serial, true, now, &mut self.kit);
+        }
+        let mut headers = self.kit.buffer();
+        let content_type = if call.has_head {
+            headers.extend_from_slice(&call.head);
+            ""
+        } else {
+            reply.content_type.as_str()
+        };
+        if let Some(instance) = call.instance {
+            crate::http::write_header(&mut headers, "Demi-Instance", self.bays[instance.slot as usize].name.as_bytes());
+        }
+        if let Some(number) = dead_letter {
+            crate::http::write_header(&mut headers, "Demi-Dead-Letter", number.to_string().as_bytes());
+        }
+        let (now, kit) = (self.now, &mut self.kit);
+        self.listener.respond(place, serial, reply.status, content_type, &headers, &reply.body, now, kit);
+        headers.clear();
+        self.kit.take_back(&mut headers);
+    }
+}
+
+impl Drop for Shell {
+    /// However the reactor ends, no child is left behind.
+    fn drop(&mut self) {
+        self.children.kill_all();
+    }
+}
+
+fn not_started(name: &str, error: &std::io::Error) -> Exit {
+    log::error!("{name} could not be started: {error}");
+    Exit::NotStarted
+}
+
+fn unix_millis() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
+/// What the caller is told if it is not what the platform answered.
+fn problem(call: &Call, answer: Answer, name: &str) -> Option<Problem> {
+    let platform = name.split('/').next().unwrap_or_default();
+    let problem = match (answer, &call.fault) {
+        (Answer::Relayed, None) | (Answer::Unheard, _) => return None,
+        (Answer::Relayed, Some(fault)) => match fault.kind {
+            FaultKind::Mistaken => Problem::new(400, &fault.message).code("mistaken"),
+            FaultKind::Failed => Problem::new(502, &fault.message).code("failed"),
+            FaultKind::Busy => {
+                Problem::new(503, &fault.message).code("busy").retry_after(std::time::Duration::from_secs(1))
+            }
+        },
+        (Answer::Broken, fault) => {
+            let detail = match fault {
+                Some(fault) => format!("{name} broke before it answered: {fault}"),
+                None => format!("{name} broke before it answered"),
+            };
+            Problem::new(502, detail).code("broken")
+        }
+        (Answer::TimedOut, _) => Problem::new(504, format!("{name} did not answer in time")).code("timed_out"),
+        (Answer::NoRoute, _) => {
+            Problem::new(404, "no route matches this request; see `routes` in the configuration").code("no_route")
+        }
+        (Answer::Refused(refusal, after), _) => {
+            let why = match refusal {
+                Refusal::QueueFull => "as many requests wait for the platform as may",
+                Refusal::QueueTimeout => "no instance became free in time",
+                Refusal::BreakerOpen => "its breaker is open after repeated failures",
+                Refusal::NotReady => "no instance of the platform is up",
+                Refusal::Draining => "Demi is ending",
+                Refusal::TooMany => "as many requests are under way as may",
+            };
+            Problem::new(503, why).code(refusal.name()).retry_after(after)
+        }
+    };
+    Some(if platform.is_empty() { problem } else { problem.platform(platform) })
+}
+
+/// Why a request was kept, for whoever looks at it later.
+fn reason(call: &Call, answer: Answer) -> String {
+    match (answer, &call.fault) {
+        (_, Some(fault)) => fault.message.clone(),
+        (Answer::Relayed, None) => format!("it answered with status {}", call.reply.status),
+        (Answer::Broken, None) => "it broke before it answered".to_owned(),
+        (Answer::TimedOut, None) => "it did not answer in time".to_owned(),
+        (Answer::Refused(refusal, _), None) => refusal.name().to_owned(),
+        (Answer::NoRoute | Answer::Unheard, None) => "nobody was asked".to_owned(),
+    }
+}

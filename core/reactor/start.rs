@@ -1,0 +1,200 @@
+//! From a configuration to a reactor that is ready to turn, step by step, each timed.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant, SystemTime};
+
+use demi_conductor::config::{Config, Host, Mistake};
+use demi_conductor::{Conductor, Time};
+use demi_platform::Adapter;
+use mio::{Events, Poll, Waker};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook_mio::v1_0::Signals;
+
+use crate::children::Recipe;
+use crate::clerk::Clerk;
+use crate::kit::Kit;
+use crate::listener::Listener;
+use crate::mailbox::mailbox;
+use crate::port;
+use crate::shell::{Blueprint, Shell};
+use crate::store::{Store, StoreError};
+use crate::tokens::Source;
+use crate::{Reactor, EVENTS_PER_TURN};
+
+/// What a host program decides and a configuration cannot know.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Where relative paths of the configuration start. Default: the working directory.
+    pub base: PathBuf,
+    /// What `{demi}` in a command stands for. Default: the running executable.
+    pub executable: Option<PathBuf>,
+    /// Whether TERM, INT and HUP order the end. Default: signals are the host program's business.
+    pub handles_signals: bool,
+    /// Decides every choice and jitter. Default: drawn from the clock and the process number.
+    pub seed: Option<u64>,
+    /// When the program began, for the line that tells how long the start took.
+    pub began: Option<Instant>,
+}
+
+/// Why the reactor could not be made.
+#[derive(Debug)]
+pub enum StartError {
+    /// The configuration contradicts itself or names what is not there.
+    Config(Vec<Mistake>),
+    /// The store cannot be used.
+    Store(String),
+    /// The address cannot be listened on.
+    Listen(String),
+    /// The system has no descriptor or thread to give.
+    System(std::io::Error),
+}
+
+impl StartError {
+    /// The exit code that says so: 3 configuration, 4 store, 5 listener, 1 anything else.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            StartError::Config(_) => 3,
+            StartError::Store(_) => 4,
+            StartError::Listen(_) => 5,
+            StartError::System(_) => 1,
+        }
+    }
+}
+
+impl std::fmt::Display for StartError {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            StartError::Config(mistakes) => {
+                for (index, mistake) in mistakes.iter().enumerate() {
+                    write!(formatter, "{}{mistake}", if index == 0 { "" } else { "\n" })?;
+                }
+                Ok(())
+            }
+            StartError::Store(what) | StartError::Listen(what) => formatter.write_str(what),
+            StartError::System(error) => write!(formatter, "the system refused what every start needs: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+impl From<std::io::Error> for StartError {
+    fn from(error: std::io::Error) -> StartError {
+        StartError::System(error)
+    }
+}
+
+impl From<StoreError> for StartError {
+    fn from(error: StoreError) -> StartError {
+        StartError::Store(error.to_string())
+    }
+}
+
+/// Times the steps of the start for one line in the log.
+struct Steps {
+    began: Instant,
+    last: Instant,
+    text: String,
+}
+
+impl Steps {
+    fn done(&mut self, name: &str) {
+        let now = Instant::now();
+        let separator = if self.text.is_empty() { "" } else { ", " };
+        self.text.push_str(&format!("{separator}{name} {:.1}", millis(now - self.last)));
+        self.last = now;
+    }
+}
+
+fn millis(span: Duration) -> f64 {
+    span.as_secs_f64() * 1000.0
+}
+
+impl Reactor {
+    /// Opens the store, registers the platforms and binds the listener. Nothing is started or accepted before the
+    /// first turn. Blocks while the store is opened.
+    ///
+    /// # Errors
+    /// See [`StartError`]; nothing is left behind.
+    pub fn new(config: &Config, adapters: &[Adapter], options: Options) -> Result<Reactor, StartError> {
+        let started = Instant::now();
+        let began = options.began.unwrap_or(started);
+        let mut steps = Steps { began, last: began, text: String::new() };
+        let names: Vec<&str> = adapters.iter().map(|adapter| adapter.name).collect();
+        let mistakes = config.mistakes(&names);
+        if !mistakes.is_empty() {
+            return Err(StartError::Config(mistakes));
+        }
+        steps.done("config");
+        let poll = Poll::new()?;
+        let signals = options.handles_signals.then(|| register_signals(&poll)).transpose()?;
+        let listener = Listener::bind(&config.http)
+            .map_err(|error| StartError::Listen(port::explain(&config.http.listen, &error)))?;
+        steps.done("listener");
+        let path = options.base.join(&config.store.path);
+        let store = Store::open(&path, config.store.cache_bytes.value(), config.store.dead_letters_max.value())?;
+        let dead_letters = store.dead_letters();
+        steps.done("store");
+        let executable = match options.executable {
+            Some(executable) => executable,
+            None => std::env::current_exe()?,
+        };
+        let blueprints: Vec<Blueprint> =
+            config.platforms.iter().map(|platform| blueprint(platform, adapters, &executable)).collect();
+        let (postbox, mailbox) = mailbox(Waker::new(poll.registry(), Source::Mailbox.into())?);
+        let clerk = Clerk::start(store, postbox.clone())?;
+        let seed = options.seed.unwrap_or_else(draw_seed);
+        let conductor = Conductor::new(config, seed);
+        let kit = Kit::new(poll.registry().try_clone()?);
+        steps.done("platforms");
+        let mut shell = Shell::new(kit, listener, mailbox, postbox, clerk, blueprints, signals, dead_letters, config);
+        shell.set_now(Time::ZERO);
+        log::info!("assembled in {:.1} ms ({})", millis(steps.last - steps.began), steps.text);
+        Ok(Reactor {
+            poll,
+            events: Events::with_capacity(EVENTS_PER_TURN),
+            conductor,
+            actions: Vec::new(),
+            shell,
+            started,
+            next_sweep: Time::ZERO,
+            has_begun: false,
+        })
+    }
+}
+
+fn register_signals(poll: &Poll) -> std::io::Result<Signals> {
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
+    poll.registry().register(&mut signals, Source::Signals.into(), mio::Interest::READABLE)?;
+    Ok(signals)
+}
+
+fn blueprint(
+    platform: &demi_conductor::config::Platform,
+    adapters: &[Adapter],
+    executable: &std::path::Path,
+) -> Blueprint {
+    let adapter = adapters.iter().find(|adapter| adapter.name == platform.adapter()).copied();
+    let fill_in = |word: &String| word.replace("{demi}", &executable.to_string_lossy());
+    let recipe = platform.command.split_first().map(|(program, arguments)| Recipe {
+        program: fill_in(program).into(),
+        arguments: arguments.iter().map(fill_in).collect(),
+        environment: platform.env.clone(),
+        settings: platform.settings.clone(),
+    });
+    Blueprint {
+        name: platform.name.clone(),
+        host: platform.host,
+        adapter: adapter.filter(|_| matches!(platform.host, Host::Inline | Host::Threads(_))),
+        settings: platform.settings.clone(),
+        recipe,
+        addresses: platform.upstreams.iter().filter_map(|address| address.parse().ok()).collect(),
+        health_path: platform.health_path.clone(),
+        in_flight_max: platform.in_flight_max(),
+    }
+}
+
+fn draw_seed() -> u64 {
+    let nanos = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64);
+    nanos ^ u64::from(std::process::id()) << 32
+}

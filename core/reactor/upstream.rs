@@ -1,0 +1,507 @@
+//! Connections to HTTP services that run elsewhere: kept alive, pooled by instance, answers streamed.
+//!
+//! ```text
+//!   dispatch ──► idle connection, or a new one ──► request written ──► head ──► whole answer at hand: Answered
+//!                                                                       │
+//!                                                                       └──► Headed ──Relay──► body flows ──► Answered
+//! ```
+//!
+//! An answer that is complete in what was read goes to the conductor in one event, and may still be tried again. A
+//! longer one is announced by its head; once the conductor lets it flow it cannot be taken back.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io::{self, Read};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use demi_conductor::{Event, Instance, Outcome, Ticket, Time, Verdict};
+use mio::net::TcpStream;
+use mio::Interest;
+use slab::Slab;
+
+use crate::calls::Link;
+use crate::http::{self, Body, Framing, Limits};
+use crate::kit::{outcome_of_status, Kit, Outgoing, Readiness, READS_PER_TURN};
+use crate::tokens::Source;
+
+/// What a connection is for.
+#[derive(Clone, Copy, Debug)]
+enum Purpose {
+    /// Kept for the next request.
+    Idle,
+    Call(Errand),
+    Probe,
+}
+
+/// A request on a connection.
+#[derive(Clone, Copy, Debug)]
+struct Errand {
+    ticket: Ticket,
+    is_head: bool,
+    is_idempotent: bool,
+}
+
+/// How far the answer is.
+#[derive(Clone, Copy, Debug)]
+enum Progress {
+    /// The head has not come yet.
+    Head,
+    /// The head has come and the conductor was told; it has not said yet that the body may flow.
+    Announced(Body),
+    /// The body flows.
+    Flowing(Body),
+}
+
+struct Connection {
+    stream: TcpStream,
+    instance: Instance,
+    purpose: Purpose,
+    progress: Progress,
+    outgoing: Outgoing,
+    incoming: Vec<u8>,
+    is_connected: bool,
+    /// It has served a request before: the upstream may have closed it just now.
+    is_used: bool,
+    /// Whoever gets the body does not take it as fast as it comes.
+    is_paused: bool,
+    /// There may be more to read.
+    is_readable: bool,
+    /// The upstream will send no more than what is there.
+    sees_end: bool,
+    keeps_alive: bool,
+    has_heard: bool,
+    since: Time,
+}
+
+/// All connections to upstreams.
+pub(crate) struct Upstreams {
+    connections: Slab<Connection>,
+    /// Idle connections by slot, the one used last at the end.
+    idle: BTreeMap<u32, Vec<usize>>,
+    idle_max: usize,
+    limits: Limits,
+    /// Connections that have more to read than one turn allows.
+    unread: Vec<usize>,
+    /// Calls whose body has moved forward.
+    relays: VecDeque<Ticket>,
+}
+
+/// A body that flows may pause so long before it counts as broken off.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
+
+impl Upstreams {
+    pub(crate) fn new(settings: &demi_conductor::config::Http) -> Upstreams {
+        Upstreams {
+            connections: Slab::new(),
+            idle: BTreeMap::new(),
+            idle_max: settings.upstream_idle_max.size(),
+            // An upstream's answer is passed on as it comes, so its length needs no bound.
+            limits: Limits { head_bytes_max: 64 * 1024, headers_max: http::HEADERS_MAX, body_bytes_max: u64::MAX },
+            unread: Vec::new(),
+            relays: VecDeque::new(),
+        }
+    }
+
+    /// Sends a request. What becomes of it is an event.
+    pub(crate) fn handle(&mut self, ticket: Ticket, instance: Instance, address: SocketAddr, now: Time, kit: &mut Kit) {
+        let Some(place) = self.idle_or_new(instance, address, now, kit) else {
+            return kit.events.push_back(Event::Answered { ticket, instance, outcome: Outcome::Unsent });
+        };
+        let Some(call) = kit.calls.get(ticket) else { return };
+        call.link = Link::Upstream(place);
+        let request = call.request.request();
+        let connection = &mut self.connections[place];
+        connection.since = now;
+        connection.purpose =
+            Purpose::Call(Errand { ticket, is_head: request.method == "HEAD", is_idempotent: request.is_idempotent() });
+        write_request(&mut connection.outgoing.bytes, &request, address);
+        self.ready(place, Readiness::default(), now, kit);
+    }
+
+    fn idle_or_new(&mut self, instance: Instance, address: SocketAddr, now: Time, kit: &mut Kit) -> Option<usize> {
+        if let Some(place) = self.idle.get_mut(&instance.slot).and_then(Vec::pop) {
+            let connection = &mut self.connections[place];
+            connection.instance = instance;
+            connection.is_used = true;
+            connection.has_heard = false;
+            return Some(place);
+        }
+        self.connect(instance, address, Purpose::Idle, now, kit)
+    }
+
+    fn connect(
+        &mut self,
+        instance: Instance,
+        address: SocketAddr,
+        purpose: Purpose,
+        now: Time,
+        kit: &mut Kit,
+    ) -> Option<usize> {
+        let mut stream = TcpStream::connect(address).ok()?;
+        let place = self.connections.vacant_key();
+        kit.registry
+            .register(&mut stream, Source::Upstream(place).into(), Interest::READABLE | Interest::WRITABLE)
+            .ok()?;
+        let _ = stream.set_nodelay(true);
+        self.connections.insert(Connection {
+            stream,
+            instance,
+            purpose,
+            progress: Progress::Head,
+            outgoing: Outgoing::new(kit.buffer()),
+            incoming: Vec::new(),
+            is_connected: false,
+            is_used: false,
+            is_paused: false,
+            is_readable: false,
+            sees_end: false,
+            keeps_alive: true,
+            has_heard: false,
+            since: now,
+        });
+        Some(place)
+    }
+
+    /// Asks an upstream how it is: by a GET of `health_path`, or by connecting.
+    pub(crate) fn probe(
+        &mut self,
+        instance: Instance,
+        address: SocketAddr,
+        health_path: Option<&str>,
+        now: Time,
+        kit: &mut Kit,
+    ) {
+        let is_older_probe =
+            |other: &Connection| other.instance.slot == instance.slot && matches!(other.purpose, Purpose::Probe);
+        let older = self.connections.iter().find(|(_, other)| is_older_probe(other)).map(|(place, _)| place);
+        if let Some(place) = older {
+            self.close(place, kit);
+        }
+        match self.connect(instance, address, Purpose::Probe, now, kit) {
+            None => kit.events.push_back(Event::Probed { instance, verdict: Verdict::Fail }),
+            Some(place) => {
+                if let Some(path) = health_path {
+                    let request = demi_platform::Request { method: "GET", target: path, ..Default::default() };
+                    let connection = &mut self.connections[place];
+                    write_request(&mut connection.outgoing.bytes, &request, address);
+                }
+            }
+        }
+    }
+
+    /// Nobody waits for this any more: a connection in the middle of an answer is of no further use.
+    pub(crate) fn cancel(&mut self, ticket: Ticket, place: usize, kit: &mut Kit) {
+        let has_it =
+            |connection: &Connection| matches!(connection.purpose, Purpose::Call(errand) if errand.ticket == ticket);
+        if self.connections.get(place).is_some_and(has_it) {
+            self.close(place, kit);
+        }
+    }
+
+    /// Ends every connection of an instance.
+    pub(crate) fn stop(&mut self, instance: Instance, kit: &mut Kit) {
+        let places: Vec<usize> =
+            self.connections.iter().filter(|(_, other)| other.instance == instance).map(|(place, _)| place).collect();
+        for place in places {
+            self.close(place, kit);
+        }
+    }
+
+    /// The socket is readable, writable or closed.
+    pub(crate) fn ready(&mut self, place: usize, readiness: Readiness, now: Time, kit: &mut Kit) {
+        let Some(connection) = self.connections.get_mut(place) else { return };
+        connection.is_readable |= readiness.is_readable;
+        connection.sees_end |= readiness.sees_end;
+        if !connection.is_connected {
+            match connection.stream.take_error() {
+                Ok(None) if connection.stream.peer_addr().is_ok() => connection.is_connected = true,
+                Ok(None) => return,
+                Ok(Some(_)) | Err(_) => return self.fail(place, Outcome::Unsent, kit),
+            }
+            if matches!(connection.purpose, Purpose::Probe) && connection.outgoing.is_empty() {
+                let instance = connection.instance;
+                kit.events.push_back(Event::Probed { instance, verdict: Verdict::Pass });
+                return self.close(place, kit);
+            }
+        }
+        // What cannot be written is told by what is read: an upstream may refuse a long request early.
+        if connection.outgoing.write_to(&mut connection.stream).is_err() {
+            connection.is_readable = true;
+        }
+        kit.take_back(&mut connection.outgoing.bytes);
+        self.read(place, now, kit);
+    }
+
+    fn read(&mut self, place: usize, now: Time, kit: &mut Kit) {
+        for _ in 0..READS_PER_TURN {
+            let Some(connection) = self.connections.get_mut(place) else { return };
+            if !connection.is_readable || connection.waits() {
+                return;
+            }
+            match connection.stream.read(&mut kit.scratch) {
+                Ok(0) => return self.closed_by_peer(place, kit),
+                Ok(count) => {
+                    connection.since = now;
+                    connection.has_heard = true;
+                    if matches!(connection.purpose, Purpose::Idle) {
+                        return self.close(place, kit);
+                    }
+                    connection.incoming.extend_from_slice(&kit.scratch[..count]);
+                    // Less than was asked for: nothing more is there until the poll says so, unless that is the end.
+                    connection.is_readable = connection.sees_end || count == kit.scratch.len();
+                    self.advance(place, kit);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    connection.is_readable = false;
+                    return;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return self.closed_by_peer(place, kit),
+            }
+        }
+        self.unread.push(place);
+    }
+
+    /// Makes what it can of the bytes that have come.
+    fn advance(&mut self, place: usize, kit: &mut Kit) {
+        let Some(connection) = self.connections.get_mut(place) else { return };
+        match (connection.progress, connection.purpose) {
+            (Progress::Head, Purpose::Call(errand)) => self.take_head(place, errand, kit),
+            (Progress::Head, Purpose::Probe) => self.take_probe(place, kit),
+            (Progress::Flowing(body), Purpose::Call(errand)) => self.take_body(place, errand, body, kit),
+            (Progress::Announced(_), _) | (_, Purpose::Idle) | (Progress::Flowing(_), Purpose::Probe) => {}
+        }
+    }
+
+    fn take_probe(&mut self, place: usize, kit: &mut Kit) {
+        let connection = &mut self.connections[place];
+        let instance = connection.instance;
+        let verdict = match http::parse_response(&connection.incoming, false, &self.limits) {
+            Ok(None) => return,
+            Ok(Some(head)) if head.status < 200 => {
+                let length = head.len;
+                connection.incoming.drain(..length);
+                return self.advance(place, kit);
+            }
+            Ok(Some(head)) if head.status < 400 => Verdict::Pass,
+            Ok(Some(_)) | Err(_) => Verdict::Fail,
+        };
+        kit.events.push_back(Event::Probed { instance, verdict });
+        self.close(place, kit);
+    }
+
+    fn take_head(&mut self, place: usize, errand: Errand, kit: &mut Kit) {
+        let connection = &mut self.connections[place];
+        let head = match http::parse_response(&connection.incoming, errand.is_head, &self.limits) {
+            Ok(None) => return,
+            Ok(Some(head)) => head,
+            Err(malformed) => {
+                log::debug!("an upstream sent a malformed answer: {}", malformed.why);
+                return self.fail(place, Outcome::Broken, kit);
+            }
+        };
+        if head.status < 200 {
+            let (status, length) = (head.status, head.len);
+            if status == 101 {
+                // Nobody asked it to change protocols.
+                return self.fail(place, Outcome::Broken, kit);
+            }
+            connection.incoming.drain(..length);
+            return self.advance(place, kit);
+        }
+        let Some(call) = kit.calls.get(errand.ticket) else { return self.close(place, kit) };
+        call.reply.clear();
+        call.reply.status = head.status;
+        call.reply.content_type.push_str(head.content_type.unwrap_or_default());
+        call.head.clear();
+        http::copy_end_to_end(head.headers_bytes, |name| name.eq_ignore_ascii_case(b"date"), &mut call.head);
+        call.has_head = true;
+        call.length = match head.framing {
+            Framing::Empty => Some(if errand.is_head { content_length(head.headers_bytes) } else { 0 }),
+            Framing::Length(length) => Some(length),
+            Framing::Chunked | Framing::UntilClose => None,
+        };
+        connection.keeps_alive = head.keep_alive && head.framing != Framing::UntilClose;
+        let mut body = Body::new(head.framing, u64::MAX);
+        let length = head.len;
+        connection.incoming.drain(..length);
+        match body.decode(&connection.incoming, &mut call.reply.body) {
+            Err(_) => self.fail(place, Outcome::Broken, kit),
+            Ok(taken) if body.is_done() => {
+                connection.incoming.drain(..taken);
+                self.finish(place, errand, kit);
+            }
+            Ok(taken) => {
+                connection.incoming.drain(..taken);
+                connection.progress = Progress::Announced(body);
+                kit.events.push_back(Event::Headed { ticket: errand.ticket, instance: connection.instance });
+            }
+        }
+    }
+
+    /// The conductor lets the answer flow.
+    pub(crate) fn relay(&mut self, ticket: Ticket, place: usize, now: Time, kit: &mut Kit) {
+        let Some(connection) = self.connections.get_mut(place) else { return };
+        let Progress::Announced(body) = connection.progress else { return };
+        connection.progress = Progress::Flowing(body);
+        self.relays.push_back(ticket);
+        self.advance(place, kit);
+        self.read(place, now, kit);
+    }
+
+    fn take_body(&mut self, place: usize, errand: Errand, mut body: Body, kit: &mut Kit) {
+        let connection = &mut self.connections[place];
+        let Some(call) = kit.calls.get(errand.ticket) else { return self.close(place, kit) };
+        match body.decode(&connection.incoming, &mut call.reply.body) {
+            Err(_) => self.fail(place, Outcome::Broken, kit),
+            Ok(taken) => {
+                connection.incoming.drain(..taken);
+                connection.progress = Progress::Flowing(body);
+                self.relays.push_back(errand.ticket);
+                if body.is_done() {
+                    self.finish(place, errand, kit);
+                }
+            }
+        }
+    }
+
+    /// The answer is complete; the connection is kept if both sides want that.
+    fn finish(&mut self, place: usize, errand: Errand, kit: &mut Kit) {
+        let connection = &mut self.connections[place];
+        let instance = connection.instance;
+        let status = kit.calls.get(errand.ticket).map_or(200, |call| call.reply.status);
+        let outcome = outcome_of_status(status);
+        kit.events.push_back(Event::Answered { ticket: errand.ticket, instance, outcome });
+        let idle = self.idle.entry(instance.slot).or_default();
+        let is_clean = connection.incoming.is_empty() && connection.outgoing.is_empty();
+        if connection.keeps_alive && is_clean && idle.len() < self.idle_max {
+            connection.purpose = Purpose::Idle;
+            connection.progress = Progress::Head;
+            connection.is_paused = false;
+            kit.take_back(&mut connection.incoming);
+            idle.push(place);
+        } else {
+            self.close(place, kit);
+        }
+    }
+
+    fn closed_by_peer(&mut self, place: usize, kit: &mut Kit) {
+        let connection = &mut self.connections[place];
+        if let (Progress::Flowing(mut body), Purpose::Call(errand)) = (connection.progress, connection.purpose) {
+            if body.closed().is_ok() {
+                connection.keeps_alive = false;
+                return self.finish(place, errand, kit);
+            }
+        }
+        // An idle connection may be closed just as it is used again; asking again does no harm if the method says so.
+        let is_stale = connection.is_used && !connection.has_heard;
+        let outcome = match connection.purpose {
+            Purpose::Call(errand) if is_stale && errand.is_idempotent => Outcome::Unsent,
+            Purpose::Call(_) | Purpose::Probe | Purpose::Idle => Outcome::Broken,
+        };
+        self.fail(place, outcome, kit);
+    }
+
+    fn fail(&mut self, place: usize, outcome: Outcome, kit: &mut Kit) {
+        let connection = &self.connections[place];
+        let instance = connection.instance;
+        match connection.purpose {
+            Purpose::Idle => {}
+            Purpose::Probe => kit.events.push_back(Event::Probed { instance, verdict: Verdict::Fail }),
+            Purpose::Call(errand) => {
+                kit.events.push_back(Event::Answered { ticket: errand.ticket, instance, outcome });
+            }
+        }
+        self.close(place, kit);
+    }
+
+    fn close(&mut self, place: usize, kit: &mut Kit) {
+        let mut connection = self.connections.remove(place);
+        let _ = kit.registry.deregister(&mut connection.stream);
+        if let Some(idle) = self.idle.get_mut(&connection.instance.slot) {
+            idle.retain(|other| *other != place);
+        }
+        self.unread.retain(|other| *other != place);
+    }
+
+    /// The next call whose body has moved forward.
+    pub(crate) fn next_relay(&mut self) -> Option<Ticket> {
+        self.relays.pop_front()
+    }
+
+    /// Stops or goes on reading the answer of a call, as whoever gets it can take it.
+    pub(crate) fn pause(&mut self, place: usize, is_paused: bool) {
+        if let Some(connection) = self.connections.get_mut(place) {
+            if connection.is_paused && !is_paused && !self.unread.contains(&place) {
+                self.unread.push(place);
+            }
+            connection.is_paused = is_paused;
+        }
+    }
+
+    /// Whether some connection has more to read than the last turn allowed.
+    pub(crate) fn has_unread(&self) -> bool {
+        !self.unread.is_empty()
+    }
+
+    /// Goes on reading where the last turn left off.
+    pub(crate) fn read_rest(&mut self, now: Time, kit: &mut Kit) {
+        for place in std::mem::take(&mut self.unread) {
+            self.read(place, now, kit);
+        }
+    }
+
+    /// Gives up answers that have stopped flowing, and connections that nobody has used for as long.
+    pub(crate) fn sweep(&mut self, now: Time, kit: &mut Kit) {
+        let is_silent = |connection: &Connection| {
+            let flows = matches!(connection.progress, Progress::Flowing(_)) && !connection.is_paused;
+            (flows || matches!(connection.purpose, Purpose::Idle)) && now - connection.since > SILENCE_MAX
+        };
+        let silent: Vec<usize> =
+            self.connections.iter().filter(|(_, other)| is_silent(other)).map(|(place, _)| place).collect();
+        for place in silent {
+            self.fail(place, Outcome::Broken, kit);
+        }
+    }
+
+    /// Whether a sweep has anything to look at.
+    pub(crate) fn needs_sweep(&self) -> bool {
+        !self.connections.is_empty()
+    }
+}
+
+impl Connection {
+    /// It must not read on: the conductor has not decided yet, or the taker is slow.
+    fn waits(&self) -> bool {
+        self.is_paused || matches!(self.progress, Progress::Announced(_))
+    }
+}
+
+fn content_length(headers: &[u8]) -> u64 {
+    let digits = http::header(headers, "content-length").and_then(|value| std::str::from_utf8(value).ok());
+    digits.and_then(|digits| digits.parse().ok()).unwrap_or(0)
+}
+
+/// Writes a request as this hop sends it: end-to-end headers of the caller, our own framing.
+fn write_request(out: &mut Vec<u8>, request: &demi_platform::Request<'_>, address: SocketAddr) {
+    let target = if request.target.is_empty() { "/" } else { request.target };
+    out.extend_from_slice(request.method.as_bytes());
+    out.push(b' ');
+    out.extend_from_slice(target.as_bytes());
+    out.extend_from_slice(b" HTTP/1.1\r\n");
+    if request.host.is_empty() {
+        http::write_header(out, "Host", address.to_string().as_bytes());
+    } else {
+        http::write_header(out, "Host", request.host.as_bytes());
+    }
+    http::copy_end_to_end(request.headers, |name| name.eq_ignore_ascii_case(b"host"), out);
+    if request.headers.is_empty() && !request.content_type.is_empty() {
+        http::write_header(out, "Content-Type", request.content_type.as_bytes());
+    }
+    let is_expected = matches!(request.method, "POST" | "PUT" | "PATCH");
+    if is_expected || !request.body.is_empty() {
+        http::write_length(out, request.body.len() as u64);
+    }
+    out.extend_from_slice(b"\r\n");
+    out.extend_from_slice(request.body);
+}

@@ -1,0 +1,172 @@
+//! Worker threads: each is one instance, with an adapter of its own and a bounded queue.
+//!
+//! A panic is caught: the caller is answered, and the adapter, whose state nobody can vouch for, is made anew. A thread
+//! that does not let go of a request cannot be ended; when the conductor gives it up it is left behind, and what it
+//! says later misses because its run is over.
+
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::sync::Arc;
+use std::thread;
+
+use crossbeam_channel::{bounded, Receiver, Sender};
+use demi_conductor::{Exit, Instance, Ticket, Verdict};
+use demi_platform::{Adapter, Health, Platform, Reply, RequestBuf, Settings, Status};
+
+use crate::mailbox::{Handled, Letter, Postbox};
+
+/// What a worker is told to do.
+enum Job {
+    Handle(Ticket, Arc<RequestBuf>),
+    Probe,
+    Stop,
+}
+
+/// A running worker, as the reactor sees it.
+pub(crate) struct Worker {
+    jobs: Sender<Job>,
+}
+
+/// Enough for any adapter that is not recursive without end; only pages that are touched cost memory.
+const STACK_BYTES: usize = 1 << 20;
+
+impl Worker {
+    /// Starts a thread; it posts `Started` or `Exited` when its adapter is initialised.
+    ///
+    /// # Errors
+    /// If the system has no thread to give.
+    pub(crate) fn start(
+        instance: Instance,
+        name: &str,
+        adapter: Adapter,
+        settings: Settings,
+        in_flight_max: u32,
+        postbox: Postbox,
+    ) -> std::io::Result<Worker> {
+        // The conductor never gives it more than `in_flight_max`; a probe and the end must fit besides.
+        let (jobs, inbox) = bounded(in_flight_max as usize + 2);
+        let desk = Desk { instance, name: name.to_owned(), adapter, settings, postbox };
+        thread::Builder::new().name(name.chars().take(15).collect()).stack_size(STACK_BYTES).spawn(move || {
+            let exit = desk.work(&inbox);
+            desk.postbox.post(Letter::Exited(desk.instance, exit));
+        })?;
+        Ok(Worker { jobs })
+    }
+
+    /// Hands a request over. False if the queue is full or the thread is gone.
+    pub(crate) fn handle(&self, ticket: Ticket, request: Arc<RequestBuf>) -> bool {
+        self.jobs.try_send(Job::Handle(ticket, request)).is_ok()
+    }
+
+    /// Asks how it is; it answers when it has finished what it has in hand. False if that cannot even be queued.
+    pub(crate) fn probe(&self) -> bool {
+        self.jobs.try_send(Job::Probe).is_ok()
+    }
+
+    /// Asks it to end after what it has in hand.
+    pub(crate) fn stop(&self) {
+        // A full queue ends as well: dropping the worker closes it.
+        let _ = self.jobs.try_send(Job::Stop);
+    }
+}
+
+/// What a worker's thread owns.
+struct Desk {
+    instance: Instance,
+    name: String,
+    adapter: Adapter,
+    settings: Settings,
+    postbox: Postbox,
+}
+
+impl Desk {
+    fn work(&self, inbox: &Receiver<Job>) -> Exit {
+        let Some(mut platform) = self.make() else { return Exit::NotInitialised };
+        self.postbox.post(Letter::Started(self.instance));
+        while let Ok(job) = inbox.recv() {
+            match job {
+                Job::Handle(ticket, request) => {
+                    let handled = self.handle(platform.as_mut(), &request);
+                    drop(request);
+                    let panicked = matches!(handled, Handled::Panicked);
+                    self.postbox.post(Letter::Handled(ticket, self.instance, handled));
+                    if panicked {
+                        let Some(fresh) = self.make() else { return Exit::NotInitialised };
+                        platform = fresh;
+                    }
+                }
+                Job::Probe => {
+                    let verdict = check_health(platform.as_mut(), &self.name);
+                    self.postbox.post(Letter::Probed(self.instance, verdict));
+                }
+                Job::Stop => break,
+            }
+        }
+        if catch_unwind(AssertUnwindSafe(|| platform.shutdown())).is_err() {
+            log::warn!("{}: panicked in its shutdown", self.name);
+        }
+        Exit::Code(0)
+    }
+
+    fn make(&self) -> Option<Box<dyn Platform>> {
+        make_platform(self.adapter, &self.settings, &self.name)
+    }
+
+    fn handle(&self, platform: &mut dyn Platform, request: &RequestBuf) -> Handled {
+        let mut reply = Reply::default();
+        match handle_caught(platform, request, &mut reply, &self.name) {
+            Some(Ok(())) => Handled::Replied(reply),
+            Some(Err(fault)) => Handled::Refused(fault),
+            None => Handled::Panicked,
+        }
+    }
+}
+
+/// Makes and initialises a platform; says in the log why that failed.
+pub(crate) fn make_platform(adapter: Adapter, settings: &Settings, name: &str) -> Option<Box<dyn Platform>> {
+    let made = catch_unwind(AssertUnwindSafe(|| {
+        let mut platform = (adapter.make)();
+        platform.initialize(settings).map(|()| platform)
+    }));
+    match made {
+        Ok(Ok(platform)) => Some(platform),
+        Ok(Err(fault)) => {
+            log::error!("{name}: could not be initialised: {fault}");
+            None
+        }
+        Err(_) => {
+            log::error!("{name}: panicked while it was initialised");
+            None
+        }
+    }
+}
+
+/// Lets the platform handle a request. `None` if it panicked; its state must then not be used again.
+pub(crate) fn handle_caught(
+    platform: &mut dyn Platform,
+    request: &RequestBuf,
+    reply: &mut Reply,
+    name: &str,
+) -> Option<Result<(), demi_platform::Fault>> {
+    let request = request.request();
+    let caught = catch_unwind(AssertUnwindSafe(|| platform.handle_request(&request, reply)));
+    caught.map_err(|_| log::error!("{name}: panicked while it handled a request; the caller is told 502")).ok()
+}
+
+/// Asks a platform how it is; a panic counts as failed.
+pub(crate) fn check_health(platform: &mut dyn Platform, name: &str) -> Verdict {
+    let health = catch_unwind(AssertUnwindSafe(|| platform.health_check()))
+        .unwrap_or_else(|_| Health::down("panicked in its health check"));
+    verdict(&health, name)
+}
+
+/// What a health check found, in the conductor's words; what is wrong goes to the log.
+pub(crate) fn verdict(health: &Health, name: &str) -> Verdict {
+    match health.status {
+        Status::Up => Verdict::Pass,
+        Status::Busy => Verdict::Busy,
+        Status::Down => {
+            log::warn!("{name}: health check failed: {}", health.error.as_deref().unwrap_or("no reason given"));
+            Verdict::Fail
+        }
+    }
+}

@@ -1,0 +1,599 @@
+//! The books that the world keeps of its own: what was promised to whom, told apart from what the conductor believes.
+//!
+//! `Conductor::check` asserts that its tables agree with each other. The ledger asserts what a caller, a platform or
+//! an operator would notice: a request answered twice or never, work for the dead, a start too many, an end in the
+//! wrong order. It sees events and actions only, and a status now and then.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use demi_conductor::config::{Config, Host, OnFailure};
+use demi_conductor::lifecycle::Reason;
+use demi_conductor::{
+    Action, Answer, Conductor, Event, Exit, Instance, InstanceStatus, Outcome, Phase, Refusal, RouteId, Signal, Ticket,
+    Time,
+};
+
+use crate::report::{Sight, Sights};
+
+/// What a route promises.
+#[derive(Clone, Copy, Debug)]
+struct Promise {
+    platform: usize,
+    timeout: Duration,
+    attempt_timeout: Duration,
+    attempts_max: u32,
+    idempotent: bool,
+    is_kept: bool,
+}
+
+/// A request that has not ended.
+#[derive(Clone, Copy, Debug)]
+struct Record {
+    ticket: Ticket,
+    promise: Option<Promise>,
+    idempotent: bool,
+    deadline: Time,
+    /// With whom, and since when.
+    out: Option<(Instance, Time)>,
+    headed: bool,
+    gone: bool,
+    attempts: u32,
+    misses: u32,
+    /// An attempt may have been acted on, so that only an idempotent request may be tried again.
+    acted_on: bool,
+}
+
+impl Record {
+    /// When the present wait or attempt is over.
+    fn expires(&self) -> Time {
+        match (self.out, self.promise) {
+            (Some((_, since)), Some(promise)) => self.deadline.min(since + promise.attempt_timeout),
+            (Some(_), None) | (None, _) => self.deadline,
+        }
+    }
+}
+
+/// The breaker of a run that has never opened: a run starts with a closed one, so this much can be told from
+/// outside without keeping a second breaker.
+#[derive(Clone, Copy, Debug)]
+enum Shadow {
+    Closed { failures: u32 },
+    Open { at_least_until: Time },
+}
+
+/// An instance over its runs.
+#[derive(Clone, Debug)]
+struct Slot {
+    platform: usize,
+    run: u32,
+    started_at: Option<Time>,
+    has_exited: bool,
+    is_ending: bool,
+    is_killed: bool,
+    bad_config: bool,
+    /// Attempts that it has by the conductor's word.
+    out: u32,
+    /// What a thread really holds, with the deadlines; nothing but the thread itself can take from this.
+    held: Vec<(Ticket, Time)>,
+    shadow: Shadow,
+    /// The last start followed an exit in the same turn, and the run before it did not last.
+    at_once: bool,
+}
+
+#[derive(Debug)]
+struct Platform {
+    host: Host,
+    in_flight_max: u32,
+    wedged: Duration,
+    needs: Vec<usize>,
+    slots: std::ops::Range<usize>,
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    platforms: Vec<Platform>,
+    promises: Vec<Promise>,
+    breaker_failures: u32,
+    breaker_open: Duration,
+    forget: Duration,
+    records: Vec<Option<Record>>,
+    /// Requests whose end is due at a time: all but those whose answer is flowing.
+    due: BTreeSet<(Time, Ticket)>,
+    live: usize,
+    slots: Vec<Slot>,
+    /// Where in its end Demi was after the last turn.
+    phase: Phase,
+    has_exited: bool,
+    pub(crate) sights: Sights,
+    shutdown_why: String,
+    sick_why: String,
+    wedged_why: String,
+}
+
+impl Ledger {
+    pub(crate) fn new(config: &Config) -> Ledger {
+        let position = |name: &String| config.platforms.iter().position(|platform| platform.name == *name);
+        let mut slots = Vec::new();
+        let mut platforms = Vec::new();
+        for (index, platform) in config.platforms.iter().enumerate() {
+            let first = slots.len();
+            slots.extend((0..platform.instances()).map(|_| Slot::new(index)));
+            platforms.push(Platform {
+                host: platform.host,
+                in_flight_max: platform.in_flight_max(),
+                wedged: platform.wedged_ms.millis(),
+                needs: platform.needs.iter().filter_map(position).collect(),
+                slots: first..slots.len(),
+            });
+        }
+        let promises = config.routes.iter().filter_map(|route| {
+            let timeout = route.timeout_ms.millis();
+            Some(Promise {
+                platform: position(&route.to)?,
+                timeout,
+                attempt_timeout: route.attempt_timeout_ms.map_or(timeout, |bound| bound.millis()),
+                attempts_max: 1 + route.retries.count(),
+                idempotent: route.idempotent,
+                is_kept: route.on_failure == OnFailure::DeadLetter,
+            })
+        });
+        Ledger {
+            platforms,
+            promises: promises.collect(),
+            breaker_failures: config.breaker.failures.count(),
+            breaker_open: config.breaker.open_ms.millis(),
+            forget: config.restart.forget_ms.millis(),
+            records: Vec::new(),
+            due: BTreeSet::new(),
+            live: 0,
+            slots,
+            phase: Phase::Running,
+            has_exited: false,
+            sights: Sights::default(),
+            shutdown_why: Reason::Shutdown.to_string(),
+            sick_why: Reason::HealthFailed.to_string(),
+            wedged_why: Reason::Wedged.to_string(),
+        }
+    }
+
+    /// Requests that have not ended.
+    pub(crate) fn live(&self) -> usize {
+        self.live
+    }
+
+    /// Requests that have not ended and whose answer is not flowing.
+    pub(crate) fn waiting(&self) -> usize {
+        self.due.len()
+    }
+
+    pub(crate) fn is_live(&self, ticket: Ticket) -> bool {
+        self.record(ticket).is_some()
+    }
+
+    /// The route's timeout, as the callers of the ticket know it.
+    pub(crate) fn timeout(&self, route: Option<RouteId>) -> Duration {
+        route.map_or(Duration::ZERO, |route| self.promises[route.0 as usize].timeout)
+    }
+
+    /// The platform that a ticket was routed to.
+    pub(crate) fn platform_of(&self, route: RouteId) -> usize {
+        self.promises[route.0 as usize].platform
+    }
+
+    /// Whether an answer to this ticket is expected from this run.
+    pub(crate) fn is_awaited(&self, ticket: Ticket, instance: Instance) -> bool {
+        self.record(ticket).is_some_and(|record| record.out.is_some_and(|(with, _)| with == instance))
+    }
+
+    fn record(&self, ticket: Ticket) -> Option<&Record> {
+        self.records.get(ticket.slot())?.as_ref().filter(|record| record.ticket == ticket)
+    }
+
+    fn record_mut(&mut self, ticket: Ticket, what: &str) -> &mut Record {
+        let record = self.records.get_mut(ticket.slot()).and_then(Option::as_mut);
+        record
+            .filter(|record| record.ticket == ticket)
+            .unwrap_or_else(|| panic!("{what} of {ticket:?}, which has ended"))
+    }
+
+    fn saw(&mut self, sight: Sight) {
+        self.sights.add(sight as usize, 1);
+    }
+
+    fn is_alive(&self, slot: usize) -> bool {
+        self.slots[slot].run > 0 && !self.slots[slot].has_exited
+    }
+
+    /// Whether every platform that needs this one has ended.
+    fn is_free(&self, platform: usize) -> bool {
+        self.platforms
+            .iter()
+            .filter(|needy| needy.needs.contains(&platform))
+            .all(|needy| needy.slots.clone().all(|slot| !self.is_alive(slot)))
+    }
+
+    /// Enters what happened and what the conductor did about it, and asserts that it may.
+    pub(crate) fn enter(&mut self, now: Time, event: &Event, actions: &[Action], conductor: &Conductor) {
+        assert!(!self.has_exited, "something happened after the exit");
+        let turn = self.note_event(now, event, actions);
+        for (index, action) in actions.iter().enumerate() {
+            assert!(!self.has_exited, "{action:?} after Exit");
+            self.note_action(now, action, &actions[index + 1..], &turn, conductor);
+        }
+        self.close_turn(now, &turn, conductor);
+    }
+
+    fn note_event(&mut self, now: Time, event: &Event, actions: &[Action]) -> Turn {
+        let mut turn = Turn::default();
+        match *event {
+            Event::Asked { ticket, route, idempotent } => {
+                let promise = route.map(|route| self.promises[route.0 as usize]);
+                let timeout = promise.map_or(Duration::ZERO, |promise| promise.timeout);
+                let record = Record {
+                    ticket,
+                    promise,
+                    idempotent: idempotent || promise.is_some_and(|promise| promise.idempotent),
+                    deadline: now + timeout,
+                    out: None,
+                    headed: false,
+                    gone: false,
+                    attempts: 0,
+                    misses: 0,
+                    acted_on: false,
+                };
+                if self.records.len() <= ticket.slot() {
+                    self.records.resize(ticket.slot() + 1, None);
+                }
+                assert!(self.records[ticket.slot()].is_none(), "the world issued {ticket:?} twice");
+                self.records[ticket.slot()] = Some(record);
+                self.due.insert((record.deadline, ticket));
+                self.live += 1;
+            }
+            Event::Headed { ticket, instance } => {
+                turn.headed = self.is_awaited(ticket, instance).then_some(ticket);
+            }
+            Event::Answered { ticket, instance, outcome } => {
+                self.note_answer(ticket, instance, outcome, actions, &mut turn)
+            }
+            Event::Gone { ticket } => {
+                if self.is_live(ticket) {
+                    self.record_mut(ticket, "the going").gone = true;
+                }
+            }
+            Event::Started { instance } => {
+                let slot = &mut self.slots[instance.slot as usize];
+                if slot.run == instance.run && !slot.has_exited && slot.started_at.is_none() {
+                    slot.started_at = Some(now);
+                }
+            }
+            Event::Exited { instance, exit } => {
+                let slot = &mut self.slots[instance.slot as usize];
+                assert!(slot.run == instance.run && !slot.has_exited, "the world ended {instance:?} twice");
+                slot.has_exited = true;
+                // What was ordered to end is not the configuration's fault, but it says so all the same.
+                slot.bad_config |= exit == Exit::Code(78);
+                turn.exited = Some(instance);
+            }
+            Event::Began
+            | Event::Probed { .. }
+            | Event::Measured { .. }
+            | Event::Stored { .. }
+            | Event::Ordered(_)
+            | Event::Elapsed => {}
+        }
+        turn
+    }
+
+    /// Due timers come first in a turn: an attempt whose time is up is cancelled before its answer is looked at.
+    fn note_answer(
+        &mut self,
+        ticket: Ticket,
+        instance: Instance,
+        outcome: Outcome,
+        actions: &[Action],
+        turn: &mut Turn,
+    ) {
+        let slot = &mut self.slots[instance.slot as usize];
+        if slot.run == instance.run {
+            if let Some(index) = slot.held.iter().position(|(held, _)| *held == ticket) {
+                turn.let_go = Some((instance, slot.held.swap_remove(index).1));
+            }
+        }
+        let is_cancelled = actions.contains(&Action::Cancel { ticket, instance });
+        if !self.is_awaited(ticket, instance) || is_cancelled {
+            return;
+        }
+        self.slots[instance.slot as usize].out -= 1;
+        turn.answered = Some((ticket, instance, outcome));
+        let record = self.record_mut(ticket, "an answer");
+        record.out = None;
+        match outcome {
+            Outcome::Unsent => {
+                record.attempts -= 1;
+                record.misses += 1;
+            }
+            Outcome::Failed | Outcome::Broken => record.acted_on = true,
+            Outcome::Replied | Outcome::Mistaken | Outcome::Busy => {}
+        }
+    }
+
+    fn note_action(&mut self, now: Time, action: &Action, rest: &[Action], turn: &Turn, conductor: &Conductor) {
+        match *action {
+            Action::Dispatch { ticket, instance } => self.note_dispatch(now, ticket, instance, turn, conductor),
+            Action::Relay { ticket } => {
+                assert_eq!(turn.headed, Some(ticket), "an answer was relayed whose head has not come");
+                let record = self.record_mut(ticket, "the relay");
+                assert!(!record.headed, "{ticket:?} was relayed twice");
+                record.headed = true;
+                let deadline = record.deadline;
+                self.due.remove(&(deadline, ticket));
+                self.saw(Sight::Streamed);
+            }
+            Action::Cancel { ticket, instance } => self.note_cancel(now, ticket, instance, rest, conductor),
+            Action::Answer { ticket, answer } => self.note_end(now, ticket, answer, turn),
+            Action::Bury { ticket, answer, attempts } => {
+                let record = self.record_mut(ticket, "the burial");
+                assert!(record.promise.is_some_and(|promise| promise.is_kept), "{ticket:?} was buried unasked");
+                assert_eq!(record.attempts, attempts, "{ticket:?} was buried with the wrong count of attempts");
+                self.saw(Sight::Buried);
+                self.note_end(now, ticket, answer, turn);
+            }
+            Action::Probe { instance } => self.assert_in_use(instance, turn, "a probe"),
+            Action::Start { instance } => self.note_start(now, instance, turn),
+            Action::Signal { instance, signal } => self.note_signal(now, instance, signal, turn, conductor),
+            Action::Exit(_) => {
+                assert_eq!(self.live, 0, "Demi exited and left requests without an end");
+                for slot in 0..self.slots.len() {
+                    assert!(
+                        !self.is_alive(slot) || self.slots[slot].is_killed,
+                        "Demi exited and left slot {slot} alive"
+                    );
+                }
+                self.has_exited = true;
+            }
+            Action::Measure | Action::Admit(_) | Action::Flush => {}
+        }
+    }
+
+    /// Ready, as far as the world knows. A run whose exit is this turn's event may get work from a timer before it.
+    fn assert_in_use(&self, instance: Instance, turn: &Turn, what: &str) {
+        let slot = &self.slots[instance.slot as usize];
+        assert_eq!(slot.run, instance.run, "{what} for an old run");
+        assert!(!slot.has_exited || turn.exited == Some(instance), "{what} for {instance:?}, which is dead");
+        assert!(slot.started_at.is_some(), "{what} for {instance:?}, which has not started");
+        assert!(!slot.is_ending, "{what} for {instance:?}, which is ending");
+    }
+
+    fn note_dispatch(&mut self, now: Time, ticket: Ticket, instance: Instance, turn: &Turn, conductor: &Conductor) {
+        self.assert_in_use(instance, turn, "work");
+        let record = self.record_mut(ticket, "the dispatch");
+        let promise = record.promise.unwrap_or_else(|| panic!("{ticket:?} has no route and was dispatched"));
+        assert!(record.out.is_none(), "{ticket:?} was dispatched while {:?} has it", record.out);
+        assert!(!record.gone && !record.headed, "{ticket:?} was dispatched and nobody waits for it");
+        assert!(record.idempotent || !record.acted_on, "{ticket:?} may have been done and was tried again");
+        assert!(record.attempts < promise.attempts_max, "{ticket:?} was tried too often");
+        assert!(record.deadline > now, "{ticket:?} was dispatched after its time");
+        let is_retry = record.attempts + record.misses > 0;
+        record.attempts += 1;
+        record.out = Some((instance, now));
+        let deadline = record.deadline;
+        let in_flight_max = self.platforms[promise.platform].in_flight_max;
+        let slot = &mut self.slots[instance.slot as usize];
+        assert_eq!(slot.platform, promise.platform, "{ticket:?} went to another platform than its route's");
+        slot.out += 1;
+        assert!(slot.out <= in_flight_max, "{instance:?} was given more than it takes");
+        if matches!(self.platforms[promise.platform].host, Host::Threads(_)) {
+            slot.held.push((ticket, deadline));
+            assert!(slot.held.len() <= in_flight_max as usize, "{instance:?} holds more than it has hands");
+        }
+        if let Shadow::Open { at_least_until } = slot.shadow {
+            assert!(now >= at_least_until, "{instance:?} was given work while its breaker is open");
+            // The conductor alone knows whether it has closed since.
+            if status(conductor, instance).is_some_and(|status| status.breaker == "half_open") {
+                self.saw(Sight::Trial);
+            }
+        }
+        if is_retry {
+            self.saw(Sight::Retried);
+        }
+    }
+
+    fn note_cancel(&mut self, now: Time, ticket: Ticket, instance: Instance, rest: &[Action], conductor: &Conductor) {
+        let record = self.record_mut(ticket, "the cancellation");
+        assert_eq!(record.out.map(|(with, _)| with), Some(instance), "an attempt was cancelled that is not made");
+        let has_expired = record.expires() <= now && !record.headed;
+        let is_gone = record.gone;
+        let draining = |action: &Action| matches!(action, Action::Answer { ticket: of, answer: Answer::Refused(Refusal::Draining, _) } if *of == ticket);
+        let is_refused = rest.iter().any(draining);
+        assert!(has_expired || is_gone || is_refused, "{ticket:?} was cut short at {instance:?}");
+        record.out = None;
+        record.acted_on = true;
+        self.slots[instance.slot as usize].out -= 1;
+        if has_expired && conductor.phase() == Phase::Running {
+            self.count_failure(now, instance);
+        }
+        self.saw(Sight::Cancelled);
+    }
+
+    fn note_end(&mut self, now: Time, ticket: Ticket, answer: Answer, turn: &Turn) {
+        let record = *self.record_mut(ticket, "another end");
+        let is_answered = turn.answered.is_some_and(|(of, _, _)| of == ticket);
+        let holder = record.out.map(|(with, _)| with);
+        let is_up = record.expires() <= now || record.deadline <= now;
+        let (fits, sight) = match answer {
+            Answer::Relayed => (is_answered, Sight::Relayed),
+            Answer::Broken => (is_answered || (holder.is_some() && holder == turn.exited), Sight::Broken),
+            Answer::TimedOut => (holder.is_none() && !record.headed && record.attempts > 0, Sight::TimedOut),
+            Answer::NoRoute => (record.promise.is_none(), Sight::NoRoute),
+            Answer::Unheard => (record.gone, Sight::Unheard),
+            Answer::Refused(Refusal::QueueTimeout, _) => (is_up && record.attempts == 0, Sight::QueueTimeout),
+            Answer::Refused(Refusal::QueueFull, _) => (true, Sight::QueueFull),
+            Answer::Refused(Refusal::BreakerOpen, _) => (true, Sight::BreakerOpen),
+            Answer::Refused(Refusal::NotReady, _) => (true, Sight::NotReady),
+            Answer::Refused(Refusal::Draining, _) => (true, Sight::Draining),
+            Answer::Refused(Refusal::TooMany, _) => (record.attempts == 0, Sight::TooMany),
+        };
+        assert!(fits, "{answer:?} is not what came of {record:?}");
+        if let Some(with) = holder {
+            assert_eq!(turn.exited, Some(with), "{ticket:?} ended with {answer:?} and {with:?} was not told");
+            self.slots[with.slot as usize].out -= 1;
+        }
+        self.due.remove(&(record.deadline, ticket));
+        self.records[ticket.slot()] = None;
+        self.live -= 1;
+        self.saw(sight);
+    }
+
+    fn note_start(&mut self, now: Time, instance: Instance, turn: &Turn) {
+        let index = instance.slot as usize;
+        let slot = &self.slots[index];
+        assert!(!self.is_alive(index), "{instance:?} was started while run {} is alive", slot.run);
+        assert_eq!(slot.run + 1, instance.run, "runs go up by one");
+        assert!(!slot.bad_config, "{instance:?} was started again with a bad configuration");
+        assert!(self.phase <= Phase::Stopping, "{instance:?} was started while the rest is put down");
+        if instance.run == 1 {
+            for need in self.platforms[slot.platform].needs.iter().map(|need| &self.platforms[*need]) {
+                let is_met =
+                    need.slots.clone().any(|slot| self.is_alive(slot) && self.slots[slot].started_at.is_some());
+                assert!(is_met, "{instance:?} was started before what it needs");
+            }
+        } else {
+            self.saw(Sight::Restarted);
+        }
+        let slot = &self.slots[index];
+        let is_same_turn = turn.exited.is_some_and(|exited| exited.slot == instance.slot);
+        let lasted = slot.started_at.is_some_and(|since| now - since >= self.forget);
+        assert!(!(is_same_turn && slot.at_once && !lasted), "{instance:?} was started at once twice in a row");
+        let fresh = Slot::new(slot.platform);
+        self.slots[index] = Slot { run: instance.run, at_once: is_same_turn, ..fresh };
+    }
+
+    fn note_signal(&mut self, now: Time, instance: Instance, signal: Signal, turn: &Turn, conductor: &Conductor) {
+        let index = instance.slot as usize;
+        assert_eq!(self.slots[index].run, instance.run, "a signal for an old run");
+        assert!(self.is_alive(index) || turn.exited == Some(instance), "a signal for {instance:?}, which is dead");
+        let has_started = self.slots[index].started_at.is_some();
+        let was_ending = std::mem::replace(&mut self.slots[index].is_ending, true);
+        if signal == Signal::Kill {
+            self.slots[index].is_killed = true;
+            let is_late = !was_ending && !has_started;
+            return self.saw(if is_late { Sight::StartTimeout } else { Sight::Killed });
+        }
+        assert!(!was_ending, "{instance:?} was told to end twice");
+        let why = status(conductor, instance).map(|status| status.why).unwrap_or_default();
+        let platform = self.slots[index].platform;
+        if why == self.shutdown_why && conductor.phase() == Phase::Stopping {
+            assert!(self.is_free(platform), "{instance:?} was stopped before what needs it");
+        } else if why == self.wedged_why {
+            let let_go = turn.let_go.filter(|(of, _)| *of == instance).map(|(_, deadline)| deadline);
+            let held = self.slots[index].held.iter().map(|(_, deadline)| *deadline);
+            let patience = self.platforms[platform].wedged;
+            let is_stuck = held.chain(let_go).any(|deadline| deadline + patience <= now);
+            assert!(is_stuck, "{instance:?} was given up as wedged and has held nothing for that long");
+            self.saw(Sight::Wedged);
+        } else if why == self.sick_why {
+            self.saw(Sight::Sick);
+        }
+    }
+
+    fn count_failure(&mut self, now: Time, instance: Instance) {
+        let slot = &mut self.slots[instance.slot as usize];
+        if let Shadow::Closed { failures } = slot.shadow {
+            slot.shadow = if failures + 1 < self.breaker_failures {
+                Shadow::Closed { failures: failures + 1 }
+            } else {
+                Shadow::Open { at_least_until: now + self.breaker_open }
+            };
+        }
+    }
+
+    fn close_turn(&mut self, now: Time, turn: &Turn, conductor: &Conductor) {
+        match turn.answered {
+            Some((_, instance, Outcome::Replied)) => {
+                let slot = &mut self.slots[instance.slot as usize];
+                if let Shadow::Closed { failures } = &mut slot.shadow {
+                    *failures = 0;
+                }
+            }
+            Some((_, instance, Outcome::Failed | Outcome::Broken | Outcome::Unsent)) => {
+                self.count_failure(now, instance)
+            }
+            Some((_, _, Outcome::Mistaken | Outcome::Busy)) | None => {}
+        }
+        if let Some(instance) = turn.exited {
+            // What is to be tried again has been taken from it without a word: there was nobody left to tell.
+            let mut taken = 0;
+            for record in self.records.iter_mut().flatten() {
+                if record.out.is_some_and(|(with, _)| with == instance) {
+                    record.out = None;
+                    record.acted_on = true;
+                    taken += 1;
+                }
+            }
+            let slot = &mut self.slots[instance.slot as usize];
+            if slot.run == instance.run {
+                assert_eq!(slot.out, taken, "the count of what {instance:?} had is off");
+                slot.out = 0;
+            }
+        }
+        if let Some((deadline, ticket)) = self.due.first() {
+            assert!(*deadline > now || self.has_exited, "{ticket:?} outlived its deadline");
+        }
+        self.phase = conductor.phase();
+        assert_eq!(self.live, conductor.live(), "the conductor has another count of live requests");
+    }
+
+    /// Compares the books with what the conductor tells people.
+    pub(crate) fn audit(&self, conductor: &Conductor) {
+        for (platform, told) in self.platforms.iter().zip(conductor.platforms()) {
+            for (slot, status) in platform.slots.clone().zip(&told.instances) {
+                let entry = &self.slots[slot];
+                assert_eq!(status.run, entry.run, "slot {slot} is shown with another run");
+                assert_eq!(status.in_flight, entry.out, "slot {slot} is shown with another count of requests");
+                let is_shown_alive =
+                    matches!(status.state, "starting" | "ready" | "degraded" | "wedged" | "down" | "stopping");
+                assert_eq!(is_shown_alive, self.is_alive(slot), "slot {slot} is shown as {}", status.state);
+            }
+        }
+    }
+}
+
+/// What one turn was about.
+#[derive(Debug, Default)]
+struct Turn {
+    /// The head of an awaited answer came.
+    headed: Option<Ticket>,
+    /// An awaited answer came.
+    answered: Option<(Ticket, Instance, Outcome)>,
+    /// A run ended.
+    exited: Option<Instance>,
+    /// A thread let go of what it held until now, with the deadline of that.
+    let_go: Option<(Instance, Time)>,
+}
+
+impl Slot {
+    fn new(platform: usize) -> Slot {
+        Slot {
+            platform,
+            run: 0,
+            started_at: None,
+            has_exited: false,
+            is_ending: false,
+            is_killed: false,
+            bad_config: false,
+            out: 0,
+            held: Vec::new(),
+            shadow: Shadow::Closed { failures: 0 },
+            at_once: false,
+        }
+    }
+}
+
+/// What the conductor shows of an instance.
+pub(crate) fn status(conductor: &Conductor, instance: Instance) -> Option<InstanceStatus> {
+    let mut platforms = conductor.platforms();
+    let platform = platforms.nth(conductor.platform_of(instance))?;
+    platform.instances.into_iter().nth(conductor.index_of(instance) as usize)
+}

@@ -1,0 +1,130 @@
+//! The instances of a world: processes, threads and services that do what they are told, more or less.
+//!
+//! A model takes the place of everything beyond the conductor: the reactor, the kernel and the platform. It knows
+//! what really happened; the conductor is told only what a reactor would have noticed, and when.
+
+use demi_conductor::config::{Config, Host};
+use demi_conductor::{Exit, Instance, Outcome, Ticket};
+
+/// What a run is doing in truth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    /// There is none, or it has ended and Demi knows.
+    Absent,
+    /// Its handshake is not answered yet.
+    Starting,
+    /// It works.
+    Ready,
+    /// It was asked to end, and may or may not.
+    Terminating,
+    /// It has ended and Demi does not know yet.
+    Dying,
+}
+
+/// A request that an instance holds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Work {
+    pub(crate) ticket: Ticket,
+    /// Tells one attempt from another of the same request.
+    pub(crate) serial: u64,
+    pub(crate) is_stuck: bool,
+    pub(crate) is_endless: bool,
+    pub(crate) is_headed: bool,
+}
+
+/// One slot.
+#[derive(Clone, Debug)]
+pub(crate) struct Model {
+    pub(crate) platform: usize,
+    pub(crate) host: Host,
+    pub(crate) in_flight_max: usize,
+    pub(crate) run: u32,
+    pub(crate) state: State,
+    pub(crate) hand: Vec<Work>,
+    pub(crate) is_frozen: bool,
+    /// Answers that a frozen run will give when it goes on.
+    pub(crate) held: Vec<(u64, Outcome)>,
+    pub(crate) is_rotten: bool,
+    /// It ended with 78: nothing will start it again.
+    pub(crate) has_bad_config: bool,
+}
+
+impl Model {
+    pub(crate) fn all(config: &Config) -> Vec<Model> {
+        let mut models = Vec::new();
+        for (index, platform) in config.platforms.iter().enumerate() {
+            let model = Model {
+                platform: index,
+                host: platform.host,
+                in_flight_max: platform.in_flight_max() as usize,
+                run: 0,
+                state: State::Absent,
+                hand: Vec::new(),
+                is_frozen: false,
+                held: Vec::new(),
+                is_rotten: false,
+                has_bad_config: false,
+            };
+            models.extend((0..platform.instances()).map(|_| model.clone()));
+        }
+        models
+    }
+
+    /// The next run begins.
+    pub(crate) fn start(&mut self, run: u32) {
+        self.run = run;
+        self.state = State::Starting;
+        self.is_frozen = false;
+        self.is_rotten = false;
+        self.hand.clear();
+        self.held.clear();
+    }
+
+    /// Whether this very run exists in truth.
+    pub(crate) fn lives(&self, instance: Instance) -> bool {
+        self.run == instance.run && !matches!(self.state, State::Absent | State::Dying)
+    }
+
+    pub(crate) fn is_thread(&self) -> bool {
+        matches!(self.host, Host::Threads(_))
+    }
+
+    /// Whether ending it and starting another is a cure, so that it can crash, freeze for good and ignore TERM.
+    pub(crate) fn can_be_replaced(&self) -> bool {
+        matches!(self.host, Host::Threads(_) | Host::Process(_))
+    }
+
+    /// Whether it can stop answering: what runs on the reactor's own thread would stop Demi itself.
+    pub(crate) fn can_freeze(&self) -> bool {
+        self.host != Host::Inline
+    }
+
+    /// Whether it may say things out of turn: a thread and an inline adapter answer once, by construction.
+    pub(crate) fn can_babble(&self) -> bool {
+        matches!(self.host, Host::Process(_) | Host::Http)
+    }
+
+    /// Whether it does all that it should.
+    pub(crate) fn is_sound(&self) -> bool {
+        self.state == State::Ready && !self.is_frozen && !self.has_stuck_hand()
+    }
+
+    /// Whether a thread of it will never let go. A process or service that loses one answer still gives others.
+    pub(crate) fn has_stuck_hand(&self) -> bool {
+        self.is_thread() && self.hand.iter().any(|work| work.is_stuck)
+    }
+
+    /// Takes an attempt out of its hands.
+    pub(crate) fn take(&mut self, serial: u64) -> Option<Work> {
+        let index = self.hand.iter().position(|work| work.serial == serial)?;
+        Some(self.hand.swap_remove(index))
+    }
+
+    /// How its run ends when it is killed.
+    pub(crate) fn exit_by_kill(&self) -> Exit {
+        match self.host {
+            Host::Threads(_) => Exit::Abandoned,
+            Host::Inline | Host::Process(_) | Host::Http => Exit::Signal(9),
+        }
+    }
+}

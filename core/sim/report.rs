@@ -1,0 +1,204 @@
+//! What a run leaves behind: its hash, its figures, and what was seen on the way.
+
+use std::hash::Hasher;
+use std::time::Duration;
+
+use crate::faults::Fault;
+
+/// Declares an enum whose variants are counted in a [`Tally`]: each with the words that a person reads.
+macro_rules! kinds {
+    ($(#[$meta:meta])* pub enum $name:ident { $($variant:ident => $words:literal,)* }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum $name {
+            $(#[doc = $words] $variant,)*
+        }
+
+        impl $name {
+            /// Every kind, for tables.
+            pub const ALL: [$name; [$($words),*].len()] = [$($name::$variant),*];
+
+            /// What a person reads.
+            pub const fn words(self) -> &'static str {
+                match self {
+                    $($name::$variant => $words,)*
+                }
+            }
+        }
+    };
+}
+pub(crate) use kinds;
+
+kinds! {
+    /// What the conductor was seen doing. A sweep that never saw one of these has not tested it.
+    pub enum Sight {
+        Relayed => "an answer was relayed",
+        Streamed => "an answer was relayed from its head on",
+        Broken => "a caller was told that the platform broke",
+        TimedOut => "a caller was told that time was up",
+        QueueFull => "a request was refused: queue full",
+        QueueTimeout => "a request was refused: waited too long",
+        BreakerOpen => "a request was refused: breakers open",
+        NotReady => "a request was refused: nobody up",
+        Draining => "a request was refused: Demi is ending",
+        TooMany => "a request was refused: too many under way",
+        NoRoute => "a request had no route",
+        Unheard => "a caller hung up and its request ended",
+        Buried => "a request was kept as a dead letter",
+        Retried => "a request was tried again",
+        Cancelled => "an attempt was cancelled",
+        Opened => "a breaker opened",
+        Trial => "a request tried a half-open breaker",
+        Restarted => "an instance was started again",
+        StartTimeout => "a start took too long and was ended",
+        Sick => "an instance was ended because its probes failed",
+        Wedged => "an instance was ended because it did not let go",
+        Killed => "an instance had to be killed",
+        Stale => "news of an old run or an ended ticket was passed over",
+        StoppedInStorm => "Demi was stopped amid faults",
+        StoppedTwice => "the order to stop was given more than once",
+        OutOfTime => "Demi exited with 1: the store did not answer in time",
+        StoreFailed => "Demi exited with 4: the store failed",
+        Recovered => "all was well again after the faults",
+    }
+}
+
+/// Counts by kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tally<const N: usize>([u64; N]);
+
+/// How often each fault struck.
+pub type Faults = Tally<{ Fault::ALL.len() }>;
+/// How often each thing was seen.
+pub type Sights = Tally<{ Sight::ALL.len() }>;
+
+impl<const N: usize> Default for Tally<N> {
+    fn default() -> Self {
+        Tally([0; N])
+    }
+}
+
+impl<const N: usize> Tally<N> {
+    /// Counts `more` of a kind (an enum made by `kinds!`, as its number).
+    pub(crate) fn add(&mut self, kind: usize, more: u64) {
+        self.0[kind] += more;
+    }
+
+    /// In the order of the enum's `ALL`.
+    pub fn counts(&self) -> &[u64; N] {
+        &self.0
+    }
+
+    /// Of all kinds together.
+    pub fn total(&self) -> u64 {
+        self.0.iter().sum()
+    }
+
+    fn absorb(&mut self, other: &Tally<N>) {
+        for (sum, more) in self.0.iter_mut().zip(other.0) {
+            *sum += more;
+        }
+    }
+}
+
+/// What one seed came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// Of every time, event and action in order: equal for equal seeds.
+    pub hash: u64,
+    /// Calls of `Conductor::handle`.
+    pub steps: u64,
+    /// From start to exit by the world's clock.
+    pub simulated: Duration,
+    /// Requests asked.
+    pub requests: u64,
+    /// The exit code.
+    pub exit: u8,
+    /// What went wrong on purpose.
+    pub faults: Faults,
+    /// What the conductor did about it.
+    pub sights: Sights,
+}
+
+/// What a range of seeds came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// How many.
+    pub seeds: u64,
+    /// Of all hashes, whatever the order of the seeds.
+    pub hash: u64,
+    /// Calls of `Conductor::handle`.
+    pub steps: u64,
+    /// By the worlds' clocks.
+    pub simulated: Duration,
+    /// Requests asked.
+    pub requests: u64,
+    /// What went wrong on purpose.
+    pub faults: Faults,
+    /// What the conductor did about it.
+    pub sights: Sights,
+}
+
+impl Summary {
+    /// Adds one seed's report.
+    pub fn add(&mut self, report: &Report) {
+        self.seeds += 1;
+        self.hash ^= report.hash;
+        self.steps += report.steps;
+        self.simulated += report.simulated;
+        self.requests += report.requests;
+        self.faults.absorb(&report.faults);
+        self.sights.absorb(&report.sights);
+    }
+
+    /// Adds another range's summary.
+    pub fn join(&mut self, other: &Summary) {
+        self.seeds += other.seeds;
+        self.hash ^= other.hash;
+        self.steps += other.steps;
+        self.simulated += other.simulated;
+        self.requests += other.requests;
+        self.faults.absorb(&other.faults);
+        self.sights.absorb(&other.sights);
+    }
+}
+
+/// FNV-1a, 64 bits (Fowler, Noll, Vo): unlike the standard library's hasher it is the same in every release, and
+/// every integer goes in at a fixed width, so a hash means the same on every machine.
+#[derive(Clone, Debug)]
+pub struct Fnv1a(u64);
+
+impl Default for Fnv1a {
+    fn default() -> Self {
+        Fnv1a(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl Hasher for Fnv1a {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+
+    fn write_u32(&mut self, number: u32) {
+        self.write(&number.to_le_bytes());
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.write(&number.to_le_bytes());
+    }
+
+    fn write_usize(&mut self, number: usize) {
+        self.write_u64(number as u64);
+    }
+
+    /// Discriminants of enums come in here: one byte holds any of ours.
+    fn write_isize(&mut self, number: isize) {
+        self.write(&[number as u8]);
+    }
+}

@@ -1,0 +1,196 @@
+//! What runs and what is asked of it: a drawn configuration without mistakes, and bursts of requests.
+
+use std::time::Duration;
+
+use demi_conductor::config::{
+    Bounded, Breaker, Config, Health, Host, OnFailure, Platform, Restart, Retry, Route, Sampling, Shutdown,
+};
+use demi_conductor::{Question, Random, RouteId, Router};
+
+/// A span from `low` to just below `high` milliseconds, short ones as likely as long ones by order of magnitude.
+pub(crate) fn span(random: &mut Random, low: u64, high: u64) -> Duration {
+    Duration::from_millis(millis(random, low, high))
+}
+
+fn millis(random: &mut Random, low: u64, high: u64) -> u64 {
+    let magnitudes = u64::from((high / low.max(1)).max(1).ilog2());
+    let low = low.max(1) << random.below(magnitudes + 1);
+    (low + random.below(low)).min(high)
+}
+
+fn bounded<const LOW: u64, const HIGH: u64, const DEFAULT: u64>(number: u64) -> Bounded<LOW, HIGH, DEFAULT> {
+    Bounded::new(number.clamp(LOW, HIGH)).expect("a clamped number is in the range")
+}
+
+fn drawn<const LOW: u64, const HIGH: u64, const DEFAULT: u64>(
+    random: &mut Random,
+    low: u64,
+    high: u64,
+) -> Bounded<LOW, HIGH, DEFAULT> {
+    bounded(millis(random, low, high))
+}
+
+fn below<const LOW: u64, const HIGH: u64, const DEFAULT: u64>(
+    random: &mut Random,
+    high: u64,
+) -> Bounded<LOW, HIGH, DEFAULT> {
+    bounded(random.below(high))
+}
+
+/// A configuration without mistakes: one in eight keeps every default in time, the others are quicker, so that a
+/// short run sees many breakers, restarts and probes.
+pub(crate) fn config(random: &mut Random) -> Config {
+    let mut config = Config { requests_max: drawn(random, 8, 200), ..Config::default() };
+    if random.below(8) > 0 {
+        draw_times(&mut config, random);
+    }
+    let count = 1 + random.below(6) as usize;
+    let ranks: Vec<u64> = (0..count).map(|_| random.draw()).collect();
+    config.platforms = (0..count).map(|index| platform(random, index, &ranks)).collect();
+    for index in 0..count {
+        for _ in 0..1 + random.below(3) {
+            let number = config.routes.len();
+            config.routes.push(route(random, number, index));
+        }
+    }
+    let names: Vec<&str> = config.platforms.iter().map(|platform| platform.name.as_str()).collect();
+    assert_eq!(config.mistakes(&names), [], "a drawn configuration has a mistake");
+    config
+}
+
+fn draw_times(config: &mut Config, random: &mut Random) {
+    config.health = Health {
+        interval_ms: drawn(random, 250, 5_000),
+        timeout_ms: drawn(random, 50, 5_000),
+        degraded_ms: drawn(random, 10, 500),
+        fall: bounded(1 + random.below(4)),
+        rise: bounded(1 + random.below(3)),
+        doubt_interval_ms: drawn(random, 100, 2_000),
+        down_interval_ms: drawn(random, 250, 10_000),
+    };
+    let open_ms = millis(random, 50, 10_000);
+    config.breaker = Breaker {
+        failures: bounded(1 + random.below(5)),
+        open_ms: bounded(open_ms),
+        open_max_ms: bounded(open_ms << random.below(4)),
+    };
+    let base_ms = millis(random, 1, 1_000);
+    config.restart = Restart {
+        base_ms: bounded(base_ms),
+        max_ms: bounded(base_ms << random.below(6)),
+        forget_ms: below(random, 60_000),
+    };
+    config.retry = Retry {
+        base_ms: drawn(random, 1, 200),
+        max_ms: drawn(random, 50, 2_000),
+        tokens_max: bounded([0, 20, 500, 100_000][random.below(4) as usize]),
+    };
+    config.sampling = Sampling { interval_ms: drawn(random, 2_000, 60_000) };
+    config.shutdown = Shutdown { grace_ms: drawn(random, 500, 10_000) };
+}
+
+fn platform(random: &mut Random, index: usize, ranks: &[u64]) -> Platform {
+    let instances = 1 + random.below(4) as u16;
+    let host = match random.below(7) {
+        0 => Host::Inline,
+        1 | 2 => Host::Threads(instances),
+        3 | 4 => Host::Process(instances),
+        _ => Host::Http,
+    };
+    let mut platform = Platform::new(&format!("p{index}"), host);
+    match host {
+        Host::Inline | Host::Threads(_) => {}
+        Host::Process(_) => platform.command = vec!["plugin".to_owned()],
+        Host::Http => {
+            platform.upstreams = (0..instances).map(|upstream| format!("127.0.0.1:{}", 3000 + upstream)).collect();
+        }
+    }
+    // Needs go from higher to lower rank only, so they never form a circle, whatever the order of the file.
+    for (other, rank) in ranks.iter().enumerate() {
+        if *rank < ranks[index] && random.below(4) == 0 {
+            platform.needs.push(format!("p{other}"));
+        }
+    }
+    if random.below(3) > 0 {
+        platform.in_flight_max = Some(bounded(1 + random.below(6)));
+    }
+    platform.queue_max = below(random, 12);
+    platform.start_timeout_ms = drawn(random, 250, 20_000);
+    platform.stop_grace_ms = below(random, 3_000);
+    platform.wedged_ms = drawn(random, 100, 5_000);
+    platform
+}
+
+fn route(random: &mut Random, number: usize, platform: usize) -> Route {
+    let timeout = millis(random, 50, 8_000);
+    Route {
+        kind: Some(format!("r{number}")),
+        timeout_ms: bounded(timeout),
+        attempt_timeout_ms: (random.below(3) == 0).then(|| bounded(timeout / (1 + random.below(5)))),
+        retries: below(random, 5),
+        idempotent: random.below(2) == 0,
+        on_failure: if random.below(2) == 0 { OnFailure::DeadLetter } else { OnFailure::Error },
+        ..Route::to(&format!("p{platform}"))
+    }
+}
+
+/// Who asks, how often and for what.
+#[derive(Debug)]
+pub(crate) struct Workload {
+    kinds: Vec<String>,
+    gap: Duration,
+    burst_permille: u32,
+    stranger_permille: u32,
+    random: Random,
+}
+
+impl Workload {
+    pub(crate) fn new(config: &Config, mut random: Random) -> Workload {
+        Workload {
+            kinds: (0..config.routes.len()).map(|number| format!("r{number}")).collect(),
+            gap: span(&mut random, 10, 500),
+            burst_permille: random.below(100) as u32,
+            stranger_permille: random.below(30) as u32,
+            random,
+        }
+    }
+
+    /// How many ask at once, and how long until others do. `is_calm`: one at a time and not often.
+    pub(crate) fn next(&mut self, is_calm: bool) -> (u64, Duration) {
+        if is_calm {
+            return (1, Duration::from_millis(200) + self.random.span_below(Duration::from_millis(600)));
+        }
+        let is_burst = self.random.chance(self.burst_permille);
+        let size = if is_burst { 2 + self.random.below(40) } else { 1 };
+        (size, self.random.span_below(self.gap * 2))
+    }
+
+    /// What is asked for, by the router that the reactor would ask, and whether it may be asked twice.
+    pub(crate) fn question(&mut self, router: &Router, is_calm: bool) -> (Option<RouteId>, bool) {
+        let is_stranger = !is_calm && self.random.chance(self.stranger_permille);
+        let kind =
+            if is_stranger { "nobody" } else { &self.kinds[self.random.below(self.kinds.len() as u64) as usize] };
+        let route = router.find(&Question { kind, ..Question::default() });
+        (route, self.random.below(3) == 0)
+    }
+}
+
+/// How long after the last fault everything must be well again, by the configuration alone.
+pub(crate) fn recovery_max(config: &Config) -> Duration {
+    let health = &config.health;
+    let cycle =
+        health.interval_ms.millis().max(health.doubt_interval_ms.millis()).max(health.down_interval_ms.millis())
+            + health.timeout_ms.millis();
+    let longest = |span: fn(&Platform) -> Duration| config.platforms.iter().map(span).max().unwrap_or_default();
+    let timeout = config.routes.iter().map(|route| route.timeout_ms.millis()).max().unwrap_or_default();
+    // A frozen instance is found by its probes, except while requests keep it busy; each of those costs it a
+    // failure, and enough of them open its breaker and leave the probes alone with it.
+    let rounds = health.fall.count() + health.rise.count() + config.breaker.failures.count() + 2;
+    let found = (cycle + timeout) * rounds;
+    let wedged = timeout + longest(|platform| platform.wedged_ms.millis());
+    let ended = longest(|platform| platform.stop_grace_ms.millis());
+    // Back-off has a quarter of jitter, a breaker's wait a tenth; a probe from before may fail the first trial.
+    let started = longest(|platform| platform.start_timeout_ms.millis()) + config.restart.max_ms.millis() * 2;
+    let closed = config.breaker.open_max_ms.millis() * 3 + cycle * 4;
+    found + wedged + ended + started * config.platforms.len() as u32 + closed + Duration::from_secs(15)
+}

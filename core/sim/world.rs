@@ -1,0 +1,363 @@
+//! The world: a virtual clock, a heap of things to come, and a conductor that does not know that none of it is real.
+
+mod perform;
+
+use std::collections::BTreeMap;
+use std::hash::{Hash, Hasher};
+use std::time::Duration;
+
+use demi_conductor::config::Config;
+use demi_conductor::{Action, Conductor, Event, Instance, Order, Phase, Random, RouteId, Ticket, TicketBook, Time};
+
+use crate::faults::{Dice, Fault};
+use crate::ledger::Ledger;
+use crate::machine::Model;
+use crate::report::{Fnv1a, Report, Sight};
+use crate::workload::{self, Workload};
+use perform::Coming;
+
+/// Further steps at one moment than this are a circle of zero waits.
+const STEPS_AT_ONCE_MAX: u64 = 20_000;
+/// A turn that is late is so by less than this.
+const LATE_TURN: Duration = Duration::from_millis(5);
+/// How often the books are compared with the status, in steps.
+const AUDIT_EVERY: u64 = 32;
+
+/// Pretends to do what the conductor orders, under a virtual clock and with seeded faults.
+///
+/// Everything in it follows from the seed. It panics as soon as the conductor does something that it may not, or
+/// does not do in time what it must.
+#[derive(Debug)]
+pub struct World {
+    config: Config,
+    conductor: Conductor,
+    now: Time,
+    random: Random,
+    dice: Dice,
+    workload: Workload,
+    coming: BTreeMap<(Time, u64), Coming>,
+    sequence: u64,
+    models: Vec<Model>,
+    book: TicketBook,
+    ledger: Ledger,
+    actions: Vec<Action>,
+    requests: u64,
+    steps: u64,
+    steps_at_once: u64,
+    arrivals: bool,
+    /// When the grace of the ordered stop is over, and when Demi must have exited, which lateness of the world moves.
+    grace_over: Time,
+    exit_due: Option<Time>,
+    exit: Option<u8>,
+    flushed: Option<bool>,
+    hash: Fnv1a,
+    trace: Option<Vec<String>>,
+}
+
+impl World {
+    /// The world of this seed, before anything has happened.
+    pub fn new(seed: u64) -> World {
+        // Streams of their own, so that a fault that is added does not draw another configuration.
+        let mut root = Random::new(seed);
+        let mut streams = [0; 5].map(|_| Random::new(root.draw()));
+        let config = workload::config(&mut streams[0]);
+        let [_, workload, dice, conductor, random] = streams;
+        let mut conductor_seed = conductor;
+        World {
+            conductor: Conductor::new(&config, conductor_seed.draw()),
+            now: Time::ZERO,
+            random,
+            dice: Dice::new(dice),
+            workload: Workload::new(&config, workload),
+            coming: BTreeMap::new(),
+            sequence: 0,
+            models: Model::all(&config),
+            book: TicketBook::default(),
+            ledger: Ledger::new(&config),
+            actions: Vec::new(),
+            requests: 0,
+            steps: 0,
+            steps_at_once: 0,
+            arrivals: true,
+            grace_over: Time::ZERO,
+            exit_due: None,
+            exit: None,
+            flushed: None,
+            hash: Fnv1a::default(),
+            trace: None,
+            config,
+        }
+    }
+
+    /// Plants a bug in this world's conductor.
+    #[cfg(any(test, feature = "plants"))]
+    pub fn plant(&mut self, plant: demi_conductor::Plant) {
+        self.conductor.plant(plant);
+    }
+
+    /// From here on keeps every event and action as a line of text.
+    pub fn record(&mut self) {
+        self.trace = Some(vec![format!("{:#?}", self.config)]);
+    }
+
+    /// What was kept since [`World::record`]: the configuration, then a line for each event and action.
+    pub fn trace(&self) -> &[String] {
+        self.trace.as_deref().unwrap_or_default()
+    }
+
+    /// A whole life: faults, then either calm, recovery and a clean end, or an end amid the faults.
+    ///
+    /// # Panics
+    /// If the conductor does what it may not, or not what it must.
+    pub fn run(seed: u64) -> Report {
+        let mut world = World::new(seed);
+        world.live();
+        world.report()
+    }
+
+    /// Lives the whole life; for a world that was planted in or that is recorded. See [`World::run`].
+    pub fn live(&mut self) {
+        self.begin();
+        let steps_max = 400 + self.random.below(2_400);
+        while self.steps < steps_max && self.now < Time::from_millis(4 * 3_600_000) {
+            self.step();
+        }
+        if self.random.chance(750) {
+            self.calm();
+            self.recover();
+            self.serve_every_route();
+            self.stop(1);
+            assert_eq!(self.exit, Some(0), "a stop in calm ends with another exit code than 0");
+        } else {
+            let orders = 1 + self.random.below(4);
+            self.ledger.sights.add(Sight::StoppedInStorm as usize, 1);
+            self.stop(orders);
+        }
+    }
+
+    /// Demi begins and the first requests are on their way.
+    pub fn begin(&mut self) {
+        self.come(Duration::ZERO, Coming::Arrivals);
+        self.handle(Event::Began);
+    }
+
+    /// What happened so far.
+    pub fn report(&self) -> Report {
+        let mut sights = self.ledger.sights.clone();
+        for platform in self.conductor.platforms() {
+            sights.add(Sight::Opened as usize, platform.stats.opened);
+        }
+        sights.add(Sight::Stale as usize, self.conductor.stats().stale);
+        Report {
+            hash: self.hash.finish(),
+            steps: self.steps,
+            simulated: self.now - Time::ZERO,
+            requests: self.requests,
+            exit: self.exit.unwrap_or_default(),
+            faults: self.dice.struck().clone(),
+            sights,
+        }
+    }
+
+    /// The earlier of what is to come and the conductor's deadline happens, on time or late.
+    pub fn step(&mut self) {
+        let next = self.coming.first_key_value().map(|((at, _), _)| *at);
+        let deadline = self.conductor.deadline().map(|(at, _)| at);
+        let at = match (next, deadline) {
+            (Some(next), Some(deadline)) => next.min(deadline),
+            (Some(at), None) | (None, Some(at)) => at,
+            (None, None) => panic!("nothing will ever happen again and Demi has not exited"),
+        };
+        self.pass_to(at);
+        if next != Some(at) {
+            return self.handle(Event::Elapsed);
+        }
+        let Some((_, coming)) = self.coming.pop_first() else { return };
+        let Some(event) = self.happen(coming) else { return };
+        if let Event::Answered { ticket, instance, .. } | Event::Headed { ticket, instance } = event {
+            // News that nobody waits for comes after what is due, or a retry due now could make it look awaited.
+            if !self.ledger.is_awaited(ticket, instance) && deadline.is_some_and(|at| at <= self.now) {
+                self.handle(Event::Elapsed);
+            }
+        }
+        if self.exit.is_none() {
+            self.handle(event);
+        }
+    }
+
+    fn pass_to(&mut self, at: Time) {
+        let before = self.now;
+        let on_time = self.now.max(at);
+        self.now = on_time;
+        if self.dice.strike(Fault::LateTurn) {
+            self.now = self.now + self.random.span_below(LATE_TURN);
+        }
+        if self.dice.strike(Fault::ClockJump) {
+            self.now = self.now + workload::span(&mut self.random, 1_000, 3_600_000);
+        }
+        if self.now > on_time {
+            // What is late because of the world is not the conductor's fault.
+            self.exit_due = self.exit_due.map(|due| due.max(self.now + LATE_TURN));
+        }
+        self.steps_at_once = if self.now == before { self.steps_at_once + 1 } else { 0 };
+        assert!(self.steps_at_once < STEPS_AT_ONCE_MAX, "time stands still");
+        if let Some(due) = self.exit_due {
+            assert!(self.now <= due + LATE_TURN, "Demi has not exited within its grace");
+        }
+    }
+
+    /// Has the conductor handle the event, enters that in the books and performs what was ordered.
+    fn handle(&mut self, event: Event) {
+        self.steps += 1;
+        let mut actions = std::mem::take(&mut self.actions);
+        self.conductor.handle(self.now, event, &mut actions);
+        (self.now, event).hash(&mut self.hash);
+        actions.hash(&mut self.hash);
+        if let Some(trace) = &mut self.trace {
+            trace.push(format!("{:>17.9} {event:?}", (self.now - Time::ZERO).as_secs_f64()));
+            trace.extend(actions.iter().map(|action| format!("{:>17} → {action:?}", "")));
+        }
+        let deadline = self.conductor.deadline();
+        assert!(deadline.is_none_or(|(at, _)| at > self.now), "{deadline:?} is not after now, {:?}", self.now);
+        self.conductor.check();
+        self.ledger.enter(self.now, &event, &actions, &self.conductor);
+        if self.steps % AUDIT_EVERY == 0 {
+            self.ledger.audit(&self.conductor);
+        }
+        for action in actions.drain(..) {
+            self.perform(action);
+        }
+        self.actions = actions;
+    }
+
+    fn come(&mut self, after: Duration, coming: Coming) {
+        self.sequence += 1;
+        self.coming.insert((self.now + after, self.sequence), coming);
+    }
+
+    /// A span from zero to just below this many milliseconds.
+    fn within(&mut self, millis: u64) -> Duration {
+        self.random.span_below(Duration::from_millis(millis))
+    }
+
+    fn model(&mut self, instance: Instance) -> &mut Model {
+        &mut self.models[instance.slot as usize]
+    }
+
+    // The ways to an end.
+
+    /// No fault strikes any more and requests come slowly. What is frozen or stuck stays so until the conductor
+    /// replaces it; what the conductor cannot replace goes on by itself.
+    pub fn calm(&mut self) {
+        self.dice.calm();
+        for slot in 0..self.models.len() {
+            if !self.models[slot].can_be_replaced() {
+                self.thaw(Instance { slot: slot as u32, run: self.models[slot].run });
+            }
+        }
+    }
+
+    /// After [`World::calm`]: runs until all is well, and asserts that this is soon.
+    pub fn recover(&mut self) {
+        let due = self.now + workload::recovery_max(&self.config);
+        loop {
+            for _ in 0..16 {
+                self.step();
+            }
+            let Err(reason) = self.wellness() else { break };
+            assert!(self.now < due, "not well {:?} after the last fault: {reason}", due - Time::ZERO);
+        }
+        self.ledger.sights.add(Sight::Recovered as usize, 1);
+    }
+
+    /// Whether everything that can work does, or else what does not.
+    fn wellness(&self) -> Result<(), String> {
+        let can_run = self.can_run();
+        let mut models = self.models.iter();
+        for (platform, told) in self.conductor.platforms().enumerate() {
+            for (status, model) in told.instances.iter().zip(models.by_ref()) {
+                if !can_run[platform] || model.has_bad_config {
+                    continue;
+                }
+                let is_well = status.state == "ready" && status.health == "up" && status.breaker == "closed";
+                if !is_well || !model.is_sound() {
+                    return Err(format!("{} {status:?} {model:?}", told.name));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Which platforms can run: not every instance has a bad configuration, and what they wait for can run.
+    fn can_run(&self) -> Vec<bool> {
+        let platforms = &self.config.platforms;
+        let mut can_run = vec![false; platforms.len()];
+        for index in self.config.start_order().unwrap_or_default() {
+            let mut own = self.models.iter().filter(|model| model.platform == index);
+            let has_begun = own.clone().any(|model| model.run > 0);
+            let is_needed = |other: usize| platforms[index].needs.contains(&platforms[other].name);
+            let may_begin = (0..platforms.len()).all(|other| !is_needed(other) || can_run[other]);
+            can_run[index] = (has_begun || may_begin) && own.any(|model| !model.has_bad_config);
+        }
+        can_run
+    }
+
+    /// After [`World::recover`]: every route to a platform that runs answers with what the platform said.
+    pub fn serve_every_route(&mut self) {
+        self.arrivals = false;
+        // The last slow ones from before may open a breaker once more.
+        while self.ledger.waiting() > 0 {
+            self.step();
+        }
+        self.recover();
+        let can_run = self.can_run();
+        for route in (0..self.config.routes.len() as u32).map(RouteId) {
+            if !can_run[self.ledger.platform_of(route)] {
+                continue;
+            }
+            let before = self.ledger.sights.counts()[Sight::Relayed as usize];
+            let ticket = self.ask(Some(route), false);
+            self.step_until_ended(ticket);
+            let after = self.ledger.sights.counts()[Sight::Relayed as usize];
+            assert!(after > before, "all is well and {route:?} does not answer");
+        }
+    }
+
+    fn step_until_ended(&mut self, ticket: Ticket) {
+        while self.book.is_live(ticket) {
+            self.step();
+        }
+    }
+
+    /// Orders a stop so many times, and asserts that Demi exits within its grace.
+    pub fn stop(&mut self, orders: u64) {
+        let grace = self.config.shutdown.grace_ms.millis();
+        self.grace_over = self.now + grace;
+        self.exit_due = Some(self.grace_over + LATE_TURN);
+        self.handle(Event::Ordered(Order::Stop));
+        if orders > 1 {
+            self.ledger.sights.add(Sight::StoppedTwice as usize, 1);
+        }
+        for _ in 1..orders {
+            let delay = self.random.span_below(grace * 3 / 2);
+            self.come(delay, Coming::News(Event::Ordered(Order::Stop)));
+        }
+        while self.exit.is_none() {
+            self.step();
+        }
+        self.assert_ended();
+    }
+
+    fn assert_ended(&mut self) {
+        assert_eq!(self.conductor.phase(), Phase::Done);
+        assert_eq!(self.conductor.deadline(), None, "a timer is left after the exit");
+        assert_eq!((self.ledger.live(), self.conductor.live()), (0, 0), "requests are left after the exit");
+        let sight = match (self.exit, self.flushed) {
+            (Some(0), _) => return,
+            (Some(4), Some(false)) => Sight::StoreFailed,
+            (Some(1), _) if self.now >= self.grace_over => Sight::OutOfTime,
+            (exit, flushed) => panic!("exit code {exit:?} does not say how flushing went: {flushed:?}"),
+        };
+        self.ledger.sights.add(sight as usize, 1);
+    }
+}

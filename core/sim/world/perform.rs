@@ -1,0 +1,391 @@
+//! The world's side of every action and event: what the reactor, the kernel and the platforms would do.
+
+use std::time::Duration;
+
+use demi_conductor::config::Host;
+use demi_conductor::{Action, Errand, Event, Exit, Instance, Outcome, RouteId, Sample, Signal, Ticket, Verdict};
+
+use crate::faults::Fault;
+use crate::machine::{State, Work};
+
+use super::World;
+
+/// What is to come, at its time.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Coming {
+    /// Requests come in.
+    Arrivals,
+    /// News that nothing can stop any more.
+    News(Event),
+    /// A caller hangs up.
+    HangsUp(Ticket),
+    /// A run answers its handshake.
+    Starts(Instance),
+    /// The head of an attempt's answer.
+    Head(Instance, u64),
+    /// An attempt ends.
+    Answer(Instance, u64, Outcome),
+    /// The body of an attempt's answer has not moved for as long as the reactor allows.
+    Stall(Instance, u64),
+    /// A run looks into itself.
+    Verdict(Instance, Verdict),
+    /// A run crashes.
+    Crash(Instance),
+    /// A frozen run goes on.
+    Thaw(Instance),
+    /// A run that was asked to end does.
+    Ends(Instance),
+    /// Demi learns that a run has ended.
+    Exits(Instance, Exit),
+}
+
+/// As in the reactor: a body that has not moved for so long is given up.
+const STALL: Duration = Duration::from_secs(10);
+
+impl World {
+    pub(super) fn perform(&mut self, action: Action) {
+        match action {
+            Action::Dispatch { ticket, instance } => self.dispatch(ticket, instance),
+            Action::Answer { ticket, .. } => self.book.retire(ticket),
+            Action::Bury { ticket, .. } => {
+                self.book.retire(ticket);
+                self.store(Errand::Bury, 50);
+            }
+            Action::Cancel { ticket, instance } => self.cancel(ticket, instance),
+            Action::Relay { .. } | Action::Admit(_) => {}
+            Action::Probe { instance } => self.probe(instance),
+            Action::Start { instance } => self.start(instance),
+            Action::Signal { instance, signal: Signal::Terminate } => self.terminate(instance),
+            Action::Signal { instance, signal: Signal::Kill } => {
+                if self.model(instance).lives(instance) {
+                    let (exit, delay) = (self.model(instance).exit_by_kill(), self.within(3));
+                    self.die(instance, exit, delay);
+                }
+            }
+            Action::Measure => {
+                let sample =
+                    Sample { ram_available: self.random.draw() >> 34, ram_total: 1 << 30, ..Sample::default() };
+                let delay = self.within(20);
+                self.come(delay, Coming::News(Event::Measured { sample }));
+            }
+            Action::Flush => self.store(Errand::Flush, 5),
+            Action::Exit(code) => self.exit = Some(code),
+        }
+    }
+
+    fn store(&mut self, errand: Errand, millis: u64) {
+        let delay = self.within(millis);
+        let done = !self.dice.strike(Fault::StoreFailed);
+        if errand == Errand::Flush {
+            self.flushed = None;
+        }
+        if !self.dice.strike(Fault::StoreSilent) {
+            self.come(delay, Coming::News(Event::Stored { errand, done }));
+        }
+    }
+
+    fn dispatch(&mut self, ticket: Ticket, instance: Instance) {
+        let slot = instance.slot as usize;
+        let model = &self.models[slot];
+        if model.run != instance.run || model.state == State::Absent {
+            return; // Its exit was handled in the same turn and broke this.
+        }
+        let (host, platform) = (model.host, model.platform);
+        if model.state == State::Dying || self.dice.strike(Fault::Unsent) {
+            return self.answer_at_once(ticket, instance, Outcome::Unsent);
+        }
+        if host != Host::Inline && self.dice.strike(Fault::Full) {
+            return self.answer_at_once(ticket, instance, Outcome::Busy);
+        }
+        if self.models[slot].can_freeze() && self.dice.strike(Fault::Freeze) {
+            self.freeze(instance);
+        }
+        if self.models[slot].can_be_replaced() && self.dice.strike(Fault::CrashInFlight) {
+            let delay = self.within(100);
+            self.come(delay, Coming::Crash(instance));
+        }
+        self.sequence += 1;
+        let mut work = Work { ticket, serial: self.sequence, is_stuck: false, is_endless: false, is_headed: false };
+        let lost = if self.models[slot].is_thread() { Fault::StuckThread } else { Fault::NeverAnswered };
+        work.is_stuck = self.models[slot].can_freeze() && self.dice.strike(lost);
+        if !work.is_stuck {
+            work.is_endless = self.promise_answer(instance, work.serial, host, platform);
+        }
+        self.models[slot].hand.push(work);
+    }
+
+    fn answer_at_once(&mut self, ticket: Ticket, instance: Instance, outcome: Outcome) {
+        let delay = if self.random.below(2) == 0 { Duration::ZERO } else { self.within(2) };
+        self.come(delay, Coming::News(Event::Answered { ticket, instance, outcome }));
+    }
+
+    /// When and how an attempt will be answered. Returns whether the answer streams without end.
+    fn promise_answer(&mut self, instance: Instance, serial: u64, host: Host, platform: usize) -> bool {
+        let is_rotten = self.model(instance).is_rotten && !self.dice.is_calm() && self.random.chance(800);
+        let outcome = match () {
+            () if is_rotten || self.dice.strike(Fault::Failed) => Outcome::Failed,
+            () if self.dice.strike(Fault::Mistaken) => Outcome::Mistaken,
+            () if self.dice.strike(Fault::Broken) => Outcome::Broken,
+            () => Outcome::Replied,
+        };
+        let mut delay = if host == Host::Inline { Duration::from_nanos(1) } else { self.within(8) };
+        if host != Host::Inline && self.dice.strike(Fault::SlowAnswer) {
+            let routes = self.config.routes.iter().filter(|route| route.to == self.config.platforms[platform].name);
+            let timeout = routes.map(|route| route.timeout_ms.millis()).max().unwrap_or_default();
+            delay = self.random.span_below(timeout * 3 / 2);
+        }
+        if !self.model(instance).can_babble() || self.random.below(5) > 0 {
+            self.come(delay, Coming::Answer(instance, serial, outcome));
+            return false;
+        }
+        self.come(delay, Coming::Head(instance, serial));
+        // One at most in each instance, and never in its only hand, or calm could not come.
+        let model = self.model(instance);
+        let has_room = model.in_flight_max > 1 && !model.hand.iter().any(|work| work.is_endless);
+        if has_room && self.dice.strike(Fault::EndlessStream) {
+            return true;
+        }
+        let outcome = if self.dice.strike(Fault::BrokenAfterHead) { Outcome::Broken } else { outcome };
+        let body = self.within(500);
+        self.come(delay + body, Coming::Answer(instance, serial, outcome));
+        false
+    }
+
+    fn cancel(&mut self, ticket: Ticket, instance: Instance) {
+        let model = self.model(instance);
+        if model.run != instance.run || model.is_thread() {
+            return; // A thread cannot be told.
+        }
+        let Some(work) = model.hand.iter().rev().find(|work| work.ticket == ticket).copied() else { return };
+        if work.is_endless || work.is_stuck || !self.dice.strike(Fault::AnswerAfterCancel) {
+            self.model(instance).take(work.serial);
+        }
+    }
+
+    fn probe(&mut self, instance: Instance) {
+        let model = &self.models[instance.slot as usize];
+        if !model.lives(instance) {
+            return;
+        }
+        let is_full = model.is_thread() && model.hand.len() >= model.in_flight_max;
+        let is_rotten = model.is_rotten && !self.dice.is_calm() && self.random.chance(500);
+        if self.models[instance.slot as usize].can_freeze() && self.dice.strike(Fault::Freeze) {
+            self.freeze(instance);
+        }
+        if self.dice.strike(Fault::LostProbe) {
+            return;
+        }
+        let verdict = match () {
+            () if is_full || self.dice.strike(Fault::BusyProbe) => Verdict::Busy,
+            () if is_rotten || self.dice.strike(Fault::FailedProbe) => Verdict::Fail,
+            () => Verdict::Pass,
+        };
+        let mut delay = self.within(10);
+        if self.dice.strike(Fault::SlowProbe) {
+            delay = self.random.span_below(self.config.health.timeout_ms.millis() * 2);
+        }
+        self.come(delay, Coming::Verdict(instance, verdict));
+    }
+
+    fn start(&mut self, instance: Instance) {
+        let model = self.model(instance);
+        model.start(instance.run);
+        let host = model.host;
+        if self.dice.strike(Fault::CrashAtStart) {
+            let exits = [Exit::NotStarted, Exit::NotInitialised, Exit::Code(1), Exit::Signal(11), Exit::Misbehaved];
+            let exit = exits[self.random.below(5) as usize];
+            let delay = if exit == Exit::NotStarted { Duration::ZERO } else { self.within(50) };
+            return self.die(instance, exit, delay);
+        }
+        if matches!(host, Host::Process(_)) && self.dice.strike(Fault::BadConfig) {
+            let delay = self.within(50);
+            return self.die(instance, Exit::Code(78), delay);
+        }
+        if host == Host::Inline || !self.dice.strike(Fault::NeverStarts) {
+            let delay = if host == Host::Inline { Duration::ZERO } else { self.within(100) };
+            self.come(delay, Coming::Starts(instance));
+        }
+    }
+
+    fn terminate(&mut self, instance: Instance) {
+        if !self.model(instance).lives(instance) {
+            return;
+        }
+        let model = self.model(instance);
+        model.state = State::Terminating;
+        let is_deaf = model.can_be_replaced();
+        if !(is_deaf && self.dice.strike(Fault::IgnoredTerm)) {
+            let delay = self.within(20);
+            self.come(delay, Coming::Ends(instance));
+        }
+    }
+
+    fn freeze(&mut self, instance: Instance) {
+        let model = self.model(instance);
+        if model.is_frozen {
+            return;
+        }
+        model.is_frozen = true;
+        let flowing: Vec<u64> = model.hand.iter().filter(|work| work.is_headed).map(|work| work.serial).collect();
+        for serial in flowing {
+            self.come(STALL, Coming::Stall(instance, serial));
+        }
+        if self.dice.strike(Fault::Thaw) {
+            let delay = self.within(20_000);
+            self.come(delay, Coming::Thaw(instance));
+        }
+    }
+
+    /// A run ends in truth; Demi learns of it after `delay`. What it held is lost, but some of it may be heard yet.
+    fn die(&mut self, instance: Instance, exit: Exit, delay: Duration) {
+        let is_told_of_each = self.random.below(3) == 0;
+        let model = self.model(instance);
+        model.state = State::Dying;
+        model.has_bad_config |= exit == Exit::Code(78);
+        let hand = std::mem::take(&mut model.hand);
+        for work in hand {
+            let (ticket, outcome) = (work.ticket, Outcome::Replied);
+            if self.dice.strike(Fault::AnswerOfOldRun) {
+                let late = delay + self.within(500);
+                self.come(late, Coming::News(Event::Answered { ticket, instance, outcome }));
+            } else if is_told_of_each {
+                self.come(delay / 2, Coming::News(Event::Answered { ticket, instance, outcome: Outcome::Broken }));
+            }
+        }
+        self.come(delay, Coming::Exits(instance, exit));
+    }
+
+    /// The event that Demi would notice, if it would.
+    pub(super) fn happen(&mut self, coming: Coming) -> Option<Event> {
+        match coming {
+            Coming::Arrivals => self.arrive(),
+            Coming::News(event) => {
+                if let Event::Stored { errand: Errand::Flush, done } = event {
+                    self.flushed = Some(done);
+                }
+                Some(event)
+            }
+            Coming::HangsUp(ticket) => {
+                (self.ledger.is_live(ticket) && !self.dice.is_calm()).then_some(Event::Gone { ticket })
+            }
+            Coming::Starts(instance) => {
+                let model = self.model(instance);
+                if !model.lives(instance) {
+                    return None;
+                }
+                if model.state == State::Starting {
+                    model.state = State::Ready;
+                }
+                let is_rotten = self.dice.strike(Fault::Rotten);
+                self.model(instance).is_rotten = is_rotten;
+                Some(Event::Started { instance })
+            }
+            Coming::Head(instance, serial) => {
+                let model = self.model(instance);
+                if !model.lives(instance) || model.is_frozen {
+                    return None;
+                }
+                let work = model.hand.iter_mut().find(|work| work.serial == serial)?;
+                work.is_headed = true;
+                Some(Event::Headed { ticket: work.ticket, instance })
+            }
+            Coming::Answer(instance, serial, outcome) => self.answer(instance, serial, outcome),
+            Coming::Stall(instance, serial) => {
+                let model = self.model(instance);
+                if !model.lives(instance) || !model.is_frozen {
+                    return None;
+                }
+                let ticket = model.take(serial)?.ticket;
+                Some(Event::Answered { ticket, instance, outcome: Outcome::Broken })
+            }
+            Coming::Verdict(instance, verdict) => {
+                let is_heard = !self.model(instance).is_frozen;
+                is_heard.then_some(Event::Probed { instance, verdict })
+            }
+            Coming::Crash(instance) => {
+                if self.model(instance).lives(instance) && !self.dice.is_calm() {
+                    let delay = self.within(50);
+                    self.die(instance, Exit::Signal(11), delay);
+                }
+                None
+            }
+            Coming::Thaw(instance) => {
+                self.thaw(instance);
+                None
+            }
+            Coming::Ends(instance) => {
+                let model = self.model(instance);
+                if model.lives(instance) && !model.is_frozen && !model.has_stuck_hand() {
+                    self.die(instance, Exit::Code(0), Duration::ZERO);
+                }
+                None
+            }
+            Coming::Exits(instance, exit) => {
+                self.model(instance).state = State::Absent;
+                Some(Event::Exited { instance, exit })
+            }
+        }
+    }
+
+    fn arrive(&mut self) -> Option<Event> {
+        if !self.arrivals {
+            return None;
+        }
+        let is_calm = self.dice.is_calm();
+        let (size, gap) = self.workload.next(is_calm);
+        for _ in 0..size {
+            let (route, idempotent) = self.workload.question(self.conductor.router(), is_calm);
+            self.ask(route, idempotent);
+        }
+        self.come(gap, Coming::Arrivals);
+        None
+    }
+
+    pub(super) fn ask(&mut self, route: Option<RouteId>, idempotent: bool) -> Ticket {
+        let ticket = self.book.issue();
+        self.requests += 1;
+        if self.dice.strike(Fault::CallerGone) {
+            let patience = self.random.span_below(self.ledger.timeout(route) * 3 / 2);
+            self.come(patience, Coming::HangsUp(ticket));
+        }
+        self.come(Duration::ZERO, Coming::News(Event::Asked { ticket, route, idempotent }));
+        ticket
+    }
+
+    fn answer(&mut self, instance: Instance, serial: u64, outcome: Outcome) -> Option<Event> {
+        let model = self.model(instance);
+        if !model.lives(instance) {
+            return None;
+        }
+        if model.is_frozen {
+            model.held.push((serial, outcome));
+            return None;
+        }
+        let babbles = model.can_babble();
+        let ticket = model.take(serial)?.ticket;
+        if babbles && self.dice.strike(Fault::Duplicate) {
+            let outcomes = [Outcome::Replied, Outcome::Failed, Outcome::Broken, Outcome::Busy];
+            let outcome = outcomes[self.random.below(4) as usize];
+            let late = self.within(300);
+            self.come(late, Coming::News(Event::Answered { ticket, instance, outcome }));
+        }
+        Some(Event::Answered { ticket, instance, outcome })
+    }
+
+    pub(super) fn thaw(&mut self, instance: Instance) {
+        let model = self.model(instance);
+        if !model.lives(instance) || !model.is_frozen {
+            return;
+        }
+        model.is_frozen = false;
+        let is_terminating = model.state == State::Terminating;
+        for (serial, outcome) in std::mem::take(&mut model.held) {
+            let delay = self.within(20);
+            self.come(delay, Coming::Answer(instance, serial, outcome));
+        }
+        if is_terminating {
+            let delay = self.within(20);
+            self.come(delay, Coming::Ends(instance));
+        }
+    }
+}

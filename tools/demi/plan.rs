@@ -1,0 +1,113 @@
+//! What a configuration will do, for `--dry-run` and for the first lines of the log.
+
+use std::fmt::Write;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use demi::{Config, Host, Mistake, Platform};
+
+/// Checks what only the machine can tell: whether commands exist and may be executed.
+pub(crate) fn check(config: &Config) -> Result<(), Vec<Mistake>> {
+    let mistakes: Vec<Mistake> = config
+        .platforms
+        .iter()
+        .enumerate()
+        .filter_map(|(index, platform)| {
+            let program = platform.command.first().filter(|_| matches!(platform.host, Host::Process(_)))?;
+            let what = missing(program)?;
+            let remedy = "name an executable file, or a program on PATH".to_owned();
+            Some(Mistake { at: format!("platforms[{index}].command"), what, remedy })
+        })
+        .collect();
+    if mistakes.is_empty() {
+        Ok(())
+    } else {
+        Err(mistakes)
+    }
+}
+
+fn missing(program: &str) -> Option<String> {
+    if program == "{demi}" {
+        return None;
+    }
+    let is_executable = |path: &PathBuf| {
+        path.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
+    };
+    let found = if program.contains('/') {
+        is_executable(&PathBuf::from(program))
+    } else {
+        std::env::var_os("PATH")
+            .is_some_and(|paths| std::env::split_paths(&paths).any(|path| is_executable(&path.join(program))))
+    };
+    (!found).then(|| format!("{program:?} is not there or not executable"))
+}
+
+/// The plan, for a person to read.
+pub(crate) fn describe(config: &Config, path: &Path) -> String {
+    let mut text = String::new();
+    let order = config.start_order().unwrap_or_default();
+    // Writing to a string cannot fail.
+    let _ = writeln!(text, "configuration  {}", path.display());
+    let _ = writeln!(text, "listen         http://{}", config.http.listen);
+    let store = path.parent().unwrap_or(Path::new("")).join(&config.store.path);
+    let _ = writeln!(text, "store          {}", store.display());
+    let _ = writeln!(text, "start order    {}", names(config, &order));
+    for index in &order {
+        let platform = &config.platforms[*index];
+        let _ = writeln!(text, "  {:<13}{}", platform.name, host(platform));
+        if !platform.needs.is_empty() {
+            let _ = writeln!(text, "  {:<13}needs {}", "", platform.needs.join(", "));
+        }
+    }
+    let _ = writeln!(text, "routes         first match wins");
+    for (index, route) in config.routes.iter().enumerate() {
+        let matchers = [
+            route.from.as_ref().map(|from| format!("from {from}")),
+            route.kind.as_ref().map(|kind| format!("kind {kind}")),
+            route.path.as_ref().map(|path| format!("path {path}")),
+            route.content.as_ref().map(|content| format!("content {content:?}")),
+        ];
+        let matchers: Vec<String> = matchers.into_iter().flatten().collect();
+        let what = if matchers.is_empty() { "everything else".to_owned() } else { matchers.join(", ") };
+        let _ = writeln!(text, "  {:>2}  {what} → {} within {} ms", index + 1, route.to, route.timeout_ms.value());
+    }
+    let _ = writeln!(text, "nothing was started and nothing was written");
+    text
+}
+
+fn names(config: &Config, order: &[usize]) -> String {
+    let names: Vec<&str> = order.iter().map(|index| config.platforms[*index].name.as_str()).collect();
+    if names.is_empty() {
+        "no platforms".to_owned()
+    } else {
+        names.join(" → ")
+    }
+}
+
+fn host(platform: &Platform) -> String {
+    match platform.host {
+        Host::Inline => format!("inline, adapter {}", platform.adapter()),
+        Host::Threads(count) => format!("{count} worker threads, adapter {}", platform.adapter()),
+        Host::Process(count) => format!("{count} processes: {}", platform.command.join(" ")),
+        Host::Http => format!("upstream {}", platform.upstreams.join(", ")),
+    }
+}
+
+/// Commands to try at once, made from the routes there are.
+pub(crate) fn suggestions(config: &Config, address: SocketAddr) -> Vec<String> {
+    let everything = config
+        .routes
+        .iter()
+        .any(|route| route.from.is_none() && route.kind.is_none() && route.path.is_none() && route.content.is_none());
+    let mut lines = Vec::new();
+    if everything {
+        lines.push(format!("try: curl http://{address}/v1/requests -d '{{\"content\":\"hello\"}}'"));
+    }
+    let path = config.routes.iter().find_map(|route| route.path.as_deref());
+    if let Some(path) = path {
+        lines.push(format!("try: curl http://{address}{}", path.strip_suffix("/*").unwrap_or(path)));
+    }
+    lines.push(format!("try: curl http://{address}/v1/platforms"));
+    lines
+}

@@ -31,6 +31,8 @@ mod router;
 mod shutdown;
 pub mod stats;
 mod status;
+#[cfg(test)]
+mod tests;
 mod time;
 mod timers;
 

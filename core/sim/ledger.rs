@@ -260,6 +260,7 @@ impl Ledger {
             Event::Gone { ticket } => {
                 if self.is_live(ticket) {
                     self.record_mut(ticket, "the going").gone = true;
+                    turn.gone = Some(ticket);
                 }
             }
             Event::Started { instance } => {
@@ -371,7 +372,8 @@ impl Ledger {
         let record = self.record_mut(ticket, "the dispatch");
         let promise = record.promise.unwrap_or_else(|| panic!("{ticket:?} has no route and was dispatched"));
         assert!(record.out.is_none(), "{ticket:?} was dispatched while {:?} has it", record.out);
-        assert!(!record.gone && !record.headed, "{ticket:?} was dispatched and nobody waits for it");
+        let is_gone = record.gone && turn.gone != Some(ticket);
+        assert!(!is_gone && !record.headed, "{ticket:?} was dispatched and nobody waits for it");
         assert!(record.idempotent || !record.acted_on, "{ticket:?} may have been done and was tried again");
         assert!(record.attempts < promise.attempts_max, "{ticket:?} was tried too often");
         assert!(record.deadline > now, "{ticket:?} was dispatched after its time");
@@ -555,6 +557,9 @@ impl Ledger {
                 let is_shown_alive =
                     matches!(status.state, "starting" | "ready" | "degraded" | "wedged" | "down" | "stopping");
                 assert_eq!(is_shown_alive, self.is_alive(slot), "slot {slot} is shown as {}", status.state);
+                let is_open = matches!(status.state, "ready" | "degraded") && status.breaker == "closed";
+                let is_free = is_open && status.health != "unproven" && status.in_flight < platform.in_flight_max;
+                assert!(!is_free || told.queued == 0, "requests wait for {} while slot {slot} is free", told.name);
             }
         }
     }
@@ -567,6 +572,8 @@ struct Turn {
     headed: Option<Ticket>,
     /// An awaited answer came.
     answered: Option<(Ticket, Instance, Outcome)>,
+    /// A caller hung up; a timer that was due before that may still have had its request tried again.
+    gone: Option<Ticket>,
     /// A run ended.
     exited: Option<Instance>,
     /// A thread let go of what it held until now, with the deadline of that.

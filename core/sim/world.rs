@@ -259,13 +259,14 @@ impl World {
 
     /// After [`World::calm`]: runs until all is well, and asserts that this is soon.
     pub fn recover(&mut self) {
-        let due = self.now + workload::recovery_max(&self.config);
+        let bound = workload::recovery_max(&self.config);
+        let due = self.now + bound;
         loop {
             for _ in 0..16 {
                 self.step();
             }
             let Err(reason) = self.wellness() else { break };
-            assert!(self.now < due, "not well {:?} after the last fault: {reason}", due - Time::ZERO);
+            assert!(self.now < due, "not well {bound:?} after the last fault: {reason}");
         }
         self.ledger.sights.add(Sight::Recovered as usize, 1);
     }

@@ -1,0 +1,242 @@
+//! A Demi of its own for each test: the real binary, a real directory, a real port. Ended, with all its children, when
+//! the test ends, however it ends.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// How long a test waits for anything before it gives up: long enough for a loaded machine.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Waits until a fact holds, looking again every millisecond.
+pub fn until<T>(what: &str, mut fact: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(value) = fact() {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        std::thread::park_timeout(Duration::from_millis(1));
+    }
+}
+
+/// A directory that is removed with the test.
+pub struct Directory(PathBuf);
+
+impl Directory {
+    pub fn new() -> Directory {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("demi-test-{}-{number}", std::process::id()));
+        std::fs::create_dir_all(&path).expect("the temporary directory can be written");
+        Directory(path)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.0.join(name);
+        std::fs::write(&path, text).expect("the temporary directory can be written");
+        path
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A running Demi.
+pub struct Demi {
+    pub process: Child,
+    pub address: SocketAddr,
+    log: Arc<Mutex<String>>,
+    /// Dropped last, when the process is gone.
+    pub directory: Arc<Directory>,
+}
+
+/// The command that runs the product binary.
+pub fn demi_command() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_demi"));
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// The program with which tests try what a bad plugin does; its modes are listed in its source.
+pub fn misbehaving() -> String {
+    let target = Path::new(env!("CARGO_BIN_EXE_demi")).parent().expect("a file is in a directory").to_owned();
+    target.join("examples/misbehaving").display().to_string()
+}
+
+impl Demi {
+    /// Starts Demi with these sections of a configuration (all but `http`, which gets a free port).
+    pub fn start(sections: &str) -> Demi {
+        Demi::start_with_http("", sections)
+    }
+
+    /// As `start`, with further fields for `http`.
+    pub fn start_with_http(http: &str, sections: &str) -> Demi {
+        Demi::start_in(Arc::new(Directory::new()), http, sections)
+    }
+
+    /// As `start`, in a directory that may hold a store already.
+    pub fn start_in(directory: Arc<Directory>, http: &str, sections: &str) -> Demi {
+        let text = format!("(http: (listen: \"127.0.0.1:0\", {http}), store: (path: \"data\"), {sections})");
+        let config = directory.write("config.ron", &text);
+        let mut process = demi_command()
+            .args(["--log-level", "debug", "--config"])
+            .arg(config)
+            .spawn()
+            .expect("the binary was built for this test");
+        let log = Arc::new(Mutex::new(String::new()));
+        let mut lines = BufReader::new(process.stderr.take().expect("stderr is piped"));
+        let copy = Arc::clone(&log);
+        std::thread::spawn(move || {
+            let mut line = String::new();
+            while matches!(lines.read_line(&mut line), Ok(1..)) {
+                copy.lock().expect("no test panics while it holds the log").push_str(&line);
+                line.clear();
+            }
+        });
+        let address = until("Demi listens", || {
+            let log = log.lock().expect("no test panics while it holds the log");
+            if let Ok(Some(status)) = process.try_wait() {
+                panic!("Demi ended with {status} before it listened:\n{log}");
+            }
+            log.split("listening on http://").nth(1)?.lines().next()?.trim().parse().ok()
+        });
+        Demi { process, address, log, directory }
+    }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> String {
+        self.log.lock().expect("no test panics while it holds the log").clone()
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// A fresh connection with a read timeout.
+    pub fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.address).expect("Demi accepts");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
+        stream
+    }
+
+    /// Sends bytes on a fresh connection and reads until Demi closes it.
+    pub fn raw(&self, bytes: &[u8]) -> String {
+        let mut stream = self.connect();
+        stream.write_all(bytes).expect("Demi reads");
+        let mut answer = Vec::new();
+        // A reset after the answer is as good as an end.
+        let _ = stream.read_to_end(&mut answer);
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+
+    pub fn get(&self, path: &str) -> Response {
+        self.request("GET", path, "")
+    }
+
+    pub fn post(&self, path: &str, body: &str) -> Response {
+        self.request("POST", path, body)
+    }
+
+    pub fn request(&self, method: &str, path: &str, body: &str) -> Response {
+        let length = body.len();
+        let text = format!(
+            "{method} {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+        );
+        Response::parse(&self.raw(text.as_bytes()))
+    }
+
+    pub fn json(&self, path: &str) -> serde_json::Value {
+        serde_json::from_str(&self.get(path).body).expect("the page is JSON")
+    }
+
+    pub fn wait_ready(&self) {
+        until("Demi is ready", || (self.get("/readyz").status == 200).then_some(()));
+    }
+
+    /// One instance's page.
+    pub fn instance(&self, platform: &str, index: usize) -> serde_json::Value {
+        self.json(&format!("/v1/platforms/{platform}"))["instances"][index].clone()
+    }
+
+    /// The process numbers of a platform's children.
+    pub fn pids(&self, platform: &str) -> Vec<u32> {
+        let page = self.json(&format!("/v1/platforms/{platform}"));
+        let instances = page["instances"].as_array().expect("a platform has instances");
+        instances.iter().filter_map(|instance| instance["pid"].as_u64()).map(|pid| pid as u32).collect()
+    }
+
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        kill(self.pid(), signal);
+    }
+
+    /// Waits for its end.
+    pub fn wait(&mut self) -> ExitStatus {
+        let process = &mut self.process;
+        until("Demi ends", || process.try_wait().expect("it is our child"))
+    }
+}
+
+impl Drop for Demi {
+    fn drop(&mut self) {
+        // Its children die with it: the kernel sees to that, and a test checks it.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        if std::thread::panicking() {
+            eprintln!("---- the log of Demi ----\n{}", self.log());
+        }
+    }
+}
+
+/// Sends a signal to any process.
+pub fn kill(pid: u32, signal: rustix::process::Signal) {
+    let pid = rustix::process::Pid::from_raw(pid as i32).expect("a process number is not zero");
+    rustix::process::kill_process(pid, signal).expect("the process is there and ours");
+}
+
+/// Whether a process exists and is no zombie.
+pub fn is_alive(pid: u32) -> bool {
+    let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
+    !stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z'))
+}
+
+/// An answer, taken apart.
+#[derive(Debug)]
+pub struct Response {
+    pub status: u16,
+    pub head: String,
+    pub body: String,
+}
+
+impl Response {
+    /// Takes the first answer of a connection apart; with `Connection: close` the rest is its body. Status 0 if there
+    /// was no answer.
+    pub fn parse(text: &str) -> Response {
+        let (head, body) = text.split_once("\r\n\r\n").unwrap_or((text, ""));
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
+        Response { status, head: head.to_owned(), body: body.to_owned() }
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.head.lines().skip(1).find_map(|line| {
+            let (key, value) = line.split_once(':')?;
+            key.eq_ignore_ascii_case(name).then(|| value.trim())
+        })
+    }
+
+    /// The body as JSON.
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+}

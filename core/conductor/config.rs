@@ -81,8 +81,7 @@ impl<const LOW: u64, const HIGH: u64, const DEFAULT: u64> Default for Bounded<LO
 impl<'de, const LOW: u64, const HIGH: u64, const DEFAULT: u64> Deserialize<'de> for Bounded<LOW, HIGH, DEFAULT> {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let number = u64::deserialize(deserializer)?;
-        Self::new(number)
-            .ok_or_else(|| serde::de::Error::custom(format!("{number} is outside {LOW} to {HIGH} (default {DEFAULT})")))
+        Self::new(number).ok_or_else(|| serde::de::Error::custom(format!("{number} is outside {LOW} to {HIGH}")))
     }
 }
 
@@ -111,7 +110,7 @@ pub struct Http {
     /// A body must move forward at least this often, else 408; a client must take bytes this often, else it is closed.
     pub body_timeout_ms: Bounded<100, HOUR_MS, 10_000>,
     /// Idle connections kept to each upstream address.
-    pub upstream_idle_max: Bounded<0, 1024, 16>,
+    pub upstream_idle_max: Bounded<0, 1024, 64>,
 }
 
 impl Default for Http {

@@ -125,7 +125,7 @@ fn three_mistakes_of_three_kinds_are_all_told() {
         told(text),
         [
             "2:12: http has no field listn; did you mean listen?",
-            "3:20: fall: 500 is outside 1 to 100 (default 3); write a number in that range, or remove the field",
+            "3:20: fall: 500 is outside 1 to 100; write a number in that range, or remove the field",
             "7:14: no platform is named \"ehco\"; did you mean \"echo\"?",
         ]
     );
@@ -235,7 +235,7 @@ fn commas_and_colons_are_mended_and_the_rest_is_told_too() {
         told("(health: (fall: 3 rise: 0), retry = (base_ms 0), store: (,path: \"a\",,))"),
         [
             "1:18: a comma is missing here; write , before rise: 0",
-            "1:25: rise: 0 is outside 1 to 100 (default 2); write a number in that range, or remove the field",
+            "1:25: rise: 0 is outside 1 to 100; write a number in that range, or remove the field",
             "1:35: after retry stands = instead of a colon; write retry: and its value",
             "1:46: after base_ms a colon is missing; write base_ms: and its value",
             "1:58: this comma is one too many; remove it",

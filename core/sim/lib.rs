@@ -40,11 +40,19 @@ pub use world::World;
 /// # Panics
 /// At the first seed that fails, with a message that names it and how to replay it.
 pub fn sweep(seeds: Range<u64>) -> Summary {
+    sweep_with(seeds, |_| ())
+}
+
+fn sweep_with(seeds: Range<u64>, prepare: impl Fn(&mut World)) -> Summary {
     let mut summary = Summary::default();
     for seed in seeds {
-        match catch_unwind(|| World::run(seed)) {
+        let mut world = World::new(seed);
+        prepare(&mut world);
+        match autopsy(&mut world) {
             Ok(report) => summary.add(&report),
-            Err(panic) => panic!("seed {seed} failed; replay with DEMI_SEED={seed}\n{}", reason(&*panic)),
+            Err(reason) => panic!(
+                "seed {seed} failed; replay with DEMI_SEED={seed} cargo test -p demi-sim replay -- --nocapture\n{reason}"
+            ),
         }
     }
     summary

@@ -7,7 +7,7 @@ use std::sync::Once;
 
 use demi_conductor::Plant;
 
-use crate::{autopsy, sweep, Fault, Fnv1a, Sight, Summary, World};
+use crate::{autopsy, sweep, sweep_with, Fault, Fnv1a, Sight, Summary, World};
 
 const SEEDS: u64 = 256;
 
@@ -105,8 +105,11 @@ fn the_sweep_finds_an_accepted_answer_of_an_old_run() {
 
 #[test]
 fn a_failing_seed_is_named_with_the_way_to_replay_it() {
-    let panic = quietly(|| panic::catch_unwind(|| sweep(u64::MAX..u64::MAX)));
-    assert_eq!(panic.map(|summary| summary.seeds).ok(), Some(0));
+    let plant = |world: &mut World| world.plant(Plant::TrialNeverReturned);
+    let panic = quietly(|| panic::catch_unwind(|| sweep_with(0..SEEDS, plant))).expect_err("the plant is found");
+    let message = panic.downcast_ref::<String>().expect("the message is made with a number in it");
+    let seed = message.split_whitespace().nth(1).expect("the second word is the seed");
+    assert!(message.starts_with(&format!("seed {seed} failed; replay with DEMI_SEED={seed} ")), "{message}");
 }
 
 /// `DEMI_SEED=n cargo test -p demi-sim replay -- --nocapture`: one seed with all that happened in it, or with

@@ -221,7 +221,7 @@ impl World {
         assert!(deadline.is_none_or(|(at, _)| at > self.now), "{deadline:?} is not after now, {:?}", self.now);
         self.conductor.check();
         self.ledger.enter(self.now, &event, &actions, &self.conductor);
-        if self.steps % AUDIT_EVERY == 0 {
+        if self.steps.is_multiple_of(AUDIT_EVERY) {
             self.ledger.audit(&self.conductor);
         }
         for action in actions.drain(..) {

@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod decide;
 mod demi;
 mod frozen;
 mod limit;
@@ -38,6 +39,7 @@ struct Arguments {
 #[derive(FromArgs)]
 #[argh(subcommand)]
 enum Command {
+    Decide(decide::Arguments),
     Request(request::Arguments),
     Limit(limit::Arguments),
     Memory(memory::Arguments),
@@ -71,6 +73,7 @@ struct ForwardBare {
 fn main() -> ExitCode {
     let arguments: Arguments = argh::from_env();
     let outcome = match arguments.command {
+        Command::Decide(arguments) => decide::run(&arguments),
         Command::Request(arguments) => request::run(&arguments),
         Command::Limit(arguments) => limit::run(&arguments),
         Command::Memory(arguments) => memory::run(&arguments),

@@ -53,7 +53,7 @@ fn serve_as_plugin(name: &str) -> ExitCode {
 
 /// Does the main job until it is told to stop.
 fn conduct(options: &arguments::RunOptions, began: Instant) -> ExitCode {
-    env_logger::Builder::new().filter_level(options.log_level).format_timestamp_millis().format_target(false).init();
+    env_logger::Builder::new().filter_level(options.log_level).format(write_log_line).init();
     let Some(path) = options.config.clone().or_else(find_config) else {
         eprintln!("demi: no configuration was found; name one with --config PATH. Looked for:");
         candidates().iter().for_each(|path| eprintln!("  {}", path.display()));

@@ -150,6 +150,8 @@ struct Slot {
     progress: Time,
     /// A request of this run ran out of time and nothing was heard since.
     suspect: bool,
+    /// How long it usually takes to answer.
+    usual: std::time::Duration,
 }
 
 impl Slot {
@@ -364,6 +366,7 @@ impl Slot {
             abandoned: Vec::new(),
             progress: Time::ZERO,
             suspect: false,
+            usual: std::time::Duration::ZERO,
         }
     }
 }

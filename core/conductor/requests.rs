@@ -12,7 +12,7 @@
 
 use std::time::Duration;
 
-use crate::balance::{Load, STALL};
+use crate::balance::{usual_after, Load, Silence};
 use crate::breaker::{Finding, TRIAL_RETRY_AFTER};
 use crate::config::Host;
 use crate::dead_letter;
@@ -37,6 +37,8 @@ pub(crate) struct Request {
     attempts: u32,
     misses: u32,
     idempotent: bool,
+    /// When the present attempt began.
+    given_at: Time,
 }
 
 /// Where it is.
@@ -88,6 +90,7 @@ impl Conductor {
             attempts: 0,
             misses: 0,
             idempotent: idempotent || rule.idempotent,
+            given_at: self.now,
         };
         if self.requests.len() <= ticket.slot() {
             self.requests.resize(ticket.slot() + 1, None);
@@ -131,7 +134,7 @@ impl Conductor {
     }
 
     /// The instance that gets the next request: the better of two drawn at random; if neither takes requests, or the
-    /// better one is stalled, the best of all. `avoid` is taken only if nothing else is to be had.
+    /// better one is silent, the best of all. `avoid` is taken only if nothing else is to be had.
     fn pick(&mut self, platform: usize, avoid: Option<u32>) -> Option<usize> {
         let first = self.platforms[platform].first as usize;
         let count = u64::from(self.platforms[platform].count);
@@ -143,7 +146,7 @@ impl Conductor {
         let drawn = [first + one as usize, first + other as usize];
         let best = self.best_of(drawn.into_iter(), avoid);
         match best {
-            Some((slot, load)) if !load.stalled => Some(slot),
+            Some((slot, load)) if load.silence == Silence::NONE => Some(slot),
             Some(_) | None => {
                 let all = self.best_of(self.platforms[platform].slots(), avoid).map(|(slot, _)| slot);
                 all.or_else(|| avoid.map(|slot| slot as usize).filter(|slot| self.takes_requests(*slot)))
@@ -168,8 +171,12 @@ impl Conductor {
 
     fn load(&self, slot: usize) -> Load {
         let entry = &self.slots[slot];
-        let silent = entry.in_flight > 0 && self.now - entry.progress > STALL;
-        Load { stalled: entry.suspect || silent, in_flight: entry.in_flight, progress: entry.progress }
+        let silence = match entry.in_flight {
+            _ if entry.suspect => Silence::SUSPECT,
+            0 => Silence::NONE,
+            1.. => Silence::lasting(self.now - entry.progress, entry.usual),
+        };
+        Load { silence, in_flight: entry.in_flight, progress: entry.progress }
     }
 
     /// Whether a request that no instance takes now should wait: yes if one is only busy or about to start.
@@ -208,6 +215,7 @@ impl Conductor {
         let request = self.request_mut(ticket);
         request.place = Place::Out { instance, headed: false };
         request.attempts += 1;
+        request.given_at = now;
         let (attempts, deadline, route) = (request.attempts, request.deadline, request.route);
         if attempts > 1 {
             self.platform_at(slot).stats.retries += 1;
@@ -244,8 +252,11 @@ impl Conductor {
         self.platforms[platform].stats.count_outcome(outcome);
         self.release(slot, ticket, Finding::of(outcome));
         if matches!(outcome, Outcome::Replied | Outcome::Mistaken | Outcome::Failed | Outcome::Busy) {
-            self.slots[slot].progress = self.now;
-            self.slots[slot].suspect = false;
+            let took = self.now - request.given_at;
+            let entry = &mut self.slots[slot];
+            entry.progress = self.now;
+            entry.suspect = false;
+            entry.usual = usual_after(entry.usual, took);
         }
         match outcome {
             Outcome::Replied => {

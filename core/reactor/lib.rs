@@ -47,6 +47,7 @@ pub use handle::{Answered, Handle, HandleError};
 pub use start::{Options, StartError};
 
 use shell::Shell;
+use tokens::Source;
 
 /// The longest wait for something to happen; a bound, so that a lost wake-up could never last.
 const WAIT_MAX: Duration = Duration::from_secs(3600);
@@ -108,9 +109,12 @@ impl Reactor {
         self.set_clock();
         let began = self.shell.now;
         let events = std::mem::replace(&mut self.events, Events::with_capacity(0));
-        for event in &events {
-            self.shell.ready(event, &self.conductor);
-            self.settle();
+        // Answers before questions: who is free, and who is silent, must be known when a request is placed.
+        for asks in [false, true] {
+            for event in events.iter().filter(|event| Source::asks(event.token()) == asks) {
+                self.shell.ready(event, &self.conductor);
+                self.settle();
+            }
         }
         self.events = events;
         self.shell.read_rest(&self.conductor);

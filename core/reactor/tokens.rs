@@ -45,6 +45,11 @@ impl From<Source> for Token {
 }
 
 impl Source {
+    /// Whether it brings requests, rather than news of those under way.
+    pub(crate) fn asks(token: Token) -> bool {
+        matches!(Source::of(token), Some(Source::Listener | Source::Client(_)))
+    }
+
     /// What the token stands for. `None` only for a token that was not made from a source.
     pub(crate) fn of(token: Token) -> Option<Source> {
         let index = token.0 >> KIND_BITS;

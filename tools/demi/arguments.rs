@@ -93,10 +93,7 @@ pub(crate) fn parse() -> Result<Arguments, ExitCode> {
     let name = std::path::Path::new(name).file_name().and_then(|name| name.to_str()).unwrap_or("demi");
     match Raw::from_args(&[name], rest) {
         Ok(raw) => Ok(raw.into()),
-        Err(early) if early.status.is_ok() => {
-            print!("{}", early.output);
-            Err(ExitCode::SUCCESS)
-        }
+        Err(early) if early.status.is_ok() => Err(crate::print(&early.output)),
         Err(early) => {
             eprint!("{}", early.output);
             eprintln!("Run {name} --help for more information.");

@@ -24,14 +24,24 @@ const FAILED: u8 = 1;
 fn main() -> ExitCode {
     let began = Instant::now();
     match arguments::parse() {
-        Ok(Arguments { version: true, .. }) => {
-            println!("demi {}", env!("CARGO_PKG_VERSION"));
-            ExitCode::SUCCESS
-        }
+        Ok(Arguments { version: true, .. }) => print(concat!("demi ", env!("CARGO_PKG_VERSION"), "\n")),
         Ok(Arguments { command: Some(Command::Plugin(plugin)), .. }) => serve_as_plugin(&plugin.adapter),
         Ok(Arguments { command: Some(Command::Run(run)), .. }) => conduct(&run.options, began),
         Ok(Arguments { command: None, options, .. }) => conduct(&options, began),
         Err(exit) => exit,
+    }
+}
+
+/// Prints to stdout. Whoever closes it early has read enough.
+fn print(text: &str) -> ExitCode {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("demi: stdout cannot be written: {error}");
+            ExitCode::from(FAILED)
+        }
     }
 }
 
@@ -69,10 +79,7 @@ fn conduct(options: &arguments::RunOptions, began: Instant) -> ExitCode {
     };
     if options.dry_run {
         return match plan::check(&config) {
-            Ok(()) => {
-                print!("{}", plan::describe(&config, &path));
-                ExitCode::SUCCESS
-            }
+            Ok(()) => print(&plan::describe(&config, &path)),
             Err(mistakes) => {
                 mistakes.iter().for_each(|mistake| eprintln!("{}: {mistake}", path.display()));
                 ExitCode::from(CONFIG)
@@ -93,6 +100,7 @@ fn run(config: &Config, path: &Path, began: Instant) -> ExitCode {
             return ExitCode::from(error.exit_code());
         }
     };
+    raise_descriptor_limit();
     for line in plan::suggestions(config, reactor.address()) {
         log::info!("{line}");
     }
@@ -112,6 +120,15 @@ fn write_log_line(out: &mut env_logger::fmt::Formatter, record: &log::Record<'_>
     let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
     let level = record.level();
     writeln!(out, "{hour:02}:{minute:02}:{second:02}.{millis:03}Z {level:<5} {}", record.args())
+}
+
+/// Connections and children need descriptors, and the usual soft limit of 1024 is for programs that use `select`.
+fn raise_descriptor_limit() {
+    use rustix::process::{getrlimit, setrlimit, Resource, Rlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        log::warn!("the limit of descriptors cannot be raised: {error}; fewer connections and children are possible");
+    }
 }
 
 fn find_config() -> Option<PathBuf> {

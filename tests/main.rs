@@ -1,5 +1,13 @@
 //! Real sockets, real processes, a real store. Few, ugly and honest; what can be shown without them is shown elsewhere.
 
+mod client;
+mod commands;
+mod dead_letters;
+mod embedding;
+mod http_regressions;
 mod processes;
+mod proxying;
+mod regressions;
 mod sockets;
 mod support;
+mod tree;

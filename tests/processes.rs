@@ -211,8 +211,13 @@ fn a_frozen_child_slows_few_requests_and_is_replaced() {
         page["instances"].as_array()?.iter().all(|instance| instance["state"] == "ready").then_some(())
     });
     let mut seen = std::collections::BTreeSet::new();
+    // Idle, the one that spoke last gets everything; several at once are shared.
+    let mut clients: Vec<Client> = (0..8).map(|_| Client::new(demi.address)).collect();
     until("both have answered", || {
-        seen.insert(demi.post("/child", "hello").header("demi-instance")?.to_owned());
+        clients.iter_mut().for_each(|client| client.send("/child", "hello"));
+        for client in &mut clients {
+            seen.insert(client.receive().header("demi-instance")?.to_owned());
+        }
         (seen.len() == 2).then_some(())
     });
 }
@@ -283,9 +288,16 @@ fn a_child_inherits_three_descriptors_and_no_environment_but_its_own() {
     let second = until("it runs again", || demi.pids("child").first().copied().filter(|pid| *pid != first));
     demi.wait_ready();
     let descriptors = std::fs::read_dir(format!("/proc/{second}/fd")).expect("it runs").flatten();
-    let mut names: Vec<String> = descriptors.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
-    names.sort();
-    assert_eq!(names, ["0", "1", "2"]);
+    let mut more: Vec<_> = descriptors.map(|entry| entry.file_name()).collect();
+    more.retain(|name| !["0", "1", "2"].iter().any(|standard| name == *standard));
+    // Whoever runs this test may have let descriptors slip through; Demi adds none.
+    let leads_to = |pid: &str, name: &std::ffi::OsStr| {
+        std::fs::read_link(std::path::Path::new("/proc").join(pid).join("fd").join(name)).ok()
+    };
+    for name in more {
+        let found = leads_to(&second.to_string(), &name);
+        assert_eq!(found, leads_to("self", &name), "descriptor {name:?} is Demi's and was inherited");
+    }
     let environment = std::fs::read_to_string(format!("/proc/{second}/environ")).expect("it runs");
     let names: Vec<&str> = environment.split('\0').filter_map(|entry| Some(entry.split_once('=')?.0)).collect();
     assert!(names.iter().all(|name| ["A", "PATH"].contains(name)), "{names:?}");
@@ -298,10 +310,7 @@ fn a_child_inherits_three_descriptors_and_no_environment_but_its_own() {
 fn a_second_demi_says_who_holds_the_store_or_the_port() {
     let first = Demi::start("");
     let pid = format!("process {}", first.pid());
-    let same_store = first.directory.write(
-        "second.ron",
-        "(http: (listen: \"127.0.0.1:0\"), store: (path: \"data\"))",
-    );
+    let same_store = first.directory.write("second.ron", "(http: (listen: \"127.0.0.1:0\"), store: (path: \"data\"))");
     let output = demi_command().arg("--config").arg(same_store).output().expect("it runs");
     let told = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(4), "{told}");

@@ -90,6 +90,11 @@ impl Demi {
     pub fn start_in(directory: Arc<Directory>, http: &str, sections: &str) -> Demi {
         let text = format!("(http: (listen: \"127.0.0.1:0\", {http}), store: (path: \"data\"), {sections})");
         let config = directory.write("config.ron", &text);
+        Demi::start_from(directory, &config)
+    }
+
+    /// Starts Demi with a configuration file of its own.
+    pub fn start_from(directory: Arc<Directory>, config: &Path) -> Demi {
         let mut process = demi_command()
             .args(["--log-level", "debug", "--config"])
             .arg(config)
@@ -177,6 +182,13 @@ impl Demi {
         instances.iter().filter_map(|instance| instance["pid"].as_u64()).map(|pid| pid as u32).collect()
     }
 
+    /// The most memory that it has had so far.
+    pub fn peak_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("the kernel keeps count");
+        line.trim().trim_end_matches(" kB").parse::<u64>().expect("it is a number") * 1024
+    }
+
     pub fn signal(&self, signal: rustix::process::Signal) {
         kill(self.pid(), signal);
     }
@@ -197,6 +209,20 @@ impl Drop for Demi {
             eprintln!("---- the log of Demi ----\n{}", self.log());
         }
     }
+}
+
+/// Asks any Demi, in whichever process it runs.
+pub fn ask(address: SocketAddr, method: &str, path: &str, body: &str) -> Response {
+    let mut stream = TcpStream::connect(address).expect("Demi accepts");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
+    let length = body.len();
+    let head =
+        format!("{method} {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n");
+    stream.write_all((head + body).as_bytes()).expect("Demi reads");
+    let mut answer = Vec::new();
+    // A reset after the answer is as good as an end.
+    let _ = stream.read_to_end(&mut answer);
+    Response::parse(&String::from_utf8_lossy(&answer))
 }
 
 /// Sends a signal to any process.

@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use base64::engine::general_purpose::STANDARD;
+use base64::Engine;
 use demi_conductor::config::Host;
 use demi_conductor::{Conductor, Question, Time};
 use demi_platform::Request;
@@ -11,6 +13,7 @@ use serde_json::value::RawValue;
 use crate::http;
 use crate::metrics;
 use crate::problem::Problem;
+use crate::store::LetterPage;
 
 /// A page of the API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +24,8 @@ pub(crate) enum Page<'p> {
     Status,
     /// `GET /v1/platforms`.
     Platforms,
+    /// `GET /v1/dead-letters`, which the clerk answers.
+    DeadLetters,
     /// `GET /v1/platforms/NAME`.
     Platform(&'p str),
     /// `GET /healthz`: the process is alive.
@@ -40,6 +45,7 @@ impl<'p> Page<'p> {
             "/v1/requests" => Page::Requests,
             "/v1/status" => Page::Status,
             "/v1/platforms" => Page::Platforms,
+            "/v1/dead-letters" => Page::DeadLetters,
             "/healthz" => Page::Alive,
             "/readyz" => Page::Ready,
             "/metrics" => Page::Metrics,
@@ -80,7 +86,7 @@ pub(crate) struct PageAnswer {
     pub(crate) body: Vec<u8>,
 }
 
-const JSON: &str = "application/json";
+pub(crate) const JSON: &str = "application/json";
 
 /// Answers a GET of a page. The caller has checked the method.
 pub(crate) fn answer(page: Page<'_>, conductor: &Conductor, facts: &Facts<'_>) -> Result<PageAnswer, Problem> {
@@ -108,7 +114,9 @@ pub(crate) fn answer(page: Page<'_>, conductor: &Conductor, facts: &Facts<'_>) -
                 return Err(Problem::new(404, format!("no platform is named {name:?}; known are: {known}")));
             }
         },
-        Page::Requests | Page::Unknown => return Err(Problem::new(404, "there is no such page; see GET /v1/status")),
+        Page::Requests | Page::DeadLetters | Page::Unknown => {
+            return Err(Problem::new(404, "there is no such page; see GET /v1/status"))
+        }
     })
 }
 
@@ -242,6 +250,89 @@ fn platforms<'s>(conductor: &'s Conductor, facts: &'s Facts<'_>) -> impl Iterato
     })
 }
 
+/// Which dead letters someone wants to see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Listing {
+    /// Those with an id above this.
+    pub(crate) after: u64,
+    /// So many at most.
+    pub(crate) limit: usize,
+}
+
+/// Letters in a list when nobody says how many; and the most one may ask for.
+const LISTED: usize = 50;
+const LISTED_MAX: usize = 500;
+
+/// Reads the query of `GET /v1/dead-letters`.
+pub(crate) fn read_listing(query: &str) -> Result<Listing, Problem> {
+    let (mut after, mut limit) = (None, None);
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let number = value.bytes().all(|byte| byte.is_ascii_digit()).then(|| value.parse::<u64>().ok()).flatten();
+        let wrong = |what: &str| Problem::new(400, format!("{name}={value}: {what}; try ?after=0&limit={LISTED}"));
+        match name {
+            "after" | "limit" if (if name == "after" { after } else { limit }).is_some() => {
+                return Err(wrong("it is given twice"));
+            }
+            "after" => after = Some(number.ok_or_else(|| wrong("after must be the id of a dead letter, or 0"))?),
+            "limit" => {
+                let number = number.filter(|number| (1..=LISTED_MAX as u64).contains(number));
+                limit = Some(number.ok_or_else(|| wrong(&format!("limit must be a number from 1 to {LISTED_MAX}")))?);
+            }
+            _ => return Err(wrong("there is no such parameter")),
+        }
+    }
+    Ok(Listing { after: after.unwrap_or(0), limit: limit.map_or(LISTED, |limit| limit as usize) })
+}
+
+#[derive(Serialize)]
+struct DeadLettersPage<'l> {
+    dead_letters: Vec<DeadLetterEntry<'l>>,
+    /// What to give as `after` for those that follow.
+    next: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct DeadLetterEntry<'l> {
+    id: u64,
+    buried_at_unix_ms: u64,
+    platform: &'l str,
+    reason: &'l str,
+    attempts: u32,
+    from: &'l str,
+    kind: &'l str,
+    method: &'l str,
+    target: &'l str,
+    content_type: &'l str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    body: Option<&'l str>,
+    /// A body that is not UTF-8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    body_base64: Option<String>,
+}
+
+/// The page of dead letters as JSON.
+pub(crate) fn dead_letters_json(page: &LetterPage) -> Vec<u8> {
+    let entries = page.letters.iter().map(|(id, letter)| {
+        let body = std::str::from_utf8(&letter.body).ok();
+        DeadLetterEntry {
+            id: *id,
+            buried_at_unix_ms: letter.buried_at_unix_ms,
+            platform: &letter.platform,
+            reason: &letter.reason,
+            attempts: letter.attempts,
+            from: &letter.from,
+            kind: &letter.kind,
+            method: &letter.method,
+            target: &letter.target,
+            content_type: &letter.content_type,
+            body,
+            body_base64: body.is_none().then(|| STANDARD.encode(&letter.body)),
+        }
+    });
+    json(&DeadLettersPage { dead_letters: entries.collect(), next: page.next }).body
+}
+
 /// The body of `POST /v1/requests`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -253,19 +344,28 @@ struct Ask<'a> {
     #[serde(borrow, default)]
     path: Cow<'a, str>,
     #[serde(borrow, default)]
-    content: Option<Cow<'a, str>>,
+    content: Option<Text<'a>>,
     #[serde(borrow, default)]
     json: Option<&'a RawValue>,
 }
 
+/// A text that is borrowed if it can be: serde copies what stands in an `Option<Cow>`.
+#[derive(Deserialize)]
+#[serde(transparent)]
+struct Text<'t>(#[serde(borrow)] Cow<'t, str>);
+
 /// Lets `take` have the request that the body of `POST /v1/requests` describes.
 pub(crate) fn read_ask<T>(body: &[u8], take: impl FnOnce(&Request<'_>) -> T) -> Result<T, Problem> {
     let example = r#"write for example {"from":"discord","content":"hello"}"#;
+    // A list would be read as the fields in their order.
+    if body.trim_ascii_start().starts_with(b"[") {
+        return Err(Problem::new(400, format!("the body is a list, which is no request; {example}")));
+    }
     let ask: Ask<'_> = serde_json::from_slice(body)
         .map_err(|error| Problem::new(400, format!("the body is not a request: {error}; {example}")))?;
     let (content_type, body) = match (&ask.content, ask.json) {
         (Some(_), Some(_)) => return Err(Problem::new(400, "content and json exclude each other; send one of them")),
-        (Some(content), None) => ("text/plain; charset=utf-8", content.as_bytes()),
+        (Some(content), None) => ("text/plain; charset=utf-8", content.0.as_bytes()),
         (None, Some(json)) => (JSON, json.get().as_bytes()),
         (None, None) => ("", &b""[..]),
     };
@@ -302,12 +402,15 @@ pub(crate) fn is_idempotent(request: &Request<'_>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::DeadLetter;
 
     #[test]
     fn pages_are_known_by_their_path_and_namesakes_are_not_taken() {
         assert_eq!(Page::of("/v1/status"), Some(Page::Status));
         assert_eq!(Page::of("/v1/platforms/echo"), Some(Page::Platform("echo")));
         assert_eq!(Page::of("/v1/platforms/"), Some(Page::Unknown));
+        assert_eq!(Page::of("/v1/dead-letters"), Some(Page::DeadLetters));
+        assert_eq!(Page::of("/v1/dead-letters/1"), Some(Page::Unknown));
         assert_eq!(Page::of("/v1/nonsense"), Some(Page::Unknown));
         assert_eq!(Page::of("/metrics/x"), Some(Page::Unknown));
         assert_eq!(Page::of("/v10"), None);
@@ -320,6 +423,51 @@ mod tests {
             assert!(Page::of(path).is_some(), "{path}");
             assert!(Page::of(&format!("{path}/x")).is_some(), "{path}/x");
         }
+    }
+
+    #[test]
+    fn a_listing_has_defaults_and_each_wrong_parameter_is_named() {
+        let listing = |query| read_listing(query).expect("it is right");
+        assert_eq!(listing(""), Listing { after: 0, limit: 50 });
+        assert_eq!(listing("after=7"), Listing { after: 7, limit: 50 });
+        assert_eq!(listing("limit=500&after=18446744073709551615"), Listing { after: u64::MAX, limit: 500 });
+        for (query, named) in [
+            ("limit=0", "limit must be a number from 1 to 500"),
+            ("limit=501", "limit must be a number from 1 to 500"),
+            ("limit=+5", "limit must be a number from 1 to 500"),
+            ("limit", "limit must be a number from 1 to 500"),
+            ("after=x", "after must be the id"),
+            ("after=-1", "after must be the id"),
+            ("after=18446744073709551616", "after must be the id"),
+            ("after=1&after=2", "after=2: it is given twice"),
+            ("before=1", "before=1: there is no such parameter"),
+        ] {
+            let problem = read_listing(query).expect_err("it is wrong");
+            assert_eq!(problem.status(), 400, "{query}");
+            assert!(problem.body().contains(named), "{query}: {}", problem.body());
+        }
+    }
+
+    #[test]
+    fn a_dead_letter_shows_its_body_as_text_or_as_base64() {
+        let letter = |body: &[u8]| DeadLetter {
+            buried_at_unix_ms: 5,
+            platform: "echo".into(),
+            reason: "it broke".into(),
+            attempts: 1,
+            from: String::new(),
+            kind: String::new(),
+            method: "POST".into(),
+            target: "/x".into(),
+            content_type: "text/plain".into(),
+            body: body.to_vec(),
+        };
+        let page = LetterPage { letters: vec![(1, letter(b"hello")), (2, letter(b"\xff"))], next: Some(2) };
+        let json: serde_json::Value = serde_json::from_slice(&dead_letters_json(&page)).expect("it is JSON");
+        let letters = &json["dead_letters"];
+        assert_eq!((&letters[0]["body"], &letters[0]["body_base64"]), (&"hello".into(), &serde_json::Value::Null));
+        assert_eq!((&letters[1]["body"], &letters[1]["body_base64"]), (&serde_json::Value::Null, &"/w==".into()));
+        assert_eq!((&json["next"], &letters[1]["id"]), (&2.into(), &2.into()));
     }
 
     #[test]

@@ -13,8 +13,9 @@ use std::io::{self, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
-use demi_conductor::{Event, Exit, Instance, Outcome, Signal, Ticket, Verdict};
+use demi_conductor::{Event, Exit, Instance, Outcome, Signal, Ticket, Time, Verdict};
 use demi_platform::{codec, Fault, FaultKind, Settings};
 use mio::unix::pipe::{Receiver, Sender};
 use mio::unix::SourceFd;
@@ -23,7 +24,7 @@ use rustix::process::{kill_process_group, pidfd_open, Pid, PidfdFlags};
 use slab::Slab;
 
 use crate::calls::{Calls, Link};
-use crate::kit::{outcome_of_status, Kit, Outgoing, READS_PER_TURN};
+use crate::kit::{outcome_of_status, Kit, Outgoing};
 use crate::sandbox;
 use crate::tokens::Source;
 use crate::workers;
@@ -41,6 +42,12 @@ pub(crate) struct Recipe {
 const FRAME_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// Longest log line that is kept; the rest of it is dropped.
 const LOG_LINE_BYTES_MAX: usize = 8 * 1024;
+/// Bytes of log lines that are kept of one child in a second, each line with `LOG_LINE_COST` on top; the rest is
+/// counted and dropped. Writing the log is work for the reactor's thread, and a child must not keep it busy.
+const LOG_BYTES_PER_SECOND: usize = 64 * 1024;
+const LOG_LINE_COST: usize = 64;
+/// Reads from one child's pipe in one turn: a pipe is filled again as fast as it is read, and then others wait.
+const READS_PER_TURN: usize = 2;
 /// A child that leaves so much unread on its stdin is full.
 const UNREAD_BYTES_MAX: usize = 8 * 1024 * 1024;
 
@@ -68,10 +75,19 @@ struct Child {
     /// The beginning of a line on stdout whose end has not come yet.
     line: Vec<u8>,
     error_line: Vec<u8>,
+    diary: Diary,
     pending: BTreeMap<u64, Pending>,
     next_id: u64,
     /// How its end is to be told, if it was put down for what it did.
     condemned: Option<Exit>,
+}
+
+/// How much a child has logged in the present second.
+#[derive(Default)]
+struct Diary {
+    since: Time,
+    bytes: usize,
+    dropped: u64,
 }
 
 /// All running children, by place, and where each slot's child is.
@@ -208,13 +224,13 @@ impl Children {
     }
 
     /// stdout has something.
-    pub(crate) fn read(&mut self, place: usize, kit: &mut Kit) {
+    pub(crate) fn read(&mut self, place: usize, now: Time, kit: &mut Kit) {
         for _ in 0..READS_PER_TURN {
             let Some(child) = self.children.get_mut(place) else { return };
             match child.output.read(&mut kit.scratch) {
                 Ok(0) => return,
                 Ok(count) => {
-                    if let Err((exit, why)) = child.take_output(count, kit) {
+                    if let Err((exit, why)) = child.take_output(count, now, kit) {
                         return self.condemn(place, kit, exit, why);
                     }
                 }
@@ -222,21 +238,28 @@ impl Children {
                 Err(_) => return,
             }
         }
-        self.unread.push(place);
+        self.note_unread(place);
     }
 
     /// stderr has something.
-    pub(crate) fn read_errors(&mut self, place: usize, kit: &mut Kit) {
+    pub(crate) fn read_errors(&mut self, place: usize, now: Time, kit: &mut Kit) {
         for _ in 0..READS_PER_TURN {
             let Some(child) = self.children.get_mut(place) else { return };
             match child.errors.read(&mut kit.scratch) {
                 Ok(0) => return,
-                Ok(count) => child.take_errors(&kit.scratch[..count]),
+                Ok(count) => child.take_errors(&kit.scratch[..count], now),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => return,
             }
         }
-        self.unread.push(place);
+        self.note_unread(place);
+    }
+
+    /// Once, however many of its pipes have more: each entry leads to a read of all of them.
+    fn note_unread(&mut self, place: usize) {
+        if !self.unread.contains(&place) {
+            self.unread.push(place);
+        }
     }
 
     /// Whether some child has more to read than the last turn allowed.
@@ -245,10 +268,10 @@ impl Children {
     }
 
     /// Goes on reading where the last turn left off.
-    pub(crate) fn read_rest(&mut self, kit: &mut Kit) {
+    pub(crate) fn read_rest(&mut self, now: Time, kit: &mut Kit) {
         for place in std::mem::take(&mut self.unread) {
-            self.read(place, kit);
-            self.read_errors(place, kit);
+            self.read(place, now, kit);
+            self.read_errors(place, now, kit);
         }
     }
 
@@ -262,9 +285,9 @@ impl Children {
     }
 
     /// The child has ended: what it still said is heard, what it left behind is killed, and it is reaped.
-    pub(crate) fn end(&mut self, place: usize, kit: &mut Kit) {
-        self.read(place, kit);
-        self.read_errors(place, kit);
+    pub(crate) fn end(&mut self, place: usize, now: Time, kit: &mut Kit) {
+        self.read(place, now, kit);
+        self.read_errors(place, now, kit);
         let Some(child) = self.children.get_mut(place) else { return };
         let _ = kill_process_group(child.pid, rustix::process::Signal::KILL);
         let status = match child.process.try_wait() {
@@ -282,8 +305,10 @@ impl Children {
         }
         child.deregister(&kit.registry);
         if !child.error_line.is_empty() {
-            child.log_line(&child.error_line);
+            let line = std::mem::take(&mut child.error_line);
+            child.log_line(&line, now);
         }
+        child.tell_dropped();
         let exit = match (child.condemned, status.code(), status.signal()) {
             (Some(exit), _, _) => exit,
             (None, Some(code), _) => Exit::Code(code),
@@ -336,6 +361,7 @@ impl Child {
             outgoing: Outgoing::default(),
             line: Vec::new(),
             error_line: Vec::new(),
+            diary: Diary::default(),
             pending: BTreeMap::new(),
             next_id: 1,
             condemned: None,
@@ -381,16 +407,16 @@ impl Child {
     }
 
     /// Takes what was read from stdout: whole lines are messages, the beginning of one is kept.
-    fn take_output(&mut self, count: usize, kit: &mut Kit) -> Result<(), Offence> {
+    fn take_output(&mut self, count: usize, now: Time, kit: &mut Kit) -> Result<(), Offence> {
         let mut start = 0;
         while let Some(length) = kit.scratch[start..count].iter().position(|byte| *byte == b'\n') {
             let end = start + length;
             if self.line.is_empty() {
-                self.take_line(&kit.scratch[start..end], &mut kit.calls, &mut kit.events)?;
+                self.take_line(&kit.scratch[start..end], now, &mut kit.calls, &mut kit.events)?;
             } else {
                 let mut line = std::mem::take(&mut self.line);
                 line.extend_from_slice(&kit.scratch[start..end]);
-                self.take_line(&line, &mut kit.calls, &mut kit.events)?;
+                self.take_line(&line, now, &mut kit.calls, &mut kit.events)?;
                 line.clear();
                 if line.capacity() <= kit.scratch.len() {
                     self.line = line;
@@ -408,12 +434,13 @@ impl Child {
     fn take_line(
         &mut self,
         line: &[u8],
+        now: Time,
         calls: &mut Calls,
         events: &mut std::collections::VecDeque<Event>,
     ) -> Result<(), Offence> {
         let Some(message) = codec::read_message(line) else {
             if !line.is_empty() {
-                self.log_line(line);
+                self.log_line(line, now);
             }
             return Ok(());
         };
@@ -477,21 +504,43 @@ impl Child {
         Ok(())
     }
 
-    fn take_errors(&mut self, bytes: &[u8]) {
+    fn take_errors(&mut self, bytes: &[u8], now: Time) {
         for part in bytes.split_inclusive(|byte| *byte == b'\n') {
             let room = LOG_LINE_BYTES_MAX.saturating_sub(self.error_line.len());
             let text = part.strip_suffix(b"\n").unwrap_or(part);
             self.error_line.extend_from_slice(&text[..text.len().min(room)]);
             if part.ends_with(b"\n") {
-                let line = std::mem::take(&mut self.error_line);
-                self.log_line(&line);
+                let mut line = std::mem::take(&mut self.error_line);
+                self.log_line(&line, now);
+                line.clear();
+                self.error_line = line;
             }
         }
     }
 
-    fn log_line(&self, line: &[u8]) {
+    fn log_line(&mut self, line: &[u8], now: Time) {
+        if now - self.diary.since >= Duration::from_secs(1) {
+            self.tell_dropped();
+            self.diary = Diary { since: now, ..Diary::default() };
+        }
         let line = &line[..line.len().min(LOG_LINE_BYTES_MAX)];
+        let cost = line.len() + LOG_LINE_COST;
+        if self.diary.bytes + cost > LOG_BYTES_PER_SECOND {
+            self.diary.dropped += 1;
+            return;
+        }
+        self.diary.bytes += cost;
         log::info!(target: "plugin", "{}: {}", self.name, String::from_utf8_lossy(line).trim_end());
+    }
+
+    fn tell_dropped(&mut self) {
+        let dropped = std::mem::take(&mut self.diary.dropped);
+        if dropped > 0 {
+            log::warn!(
+                "{}: {dropped} more lines were dropped; {LOG_BYTES_PER_SECOND} bytes a second are kept of what it logs",
+                self.name
+            );
+        }
     }
 }
 

@@ -2,23 +2,30 @@
 
 use std::thread;
 
-use crossbeam_channel::{bounded, Receiver, Sender};
+use crossbeam_channel::{bounded, unbounded, Receiver, Sender};
 use demi_conductor::{Errand, Sample, Ticket};
 
+use crate::api::{self, Listing};
 use crate::mailbox::{Letter, Postbox};
+use crate::problem::Problem;
 use crate::store::{DeadLetter, Store};
 
 /// Most errands that wait; one more is refused, and told as not done.
 const ERRANDS_MAX: usize = 1024;
+/// A reader is refused while so many errands wait: what must be kept goes before what someone would like to see.
+const ERRANDS_BEFORE_LISTING_MAX: usize = 16;
 
 enum Order {
     Measure,
     Bury(Ticket, Box<DeadLetter>),
     Flush,
+    List { place: usize, serial: u64, listing: Listing },
 }
 
 /// The sending end, on the reactor's thread.
 pub(crate) struct Clerk {
+    /// Unbounded, because a bounded channel of crossbeam holds memory for all it may ever hold; the bound is kept in
+    /// [`Clerk::send`], which is exact with a single sender.
     orders: Sender<Order>,
     thread: Option<thread::JoinHandle<()>>,
 }
@@ -29,7 +36,7 @@ impl Clerk {
     /// # Errors
     /// If the system has no thread to give.
     pub(crate) fn start(store: Store, postbox: Postbox) -> std::io::Result<Clerk> {
-        let (orders, inbox) = bounded(ERRANDS_MAX);
+        let (orders, inbox) = unbounded();
         let work = move || work(&inbox, store, &postbox);
         let thread = thread::Builder::new().name("demi-clerk".to_owned()).stack_size(1 << 20).spawn(work)?;
         Ok(Clerk { orders, thread: Some(thread) })
@@ -37,17 +44,26 @@ impl Clerk {
 
     /// Has the machine measured. False if too much is waiting.
     pub(crate) fn measure(&self) -> bool {
-        self.orders.try_send(Order::Measure).is_ok()
+        self.send(Order::Measure, ERRANDS_MAX)
     }
 
     /// Has a dead letter kept. False if too much is waiting.
     pub(crate) fn bury(&self, ticket: Ticket, letter: DeadLetter) -> bool {
-        self.orders.try_send(Order::Bury(ticket, Box::new(letter))).is_ok()
+        self.send(Order::Bury(ticket, Box::new(letter)), ERRANDS_MAX)
     }
 
     /// Has everything made durable. False if too much is waiting.
     pub(crate) fn flush(&self) -> bool {
-        self.orders.try_send(Order::Flush).is_ok()
+        self.send(Order::Flush, ERRANDS_MAX)
+    }
+
+    /// Has dead letters read for the client at a place. False if too much is waiting.
+    pub(crate) fn list(&self, place: usize, serial: u64, listing: Listing) -> bool {
+        self.send(Order::List { place, serial, listing }, ERRANDS_BEFORE_LISTING_MAX)
+    }
+
+    fn send(&self, order: Order, max: usize) -> bool {
+        self.orders.len() < max && self.orders.send(order).is_ok()
     }
 
     /// Waits until the thread has done everything and closed the store.
@@ -80,6 +96,14 @@ fn work(inbox: &Receiver<Order>, store: Store, postbox: &Postbox) {
                     log::error!("the store could not be flushed: {error}");
                 }
                 postbox.post(Letter::Stored(Errand::Flush, flushed.is_ok()));
+            }
+            Order::List { place, serial, listing } => {
+                let page = store.list(listing.after, listing.limit).map(|page| api::dead_letters_json(&page));
+                let page = page.map_err(|error| {
+                    log::error!("dead letters could not be read: {error}");
+                    Box::new(Problem::new(500, error.to_string()).code("store"))
+                });
+                postbox.post(Letter::Listed { place, serial, page });
             }
         }
     }

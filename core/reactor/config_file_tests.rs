@@ -19,7 +19,7 @@ Config(
         idle_timeout_ms: 60000,
         head_timeout_ms: 10000,
         body_timeout_ms: 10000,
-        upstream_idle_max: 16,
+        upstream_idle_max: 64,
     ),
     store: (path: "demi-data", cache_bytes: 1048576, dead_letters_max: 10000),
     health: (

@@ -100,8 +100,6 @@ pub struct RequestHead<'b> {
     pub keep_alive: bool,
     /// The peer waits for `100 Continue` before it sends the body; false when there is no body to wait for.
     pub expect_continue: bool,
-    /// HTTP/1.1 with `Upgrade` and `Connection: upgrade`.
-    pub upgrade: bool,
     /// The value of `Content-Type`; `None` too when it is not ASCII.
     pub content_type: Option<&'b str>,
     /// The header lines as sent, each ended by CRLF, without the empty line at the end.
@@ -115,10 +113,6 @@ pub struct RequestHead<'b> {
 pub struct ResponseHead<'b> {
     /// 100 to 599. The caller skips a 1xx head and reads on; a 101 that nobody asked for is the caller's to refuse.
     pub status: u16,
-    /// As sent; empty when it is absent or not ASCII.
-    pub reason: &'b str,
-    /// HTTP/1.1; false is HTTP/1.0.
-    pub http11: bool,
     /// Where the body ends.
     pub framing: Framing,
     /// The connection may carry another request once the body is done.
@@ -199,7 +193,6 @@ pub fn parse_request<'b>(buf: &'b [u8], limits: &Limits) -> Result<Option<Reques
         keep_alive: fields.keep_alive(http11),
         // RFC 9110 §10.1.1: an HTTP/1.0 peer cannot know what a 100 is.
         expect_continue: http11 && fields.expect_continue && has_body,
-        upgrade: http11 && fields.upgrade && fields.connection_upgrade,
         content_type: fields.content_type.and_then(ascii),
         headers_bytes,
         len: blank + head_bytes,
@@ -249,8 +242,6 @@ pub fn parse_response<'b>(
     };
     Ok(Some(ResponseHead {
         status,
-        reason: response.reason.unwrap_or(""),
-        http11,
         framing,
         keep_alive: fields.keep_alive(http11) && framing != Framing::UntilClose && status != 101,
         content_type: fields.content_type.and_then(ascii),
@@ -356,9 +347,7 @@ struct Fields<'b> {
     other_coding: bool,
     close: bool,
     persist: bool,
-    connection_upgrade: bool,
     connection_options: usize,
-    upgrade: bool,
     expect_continue: bool,
     expect_other: bool,
     content_type: Option<&'b [u8]>,
@@ -376,7 +365,6 @@ impl<'b> Fields<'b> {
                     true => fields.expect_continue = true,
                     false => fields.expect_other = true,
                 },
-                7 if name.eq_ignore_ascii_case("upgrade") => fields.upgrade = true,
                 10 if name.eq_ignore_ascii_case("connection") => fields.connection(value)?,
                 12 if name.eq_ignore_ascii_case("content-type") => {
                     fields.content_type_twice |= fields.content_type.replace(value).is_some()
@@ -401,7 +389,6 @@ impl<'b> Fields<'b> {
         for option in list(value).filter(|option| !option.is_empty()) {
             self.close |= option.eq_ignore_ascii_case(b"close");
             self.persist |= option.eq_ignore_ascii_case(b"keep-alive");
-            self.connection_upgrade |= option.eq_ignore_ascii_case(b"upgrade");
             self.connection_options += 1;
         }
         if self.connection_options > CONNECTION_OPTIONS_MAX {

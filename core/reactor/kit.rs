@@ -75,6 +75,54 @@ impl Readiness {
     }
 }
 
+/// Bytes that have come and are not understood yet: what is taken moves the mark, so that a deep pipeline is not moved
+/// up at each of its requests, and the buffer is given back when all is taken.
+#[derive(Default)]
+pub(crate) struct Incoming {
+    bytes: Vec<u8>,
+    taken: usize,
+}
+
+impl Incoming {
+    /// What is left.
+    pub(crate) fn rest(&self) -> &[u8] {
+        &self.bytes[self.taken..]
+    }
+
+    /// Whether nothing is left.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.taken == self.bytes.len()
+    }
+
+    /// Takes bytes from the front.
+    pub(crate) fn take(&mut self, count: usize, kit: &mut Kit) {
+        self.taken += count;
+        if self.is_empty() {
+            self.clear();
+            kit.take_back(&mut self.bytes);
+        }
+    }
+
+    /// Adds what has come.
+    pub(crate) fn add(&mut self, bytes: &[u8], kit: &mut Kit) {
+        if bytes.is_empty() {
+            return;
+        }
+        if self.bytes.capacity() == 0 {
+            self.bytes = kit.buffer();
+        }
+        self.bytes.drain(..self.taken);
+        self.taken = 0;
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// Forgets everything.
+    pub(crate) fn clear(&mut self) {
+        self.bytes.clear();
+        self.taken = 0;
+    }
+}
+
 /// Bytes on their way out: what is written moves the mark, and the buffer is emptied when all is.
 #[derive(Default)]
 pub(crate) struct Outgoing {

@@ -8,8 +8,8 @@
 //! ```
 //!
 //! One request of a connection is answered at a time; what a client pipelines waits in its buffer. While a request
-//! waits for its answer nothing is read from its connection, so that a fast client is slowed by its own socket. A
-//! connection with nothing under way owns no buffer.
+//! waits for its answer nothing is read from its connection, so that a fast client is slowed by its own socket; nor is
+//! anything while much of earlier answers is still to be taken. A connection with nothing under way owns no buffer.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
@@ -24,7 +24,7 @@ use mio::{Interest, Registry};
 use slab::Slab;
 
 use crate::http::{self, Body, Framing, Limits, Malformed};
-use crate::kit::{Kit, Outgoing, Readiness, READS_PER_TURN};
+use crate::kit::{Incoming, Kit, Outgoing, Readiness, READS_PER_TURN};
 use crate::problem::Problem;
 use crate::tokens::Source;
 
@@ -82,7 +82,7 @@ struct Client {
     stream: TcpStream,
     serial: u64,
     state: State,
-    incoming: Vec<u8>,
+    incoming: Incoming,
     outgoing: Outgoing,
     /// When the present state began or its body last moved.
     since: Time,
@@ -90,6 +90,8 @@ struct Client {
     taken_at: Time,
     is_readable: bool,
     sees_end: bool,
+    /// It has not taken all that was last offered.
+    is_behind: bool,
     /// To be flushed at the end of the turn.
     is_dirty: bool,
     /// To be gone on with in this turn or the next.
@@ -105,6 +107,8 @@ pub(crate) struct Listener {
     settings: config::Http,
     limits: Limits,
     is_draining: bool,
+    /// More connections may wait: gone on with in the next turn.
+    accepts_on: bool,
     /// The system had no descriptor left for a new connection: tried again at the next sweep.
     accepts_later: bool,
     /// Complete requests, for the shell.
@@ -127,6 +131,10 @@ pub(crate) struct Counts {
 
 /// How much of a streamed answer may wait for a slow client before its upstream is paused.
 const STREAM_BYTES_MAX: usize = 256 * 1024;
+/// How much of earlier answers may wait for a client before its next request is looked at.
+const UNTAKEN_BYTES_MAX: usize = 64 * 1024;
+/// Connections that may wait to be accepted; the system may allow fewer.
+const BACKLOG: i32 = 1024;
 /// Connections accepted in one turn; then others have theirs.
 const ACCEPTS_PER_TURN: usize = 64;
 
@@ -135,6 +143,8 @@ impl Listener {
     pub(crate) fn bind(settings: &config::Http) -> io::Result<Listener> {
         let address: SocketAddr = settings.listen.parse().map_err(io::Error::other)?;
         let socket = TcpListener::bind(address)?;
+        // Asked again for more: mio asks for 128, and what comes beyond that in a burst is tried again after a second.
+        rustix::net::listen(&socket, BACKLOG)?;
         Ok(Listener {
             address: socket.local_addr()?,
             socket,
@@ -147,6 +157,7 @@ impl Listener {
             },
             settings: settings.clone(),
             is_draining: false,
+            accepts_on: false,
             accepts_later: false,
             arrivals: VecDeque::new(),
             listed: VecDeque::new(),
@@ -186,13 +197,13 @@ impl Listener {
             .map(|(place, _)| place)
             .collect();
         for place in idle {
-            self.close(place, kit);
+            self.finish(place, kit);
         }
     }
 
     /// Somebody wants to connect.
     pub(crate) fn accept(&mut self, now: Time, kit: &mut Kit) {
-        self.accepts_later = false;
+        (self.accepts_on, self.accepts_later) = (false, false);
         for _ in 0..ACCEPTS_PER_TURN {
             match self.socket.accept() {
                 Ok((stream, _)) => self.welcome(stream, now, kit),
@@ -201,11 +212,17 @@ impl Listener {
                 }
                 Err(error) => {
                     log::warn!("no connection can be accepted for now: {error}");
-                    break;
+                    self.accepts_later = true;
+                    return;
                 }
             }
         }
-        self.accepts_later = true;
+        self.accepts_on = true;
+    }
+
+    /// Whether more connections may wait than one turn accepts.
+    pub(crate) fn accepts_on(&self) -> bool {
+        self.accepts_on
     }
 
     fn welcome(&mut self, mut stream: TcpStream, now: Time, kit: &mut Kit) {
@@ -213,7 +230,7 @@ impl Listener {
             self.counts.refused += 1;
             let mut refusal = Vec::new();
             let problem = Problem::new(503, "too many connections").retry_after(Duration::from_secs(1));
-            write_problem(&mut refusal, &problem, self.date.text(), None);
+            write_problem(&mut refusal, &problem, self.date.text(), "close");
             // A client that does not even take this gets a closed connection.
             let _ = stream.write(&refusal);
             return;
@@ -232,12 +249,13 @@ impl Listener {
             stream,
             serial: self.next_serial,
             state: State::Idle,
-            incoming: Vec::new(),
+            incoming: Incoming::default(),
             outgoing: Outgoing::default(),
             since: now,
             taken_at: now,
             is_readable: false,
             sees_end: false,
+            is_behind: false,
             is_dirty: false,
             is_listed: false,
         });
@@ -248,7 +266,8 @@ impl Listener {
         let Some(client) = self.clients.get_mut(place) else { return };
         client.is_readable |= readiness.is_readable;
         client.sees_end |= readiness.sees_end;
-        if readiness.is_broken {
+        // News in the same turn of the connection that had this place before is not news of this one.
+        if readiness.is_broken && client.is_disconnected() {
             return self.hang_up(place, kit);
         }
         if !client.outgoing.is_empty() {
@@ -291,9 +310,8 @@ impl Listener {
             let Some(client) = self.clients.get_mut(place) else { return };
             if !client.incoming.is_empty() && client.listens() {
                 let mut incoming = std::mem::take(&mut client.incoming);
-                let taken = self.understand(place, &incoming, now, kit);
-                incoming.drain(..taken);
-                kit.take_back(&mut incoming);
+                let taken = self.understand(place, incoming.rest(), now, kit);
+                incoming.take(taken, kit);
                 let Some(client) = self.clients.get_mut(place) else { return };
                 client.incoming = incoming;
             }
@@ -308,12 +326,9 @@ impl Listener {
                     if client.incoming.is_empty() {
                         let taken = self.understand(place, &scratch[..count], now, kit);
                         let Some(client) = self.clients.get_mut(place) else { return };
-                        if taken < count {
-                            client.incoming = kit.buffer();
-                            client.incoming.extend_from_slice(&scratch[taken..count]);
-                        }
+                        client.incoming.add(&scratch[taken..count], kit);
                     } else {
-                        client.incoming.extend_from_slice(&scratch[..count]);
+                        client.incoming.add(&scratch[..count], kit);
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -327,6 +342,14 @@ impl Listener {
             }
         }
         self.list(place);
+    }
+
+    /// Remembers that this connection may go on, if it may.
+    fn list_if_more(&mut self, place: usize) {
+        let client = &self.clients[place];
+        if client.listens() && (!client.incoming.is_empty() || client.is_readable) {
+            self.list(place);
+        }
     }
 
     /// Remembers that this connection may go on.
@@ -353,12 +376,23 @@ impl Listener {
 
     /// The client sends no more. What it asked is still answered; half of a request never will be.
     fn end_of_input(&mut self, place: usize, kit: &mut Kit) {
-        match self.clients[place].state {
-            State::Head | State::Body { .. } => {
-                self.counts.malformed += 1;
-                self.close(place, kit);
-            }
-            State::Idle | State::Closing | State::Waiting { .. } | State::Streaming { .. } => self.close(place, kit),
+        let client = &mut self.clients[place];
+        (client.is_readable, client.sees_end) = (false, true);
+        if let State::Head | State::Body { .. } = client.state {
+            self.counts.malformed += 1;
+        }
+        self.finish(place, kit);
+    }
+
+    /// Nothing more is asked: closes as soon as all that was answered is written.
+    fn finish(&mut self, place: usize, kit: &mut Kit) {
+        let client = &mut self.clients[place];
+        if client.outgoing.is_empty() {
+            return self.close(place, kit);
+        }
+        if let State::Body { request, held, .. } = std::mem::replace(&mut client.state, State::Closing) {
+            kit.calls.let_go(held);
+            kit.calls.give_back(request);
         }
     }
 
@@ -379,7 +413,11 @@ impl Listener {
                 Ok(count) => taken += count,
                 Err(malformed) => {
                     self.counts.malformed += 1;
-                    self.refuse(place, &Problem::new(malformed.status, malformed.why), now, kit);
+                    let mut problem = Problem::new(malformed.status, malformed.why);
+                    if malformed.status == 503 {
+                        problem = problem.retry_after(Duration::from_secs(1));
+                    }
+                    self.refuse(place, &problem, now, kit);
                     return bytes.len();
                 }
             }
@@ -514,9 +552,7 @@ impl Listener {
         client.state = if keeps_alive { State::Idle } else { State::Closing };
         client.since = now;
         mark_dirty(place, client, &mut self.dirty, now);
-        if !client.incoming.is_empty() || client.is_readable {
-            self.list(place);
-        }
+        self.list_if_more(place);
     }
 
     /// Answers with a problem.
@@ -539,7 +575,7 @@ impl Listener {
         }
         client.incoming.clear();
         client.since = now;
-        write_problem(&mut client.outgoing.bytes, problem, date, Some("close"));
+        write_problem(&mut client.outgoing.bytes, problem, date, "close");
         mark_dirty(place, client, &mut self.dirty, now);
     }
 
@@ -622,12 +658,9 @@ impl Listener {
         }
         client.state = if exchange.keeps_alive { State::Idle } else { State::Closing };
         client.since = now;
-        let may_go_on = !client.incoming.is_empty() || client.is_readable;
         let client = &mut self.clients[place];
         mark_dirty(place, client, &mut self.dirty, now);
-        if may_go_on {
-            self.list(place);
-        }
+        self.list_if_more(place);
     }
 
     /// Writes what has gathered in this turn.
@@ -647,14 +680,19 @@ impl Listener {
             Err(_) => self.hang_up(place, kit),
             Ok(true) => {
                 client.taken_at = now;
+                client.is_behind = false;
                 kit.take_back(&mut client.outgoing.bytes);
                 if matches!(client.state, State::Closing) {
                     self.linger(place, kit);
+                } else {
+                    self.list_if_more(place);
                 }
             }
             Ok(false) => {
+                client.is_behind = true;
                 if client.outgoing.len() < before {
                     client.taken_at = now;
+                    self.list_if_more(place);
                 }
             }
         }
@@ -730,6 +768,11 @@ impl Client {
     /// Whether what is read now can be made use of.
     fn listens(&self) -> bool {
         !matches!(self.state, State::Waiting { .. } | State::Streaming { .. })
+            && (self.outgoing.len() <= UNTAKEN_BYTES_MAX || matches!(self.state, State::Closing))
+    }
+
+    fn is_disconnected(&self) -> bool {
+        self.stream.peer_addr().is_err() || !matches!(self.stream.take_error(), Ok(None))
     }
 
     fn late(&self, now: Time, settings: &config::Http) -> Option<Late> {
@@ -754,8 +797,11 @@ const LINGER: Duration = Duration::from_secs(2);
 fn mark_dirty(place: usize, client: &mut Client, dirty: &mut Vec<usize>, now: Time) {
     if !client.is_dirty {
         client.is_dirty = true;
-        client.taken_at = now;
         dirty.push(place);
+        // What is added for a client that is behind gives it no more time.
+        if !client.is_behind {
+            client.taken_at = now;
+        }
     }
 }
 
@@ -786,11 +832,11 @@ fn write_head(
     }
 }
 
-fn write_problem(out: &mut Vec<u8>, problem: &Problem, date: &str, connection: Option<&str>) {
+fn write_problem(out: &mut Vec<u8>, problem: &Problem, date: &str, connection: &str) {
     let mut headers = Vec::new();
     problem.write_headers(&mut headers);
     let body = problem.body();
-    write_head(out, problem.status(), Problem::MEDIA_TYPE, &headers, date, connection);
+    write_head(out, problem.status(), Problem::MEDIA_TYPE, &headers, date, Some(connection));
     http::write_length(out, body.len() as u64);
     out.extend_from_slice(b"\r\n");
     out.extend_from_slice(body.as_bytes());

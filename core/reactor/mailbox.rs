@@ -3,15 +3,18 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
-use crossbeam_channel::{bounded, Receiver, Sender, TrySendError};
+use crossbeam_channel::{bounded, never, Receiver, Sender, TrySendError};
 use demi_conductor::{Errand, Exit, Instance, Sample, Ticket, Verdict};
 use demi_platform::{Fault, Reply};
 use mio::Waker;
 
 use crate::handle::Wish;
+use crate::problem::Problem;
 
-/// Most letters that wait; a thread that finds the box full waits for the reactor.
-const LETTERS_MAX: usize = 16_384;
+/// Most letters that wait: as many as one turn takes. A thread that finds the box full waits for the reactor, which is
+/// what it would do for its next request anyway. The box has room for all of them from the start (88 bytes each, all
+/// resident), so ten times as many would cost most of a megabyte.
+const LETTERS_MAX: usize = 1024;
 
 /// What another thread tells the reactor.
 pub(crate) enum Letter {
@@ -27,6 +30,8 @@ pub(crate) enum Letter {
     Measured(Sample),
     /// The clerk kept a dead letter, and under which number.
     Buried(Ticket, Result<u64, String>),
+    /// The clerk has read dead letters for the client at a place: the body of the page, or why there is none.
+    Listed { place: usize, serial: u64, page: Result<Vec<u8>, Box<Problem>> },
     /// The clerk did another errand.
     Stored(Errand, bool),
     /// The host program wants something.
@@ -103,5 +108,10 @@ impl Mailbox {
     /// The next letter, if there is one.
     pub(crate) fn take(&self) -> Option<Letter> {
         self.letters.try_recv().ok()
+    }
+
+    /// Drops what waits and whatever is posted from now on, so that no thread waits for a reactor that reads no more.
+    pub(crate) fn close(&mut self) {
+        self.letters = never();
     }
 }

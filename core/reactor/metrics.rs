@@ -8,6 +8,9 @@ use demi_conductor::{Conductor, PlatformStatus, Refusal};
 
 use crate::api::Facts;
 
+/// Finds one of a platform's counts.
+type Count = fn(&PlatformStats) -> u64;
+
 /// The page, made anew for each scrape.
 pub(crate) fn render(conductor: &Conductor, facts: &Facts<'_>) -> String {
     let mut page = Page(String::with_capacity(8 * 1024));
@@ -44,7 +47,7 @@ pub(crate) fn render(conductor: &Conductor, facts: &Facts<'_>) -> String {
     page.single("demi_store_failures_total", "counter", "Errands that the store could not do.", stats.store_failures);
     page.single("demi_dead_letters", "gauge", "Dead letters that are kept.", facts.dead_letters);
 
-    let counters: [(&str, &str, fn(&PlatformStats) -> u64); 5] = [
+    let counters: [(&str, &str, Count); 5] = [
         ("demi_requests_total", "Requests routed to the platform.", |stats| stats.asked),
         ("demi_retries_total", "Attempts after the first.", |stats| stats.retries),
         ("demi_buried_total", "Requests kept as dead letters.", |stats| stats.buried),

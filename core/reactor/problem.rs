@@ -9,10 +9,6 @@ use crate::http;
 /// What went wrong with a request, for its caller.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Problem {
-    /// `about:blank` says that the status tells it all (RFC 9457 §4.2.1).
-    #[serde(rename = "type")]
-    kind: &'static str,
-    title: &'static str,
     status: u16,
     detail: String,
     /// A word for programs.
@@ -29,14 +25,23 @@ pub(crate) struct Problem {
     allow: Option<&'static str>,
 }
 
+/// What is sent of it.
+#[derive(Serialize)]
+struct Page<'p> {
+    /// `about:blank` says that the status tells it all (RFC 9457 §4.2.1).
+    #[serde(rename = "type")]
+    kind: &'static str,
+    title: &'static str,
+    #[serde(flatten)]
+    problem: &'p Problem,
+}
+
 impl Problem {
     /// The media type of a problem.
     pub(crate) const MEDIA_TYPE: &'static str = "application/problem+json";
 
     pub(crate) fn new(status: u16, detail: impl Into<String>) -> Problem {
         Problem {
-            kind: "about:blank",
-            title: http::reason_phrase(status),
             status,
             detail: detail.into(),
             code: None,
@@ -90,7 +95,8 @@ impl Problem {
 
     /// The body.
     pub(crate) fn body(&self) -> String {
-        let mut body = serde_json::to_string(self).expect("text and numbers always serialise");
+        let page = Page { kind: "about:blank", title: http::reason_phrase(self.status), problem: self };
+        let mut body = serde_json::to_string(&page).expect("text and numbers always serialise");
         body.push('\n');
         body
     }

@@ -52,12 +52,12 @@ struct Bay {
     /// `platform/index`, for the log and for callers.
     name: String,
     hosted: Hosted,
-    /// Threads that could not be ended.
-    left_behind: u32,
+    /// Runs whose threads could not be ended and are still there.
+    left_behind: Vec<u32>,
 }
 
-/// A slot starts no further thread once so many of its threads could not be ended.
-const LEFT_BEHIND_MAX: u32 = 8;
+/// A slot starts no further thread while so many of its threads cannot be ended.
+const LEFT_BEHIND_MAX: usize = 8;
 /// Letters taken from the mailbox in one turn; then others have theirs.
 const LETTERS_PER_TURN: usize = 1024;
 /// Longest streamed answer that is gathered for a host program's own request.
@@ -101,7 +101,7 @@ impl Shell {
         let bay = |platform: &str, index: usize| Bay {
             name: format!("{platform}/{index}"),
             hosted: Hosted::Nothing,
-            left_behind: 0,
+            left_behind: Vec::new(),
         };
         let bays = config
             .platforms
@@ -150,9 +150,9 @@ impl Shell {
             Some(Source::Client(place)) => self.listener.ready(place, readiness, self.now, &mut self.kit),
             Some(Source::Upstream(place)) => self.upstreams.ready(place, readiness, self.now, &mut self.kit),
             Some(Source::ChildInput(place)) => self.children.write(place, &mut self.kit),
-            Some(Source::ChildOutput(place)) => self.children.read(place, &mut self.kit),
-            Some(Source::ChildErrors(place)) => self.children.read_errors(place, &mut self.kit),
-            Some(Source::ChildEnd(place)) => self.children.end(place, &mut self.kit),
+            Some(Source::ChildOutput(place)) => self.children.read(place, self.now, &mut self.kit),
+            Some(Source::ChildErrors(place)) => self.children.read_errors(place, self.now, &mut self.kit),
+            Some(Source::ChildEnd(place)) => self.children.end(place, self.now, &mut self.kit),
             None => {}
         }
     }
@@ -179,7 +179,11 @@ impl Shell {
         let event = match letter {
             Letter::Started(instance) => Event::Started { instance },
             Letter::Probed(instance, verdict) => Event::Probed { instance, verdict },
-            Letter::Exited(instance, exit) => Event::Exited { instance, exit },
+            Letter::Exited(instance, exit) => {
+                // One that was left behind has let go at last.
+                self.bays[instance.slot as usize].left_behind.retain(|run| *run != instance.run);
+                Event::Exited { instance, exit }
+            }
             Letter::Measured(sample) => Event::Measured { sample },
             Letter::Stored(errand, done) => Event::Stored { errand, done },
             Letter::Handled(ticket, instance, handled) => {
@@ -187,6 +191,7 @@ impl Shell {
                 Event::Answered { ticket, instance, outcome }
             }
             Letter::Buried(ticket, number) => return self.buried(ticket, number),
+            Letter::Listed { place, serial, page } => return self.listed(place, serial, page),
             Letter::Wished(Wish::Stop) => Event::Ordered(Order::Stop),
             Letter::Wished(Wish::Ask(request, caller)) => return self.asked_by_host(request, caller, conductor),
             Letter::Wished(Wish::Status(sender)) => {
@@ -250,6 +255,8 @@ impl Shell {
             self.listener.respond_problem(place, serial, &problem, self.now, &mut self.kit);
         } else if page == Page::Requests {
             self.asked_over_api(place, serial, &request, conductor);
+        } else if page == Page::DeadLetters {
+            self.list_dead_letters(place, serial, view.query());
         } else {
             let answered = self.with_facts(|facts| api::answer(page, conductor, facts));
             match answered {
@@ -284,6 +291,26 @@ impl Shell {
         }
     }
 
+    /// Has the clerk read dead letters; the client waits.
+    fn list_dead_letters(&mut self, place: usize, serial: u64, query: &str) {
+        let problem = match api::read_listing(query) {
+            Ok(listing) if self.clerk.as_ref().is_some_and(|clerk| clerk.list(place, serial, listing)) => return,
+            Ok(_) => Problem::new(503, "too much is waiting for the store")
+                .code("store_busy")
+                .retry_after(std::time::Duration::from_secs(1)),
+            Err(problem) => problem,
+        };
+        self.listener.respond_problem(place, serial, &problem, self.now, &mut self.kit);
+    }
+
+    fn listed(&mut self, place: usize, serial: u64, page: Result<Vec<u8>, Box<Problem>>) {
+        let (now, kit) = (self.now, &mut self.kit);
+        match page {
+            Ok(body) => self.listener.respond(place, serial, 200, api::JSON, b"", &body, now, kit),
+            Err(problem) => self.listener.respond_problem(place, serial, &problem, now, kit),
+        }
+    }
+
     fn asked_by_host(&mut self, request: RequestBuf, caller: Caller, conductor: &Conductor) {
         let view = request.request();
         let route = conductor.router().find(&api::question(&view, false));
@@ -311,6 +338,7 @@ impl Shell {
     pub(crate) fn has_more(&self) -> bool {
         self.has_letters
             || self.listener.listed() > 0
+            || self.listener.accepts_on()
             || self.children.has_unread()
             || self.upstreams.has_unread()
             || !self.kit.events.is_empty()
@@ -321,7 +349,10 @@ impl Shell {
         if self.has_letters {
             self.take_letters(conductor);
         }
-        self.children.read_rest(&mut self.kit);
+        if self.listener.accepts_on() {
+            self.listener.accept(self.now, &mut self.kit);
+        }
+        self.children.read_rest(self.now, &mut self.kit);
         self.upstreams.read_rest(self.now, &mut self.kit);
     }
 
@@ -350,7 +381,7 @@ impl Shell {
             let Origin::Client { place, serial } = call.origin else { return false };
             let stays_paused = !listener.takes_more(place, serial);
             if let (false, Link::Upstream(upstream)) = (stays_paused, call.link) {
-                upstreams.pause(upstream, false);
+                upstreams.pause(*ticket, upstream, false);
             }
             stays_paused
         });
@@ -365,7 +396,7 @@ impl Shell {
                     let is_slow = self.listener.stream(place, serial, &call.reply.body, self.now);
                     call.reply.body.clear();
                     if let (true, Link::Upstream(upstream)) = (is_slow, call.link) {
-                        self.upstreams.pause(upstream, true);
+                        self.upstreams.pause(ticket, upstream, true);
                         if !self.paused.contains(&ticket) {
                             self.paused.push(ticket);
                         }
@@ -428,6 +459,7 @@ impl Shell {
     fn end(&mut self, code: u8) {
         self.listener.close_all(self.now, &mut self.kit);
         self.children.kill_all();
+        self.mailbox.close();
         if let Some(clerk) = self.clerk.take() {
             clerk.finish();
         }
@@ -449,7 +481,9 @@ impl Shell {
                     }
                     None => {
                         // Nobody can vouch for its state: it ends, and the conductor starts it anew.
-                        bay.hosted = Hosted::Nothing;
+                        if let Hosted::Inline(platform) = std::mem::replace(&mut bay.hosted, Hosted::Nothing) {
+                            workers::discard(platform, &bay.name);
+                        }
                         let exit = Exit::Misbehaved;
                         self.kit.events.push_back(Event::Answered { ticket, instance, outcome: Outcome::Broken });
                         return self.kit.events.push_back(Event::Exited { instance, exit });
@@ -514,7 +548,7 @@ impl Shell {
             (Host::Inline, Some(adapter), _) => workers::make_platform(adapter, &blueprint.settings, &bay.name)
                 .map(Hosted::Inline)
                 .ok_or(Exit::NotInitialised),
-            (Host::Threads(_), Some(adapter), _) if bay.left_behind < LEFT_BEHIND_MAX => {
+            (Host::Threads(_), Some(adapter), _) if bay.left_behind.len() < LEFT_BEHIND_MAX => {
                 let settings = blueprint.settings.clone();
                 let postbox = self.postbox.clone();
                 Worker::start(instance, &bay.name, adapter, settings, blueprint.in_flight_max, postbox)
@@ -522,7 +556,10 @@ impl Shell {
                     .map_err(|error| not_started(&bay.name, &error))
             }
             (Host::Threads(_), Some(_), _) => {
-                log::error!("{}: {LEFT_BEHIND_MAX} of its threads could not be ended; no more are started", bay.name);
+                log::error!(
+                    "{}: {LEFT_BEHIND_MAX} of its threads cannot be ended; no more are started until one ends",
+                    bay.name
+                );
                 Err(Exit::NotStarted)
             }
             (Host::Process(_), _, Some(recipe)) => self
@@ -553,13 +590,15 @@ impl Shell {
     fn signal(&mut self, instance: Instance, signal: Signal) {
         let bay = &mut self.bays[instance.slot as usize];
         let exit = match (&mut bay.hosted, signal) {
-            (Hosted::Inline(platform), _) => {
-                platform.shutdown();
+            (Hosted::Inline(_), _) => {
+                if let Hosted::Inline(platform) = std::mem::replace(&mut bay.hosted, Hosted::Nothing) {
+                    workers::shut_down(platform, &bay.name);
+                }
                 Exit::Code(0)
             }
             (Hosted::Worker(worker), Signal::Terminate) => return worker.stop(),
             (Hosted::Worker(_), Signal::Kill) => {
-                bay.left_behind += 1;
+                bay.left_behind.push(instance.run);
                 log::warn!("{}: its thread does not end and is left behind", bay.name);
                 Exit::Abandoned
             }
@@ -681,9 +720,13 @@ impl Shell {
 }
 
 impl Drop for Shell {
-    /// However the reactor ends, no child is left behind.
+    /// However the reactor ends, no child is left behind and the store is closed: another may open it at once.
     fn drop(&mut self) {
         self.children.kill_all();
+        self.mailbox.close();
+        if let Some(clerk) = self.clerk.take() {
+            clerk.finish();
+        }
     }
 }
 

@@ -50,6 +50,9 @@ const IN_FILE: &[u8] = &[0];
 /// The directory of those files.
 const LETTER_FILES: &str = "db/letters";
 
+/// A list of letters ends with the one that brings it to this: what is listed is held in memory, twice while it is sent.
+const LISTED_BYTES_MAX: usize = 1024 * 1024;
+
 /// How many reads of a page make sled's cache look at its queue.
 const SETTLE_READS: usize = 65;
 
@@ -102,6 +105,15 @@ pub struct DeadLetter {
     pub content_type: String,
     /// The body as it came, text or not.
     pub body: Vec<u8>,
+}
+
+/// Some of the dead letters, in the order of their ids.
+#[derive(Debug, PartialEq, Eq)]
+pub struct LetterPage {
+    /// The letters with their ids.
+    pub letters: Vec<(u64, DeadLetter)>,
+    /// The last of these ids, if there are letters after it.
+    pub next: Option<u64>,
 }
 
 /// What the store can refuse, each with its remedy.
@@ -253,36 +265,32 @@ impl Store {
         self.tally.get().count
     }
 
-    /// The letter with this id, if there is one. Blocks for the disk.
-    pub fn read(&self, id: u64) -> Result<Option<DeadLetter>, StoreError> {
-        let key = id.to_be_bytes();
-        if key == TALLY_KEY {
-            return Ok(None);
-        }
-        let entry = self.guarded(|| self.letters.get(key))?;
-        self.settle(&key)?;
-        entry.map(|entry| self.letter(id, &entry)).transpose()
-    }
-
-    /// Up to `limit` letters with an id above `after`, in the order of their ids; `after` 0 begins at the first. Blocks
-    /// for the disk and holds all of them in memory, so keep `limit` small.
-    pub fn list(&self, after: u64, limit: usize) -> Result<Vec<(u64, DeadLetter)>, StoreError> {
-        let Some(first) = after.checked_add(1) else { return Ok(Vec::new()) };
-        let mut letters = Vec::new();
+    /// The letters with an id above `after`, in the order of their ids; `after` 0 begins at the first. Stops at `limit`
+    /// letters, or with the letter that brings them to `LISTED_BYTES_MAX`. Blocks for the disk and holds all of them in
+    /// memory.
+    pub fn list(&self, after: u64, limit: usize) -> Result<LetterPage, StoreError> {
+        let mut page = LetterPage { letters: Vec::new(), next: None };
+        let Some(first) = after.checked_add(1) else { return Ok(page) };
+        let mut bytes = 0;
         let mut range = self.letters.range(first.to_be_bytes()..TALLY_KEY);
-        while letters.len() < limit {
-            let Some((key, entry)) = self.guarded(|| range.next().transpose())? else { break };
+        while let Some((key, entry)) = self.guarded(|| range.next().transpose())? {
+            if page.letters.len() >= limit || bytes >= LISTED_BYTES_MAX {
+                page.next = page.letters.last().map(|(id, _)| *id);
+                break;
+            }
             let id = id_of(&key).ok_or_else(|| self.damaged("a dead letter has a malformed id".into()))?;
-            letters.push((id, self.letter(id, &entry)?));
-            if letters.len() % SETTLE_EVERY == 0 {
+            let letter = self.letter(id, &entry)?;
+            bytes += letter.bytes();
+            page.letters.push((id, letter));
+            if page.letters.len().is_multiple_of(SETTLE_EVERY) {
                 self.settle(&key)?;
             }
         }
         // The last page of this call, which the next call may not meet again.
-        if let Some((id, _)) = letters.last() {
+        if let Some((id, _)) = page.letters.last() {
             self.settle(&id.to_be_bytes())?;
         }
-        Ok(letters)
+        Ok(page)
     }
 
     /// Returns when everything written so far is on the disk, the disk's own cache included. Once this has failed, it
@@ -482,7 +490,7 @@ impl DeadLetter {
     /// Version, then the fields in the order of the struct: numbers as LEB128, texts and the body with their length in
     /// front.
     fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(64 + self.reason.len() + self.target.len() + self.body.len());
+        let mut out = Vec::with_capacity(64 + self.bytes());
         out.push(Self::VERSION);
         put_number(&mut out, self.buried_at_unix_ms);
         put_bytes(&mut out, self.platform.as_bytes());
@@ -493,6 +501,12 @@ impl DeadLetter {
         }
         put_bytes(&mut out, &self.body);
         out
+    }
+
+    /// How long its texts and its body are together.
+    fn bytes(&self) -> usize {
+        let texts = [&self.platform, &self.reason, &self.from, &self.kind, &self.method, &self.target];
+        texts.iter().map(|text| text.len()).sum::<usize>() + self.content_type.len() + self.body.len()
     }
 
     /// None if these are not exactly the bytes of one letter.
@@ -840,9 +854,8 @@ mod tests {
         let store = scratch.open();
         assert_eq!(store.dead_letters(), 2);
         assert_eq!(store.bury(&short).unwrap(), 3);
-        assert_eq!(store.read(1).unwrap(), Some(short));
-        assert_eq!(store.read(2).unwrap(), Some(long));
-        assert_eq!((store.read(0).unwrap(), store.read(4).unwrap(), store.read(u64::MAX).unwrap()), (None, None, None));
+        let letters = vec![(1, short.clone()), (2, long), (3, short)];
+        assert_eq!(store.list(0, 9).unwrap(), LetterPage { letters, next: None });
     }
 
     #[test]
@@ -866,14 +879,31 @@ mod tests {
         let (mut seen, mut after) = (Vec::new(), 0);
         loop {
             let page = store.list(after, 7).unwrap();
-            assert!(page.len() <= 7);
-            let Some((last, _)) = page.last() else { break };
-            after = *last;
-            seen.extend(page.into_iter().map(|(id, _)| id));
+            assert!(page.letters.len() <= 7);
+            seen.extend(page.letters.into_iter().map(|(id, _)| id));
+            let Some(next) = page.next else { break };
+            assert_eq!(seen.last(), Some(&next));
+            after = next;
         }
         assert_eq!(seen, (1..=50).collect::<Vec<_>>());
-        assert_eq!(store.list(0, 0).unwrap(), []);
-        assert_eq!(store.list(u64::MAX, 10).unwrap(), []);
+        for (after, next) in [(43, None), (42, Some(49)), (50, None), (u64::MAX, None)] {
+            assert_eq!(store.list(after, 7).unwrap().next, next, "after {after}");
+        }
+        assert!(store.list(50, 7).unwrap().letters.is_empty());
+    }
+
+    #[test]
+    fn a_list_of_long_letters_ends_early_and_says_where_to_go_on() {
+        let scratch = Scratch::new();
+        let store = scratch.open();
+        for _ in 0..5 {
+            store.bury(&letter(vec![1; LISTED_BYTES_MAX / 2])).unwrap();
+        }
+        let pages = [(0, 2, Some(2)), (2, 2, Some(4)), (4, 1, None)];
+        for (after, count, next) in pages {
+            let page = store.list(after, 500).unwrap();
+            assert_eq!((page.letters.len(), page.next), (count, next), "after {after}");
+        }
     }
 
     #[test]
@@ -885,7 +915,7 @@ mod tests {
         let refusal = store.bury(&letter("c")).unwrap_err();
         assert!(matches!(refusal, StoreError::Full { buried: 2, max: 2 }));
         assert!(refusal.to_string().contains("`store.dead_letters_max`"));
-        assert_eq!((store.dead_letters(), store.list(0, 9).unwrap().len()), (2, 2));
+        assert_eq!((store.dead_letters(), store.list(0, 9).unwrap().letters.len()), (2, 2));
     }
 
     #[test]
@@ -1024,8 +1054,8 @@ mod tests {
             fs::write(wrecked.data().join("db/db"), bytes).unwrap();
             let store = wrecked.open();
             for id in 1..=120u64 {
-                if let Ok(Some(found)) = store.read(id) {
-                    assert_eq!(found, letter(vec![((id - 1) % 60) as u8; 900]));
+                for (found, text) in store.list(id - 1, 1).map_or_else(|_| Vec::new(), |page| page.letters) {
+                    assert_eq!(text, letter(vec![((found - 1) % 60) as u8; 900]));
                 }
             }
             let _ = store.list(0, 200);

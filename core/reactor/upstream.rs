@@ -21,7 +21,7 @@ use slab::Slab;
 
 use crate::calls::Link;
 use crate::http::{self, Body, Framing, Limits};
-use crate::kit::{outcome_of_status, Kit, Outgoing, Readiness, READS_PER_TURN};
+use crate::kit::{outcome_of_status, Incoming, Kit, Outgoing, Readiness, READS_PER_TURN};
 use crate::tokens::Source;
 
 /// What a connection is for.
@@ -54,11 +54,12 @@ enum Progress {
 
 struct Connection {
     stream: TcpStream,
+    address: SocketAddr,
     instance: Instance,
     purpose: Purpose,
     progress: Progress,
     outgoing: Outgoing,
-    incoming: Vec<u8>,
+    incoming: Incoming,
     is_connected: bool,
     /// It has served a request before: the upstream may have closed it just now.
     is_used: bool,
@@ -86,6 +87,8 @@ pub(crate) struct Upstreams {
     relays: VecDeque<Ticket>,
 }
 
+/// Reads of a body that flows in one turn: what a slow client does not take must be noticed before there is much of it.
+const FLOWING_READS_PER_TURN: usize = 2;
 /// A body that flows may pause so long before it counts as broken off.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 
@@ -107,6 +110,10 @@ impl Upstreams {
         let Some(place) = self.idle_or_new(instance, address, now, kit) else {
             return kit.events.push_back(Event::Answered { ticket, instance, outcome: Outcome::Unsent });
         };
+        self.ask(place, ticket, now, kit);
+    }
+
+    fn ask(&mut self, place: usize, ticket: Ticket, now: Time, kit: &mut Kit) {
         let Some(call) = kit.calls.get(ticket) else { return };
         call.link = Link::Upstream(place);
         let request = call.request.request();
@@ -114,7 +121,7 @@ impl Upstreams {
         connection.since = now;
         connection.purpose =
             Purpose::Call(Errand { ticket, is_head: request.method == "HEAD", is_idempotent: request.is_idempotent() });
-        write_request(&mut connection.outgoing.bytes, &request, address);
+        write_request(&mut connection.outgoing.bytes, &request, connection.address);
         self.ready(place, Readiness::default(), now, kit);
     }
 
@@ -145,11 +152,12 @@ impl Upstreams {
         let _ = stream.set_nodelay(true);
         self.connections.insert(Connection {
             stream,
+            address,
             instance,
             purpose,
             progress: Progress::Head,
             outgoing: Outgoing::new(kit.buffer()),
-            incoming: Vec::new(),
+            incoming: Incoming::default(),
             is_connected: false,
             is_used: false,
             is_paused: false,
@@ -191,9 +199,7 @@ impl Upstreams {
 
     /// Nobody waits for this any more: a connection in the middle of an answer is of no further use.
     pub(crate) fn cancel(&mut self, ticket: Ticket, place: usize, kit: &mut Kit) {
-        let has_it =
-            |connection: &Connection| matches!(connection.purpose, Purpose::Call(errand) if errand.ticket == ticket);
-        if self.connections.get(place).is_some_and(has_it) {
+        if self.connections.get(place).is_some_and(|connection| connection.serves(ticket)) {
             self.close(place, kit);
         }
     }
@@ -233,20 +239,26 @@ impl Upstreams {
     }
 
     fn read(&mut self, place: usize, now: Time, kit: &mut Kit) {
-        for _ in 0..READS_PER_TURN {
+        for reads in 0..READS_PER_TURN {
             let Some(connection) = self.connections.get_mut(place) else { return };
+            if reads >= FLOWING_READS_PER_TURN && matches!(connection.progress, Progress::Flowing(_)) {
+                break;
+            }
             if !connection.is_readable || connection.waits() {
                 return;
             }
             match connection.stream.read(&mut kit.scratch) {
-                Ok(0) => return self.closed_by_peer(place, kit),
+                Ok(0) => return self.closed_by_peer(place, now, kit),
                 Ok(count) => {
                     connection.since = now;
                     connection.has_heard = true;
                     if matches!(connection.purpose, Purpose::Idle) {
                         return self.close(place, kit);
                     }
-                    connection.incoming.extend_from_slice(&kit.scratch[..count]);
+                    // The scratch is lent out while the rest of the kit is used.
+                    let scratch = std::mem::take(&mut kit.scratch);
+                    connection.incoming.add(&scratch[..count], kit);
+                    kit.scratch = scratch;
                     // Less than was asked for: nothing more is there until the poll says so, unless that is the end.
                     connection.is_readable = connection.sees_end || count == kit.scratch.len();
                     self.advance(place, kit);
@@ -256,7 +268,7 @@ impl Upstreams {
                     return;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return self.closed_by_peer(place, kit),
+                Err(_) => return self.closed_by_peer(place, now, kit),
             }
         }
         self.unread.push(place);
@@ -276,15 +288,16 @@ impl Upstreams {
     fn take_probe(&mut self, place: usize, kit: &mut Kit) {
         let connection = &mut self.connections[place];
         let instance = connection.instance;
-        let verdict = match http::parse_response(&connection.incoming, false, &self.limits) {
-            Ok(None) => return,
-            Ok(Some(head)) if head.status < 200 => {
-                let length = head.len;
-                connection.incoming.drain(..length);
-                return self.advance(place, kit);
+        let verdict = loop {
+            match http::parse_response(connection.incoming.rest(), false, &self.limits) {
+                Ok(None) => return,
+                Ok(Some(head)) if head.status < 200 => {
+                    let length = head.len;
+                    connection.incoming.take(length, kit);
+                }
+                Ok(Some(head)) if head.status < 400 => break Verdict::Pass,
+                Ok(Some(_)) | Err(_) => break Verdict::Fail,
             }
-            Ok(Some(head)) if head.status < 400 => Verdict::Pass,
-            Ok(Some(_)) | Err(_) => Verdict::Fail,
         };
         kit.events.push_back(Event::Probed { instance, verdict });
         self.close(place, kit);
@@ -292,23 +305,20 @@ impl Upstreams {
 
     fn take_head(&mut self, place: usize, errand: Errand, kit: &mut Kit) {
         let connection = &mut self.connections[place];
-        let head = match http::parse_response(&connection.incoming, errand.is_head, &self.limits) {
-            Ok(None) => return,
-            Ok(Some(head)) => head,
-            Err(malformed) => {
-                log::debug!("an upstream sent a malformed answer: {}", malformed.why);
-                return self.fail(place, Outcome::Broken, kit);
+        let mut interim = 0;
+        let head = loop {
+            match http::parse_response(&connection.incoming.rest()[interim..], errand.is_head, &self.limits) {
+                Ok(None) => return connection.incoming.take(interim, kit),
+                // Nobody asked it to change protocols.
+                Ok(Some(head)) if head.status == 101 => return self.fail(place, Outcome::Broken, kit),
+                Ok(Some(head)) if head.status < 200 => interim += head.len,
+                Ok(Some(head)) => break head,
+                Err(malformed) => {
+                    log::debug!("an upstream sent a malformed answer: {}", malformed.why);
+                    return self.fail(place, Outcome::Broken, kit);
+                }
             }
         };
-        if head.status < 200 {
-            let (status, length) = (head.status, head.len);
-            if status == 101 {
-                // Nobody asked it to change protocols.
-                return self.fail(place, Outcome::Broken, kit);
-            }
-            connection.incoming.drain(..length);
-            return self.advance(place, kit);
-        }
         let Some(call) = kit.calls.get(errand.ticket) else { return self.close(place, kit) };
         call.reply.clear();
         call.reply.status = head.status;
@@ -317,22 +327,23 @@ impl Upstreams {
         http::copy_end_to_end(head.headers_bytes, |name| name.eq_ignore_ascii_case(b"date"), &mut call.head);
         call.has_head = true;
         call.length = match head.framing {
-            Framing::Empty => Some(if errand.is_head { content_length(head.headers_bytes) } else { 0 }),
+            // The answer to a HEAD may leave open how long that to a GET is.
+            Framing::Empty if errand.is_head => content_length(head.headers_bytes),
+            Framing::Empty => Some(0),
             Framing::Length(length) => Some(length),
             Framing::Chunked | Framing::UntilClose => None,
         };
         connection.keeps_alive = head.keep_alive && head.framing != Framing::UntilClose;
         let mut body = Body::new(head.framing, u64::MAX);
-        let length = head.len;
-        connection.incoming.drain(..length);
-        match body.decode(&connection.incoming, &mut call.reply.body) {
+        let length = interim + head.len;
+        match body.decode(&connection.incoming.rest()[length..], &mut call.reply.body) {
             Err(_) => self.fail(place, Outcome::Broken, kit),
             Ok(taken) if body.is_done() => {
-                connection.incoming.drain(..taken);
+                connection.incoming.take(length + taken, kit);
                 self.finish(place, errand, kit);
             }
             Ok(taken) => {
-                connection.incoming.drain(..taken);
+                connection.incoming.take(length + taken, kit);
                 connection.progress = Progress::Announced(body);
                 kit.events.push_back(Event::Headed { ticket: errand.ticket, instance: connection.instance });
             }
@@ -352,10 +363,10 @@ impl Upstreams {
     fn take_body(&mut self, place: usize, errand: Errand, mut body: Body, kit: &mut Kit) {
         let connection = &mut self.connections[place];
         let Some(call) = kit.calls.get(errand.ticket) else { return self.close(place, kit) };
-        match body.decode(&connection.incoming, &mut call.reply.body) {
+        match body.decode(connection.incoming.rest(), &mut call.reply.body) {
             Err(_) => self.fail(place, Outcome::Broken, kit),
             Ok(taken) => {
-                connection.incoming.drain(..taken);
+                connection.incoming.take(taken, kit);
                 connection.progress = Progress::Flowing(body);
                 self.relays.push_back(errand.ticket);
                 if body.is_done() {
@@ -378,14 +389,13 @@ impl Upstreams {
             connection.purpose = Purpose::Idle;
             connection.progress = Progress::Head;
             connection.is_paused = false;
-            kit.take_back(&mut connection.incoming);
             idle.push(place);
         } else {
             self.close(place, kit);
         }
     }
 
-    fn closed_by_peer(&mut self, place: usize, kit: &mut Kit) {
+    fn closed_by_peer(&mut self, place: usize, now: Time, kit: &mut Kit) {
         let connection = &mut self.connections[place];
         if let (Progress::Flowing(mut body), Purpose::Call(errand)) = (connection.progress, connection.purpose) {
             if body.closed().is_ok() {
@@ -395,11 +405,21 @@ impl Upstreams {
         }
         // An idle connection may be closed just as it is used again; asking again does no harm if the method says so.
         let is_stale = connection.is_used && !connection.has_heard;
-        let outcome = match connection.purpose {
-            Purpose::Call(errand) if is_stale && errand.is_idempotent => Outcome::Unsent,
-            Purpose::Call(_) | Purpose::Probe | Purpose::Idle => Outcome::Broken,
-        };
-        self.fail(place, outcome, kit);
+        match connection.purpose {
+            Purpose::Call(errand) if is_stale && errand.is_idempotent => self.ask_anew(place, errand, now, kit),
+            Purpose::Call(_) | Purpose::Probe | Purpose::Idle => self.fail(place, Outcome::Broken, kit),
+        }
+    }
+
+    /// Asks again over a new connection: other idle ones may be as stale. It shows nothing of the upstream that it
+    /// closes connections that nobody used, so the conductor hears nothing of it.
+    fn ask_anew(&mut self, place: usize, errand: Errand, now: Time, kit: &mut Kit) {
+        let Connection { instance, address, .. } = self.connections[place];
+        self.close(place, kit);
+        match self.connect(instance, address, Purpose::Idle, now, kit) {
+            Some(place) => self.ask(place, errand.ticket, now, kit),
+            None => kit.events.push_back(Event::Answered { ticket: errand.ticket, instance, outcome: Outcome::Unsent }),
+        }
     }
 
     fn fail(&mut self, place: usize, outcome: Outcome, kit: &mut Kit) {
@@ -430,8 +450,9 @@ impl Upstreams {
     }
 
     /// Stops or goes on reading the answer of a call, as whoever gets it can take it.
-    pub(crate) fn pause(&mut self, place: usize, is_paused: bool) {
-        if let Some(connection) = self.connections.get_mut(place) {
+    pub(crate) fn pause(&mut self, ticket: Ticket, place: usize, is_paused: bool) {
+        // It may have come to its end, and its connection to another call.
+        if let Some(connection) = self.connections.get_mut(place).filter(|connection| connection.serves(ticket)) {
             if connection.is_paused && !is_paused && !self.unread.contains(&place) {
                 self.unread.push(place);
             }
@@ -471,15 +492,19 @@ impl Upstreams {
 }
 
 impl Connection {
+    /// Whether it is for this call.
+    fn serves(&self, ticket: Ticket) -> bool {
+        matches!(self.purpose, Purpose::Call(errand) if errand.ticket == ticket)
+    }
+
     /// It must not read on: the conductor has not decided yet, or the taker is slow.
     fn waits(&self) -> bool {
         self.is_paused || matches!(self.progress, Progress::Announced(_))
     }
 }
 
-fn content_length(headers: &[u8]) -> u64 {
-    let digits = http::header(headers, "content-length").and_then(|value| std::str::from_utf8(value).ok());
-    digits.and_then(|digits| digits.parse().ok()).unwrap_or(0)
+fn content_length(headers: &[u8]) -> Option<u64> {
+    std::str::from_utf8(http::header(headers, "content-length")?).ok()?.parse().ok()
 }
 
 /// Writes a request as this hop sends it: end-to-end headers of the caller, our own framing.

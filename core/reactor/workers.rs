@@ -46,7 +46,8 @@ impl Worker {
         let (jobs, inbox) = bounded(in_flight_max as usize + 2);
         let desk = Desk { instance, name: name.to_owned(), adapter, settings, postbox };
         thread::Builder::new().name(name.chars().take(15).collect()).stack_size(STACK_BYTES).spawn(move || {
-            let exit = desk.work(&inbox);
+            // Whatever an adapter does, even panic when it is dropped, its end is told.
+            let exit = catch_unwind(AssertUnwindSafe(|| desk.work(&inbox))).unwrap_or(Exit::Misbehaved);
             desk.postbox.post(Letter::Exited(desk.instance, exit));
         })?;
         Ok(Worker { jobs })
@@ -101,9 +102,7 @@ impl Desk {
                 Job::Stop => break,
             }
         }
-        if catch_unwind(AssertUnwindSafe(|| platform.shutdown())).is_err() {
-            log::warn!("{}: panicked in its shutdown", self.name);
-        }
+        shut_down(platform, &self.name);
         Exit::Code(0)
     }
 
@@ -137,6 +136,21 @@ pub(crate) fn make_platform(adapter: Adapter, settings: &Settings, name: &str) -
             log::error!("{name}: panicked while it was initialised");
             None
         }
+    }
+}
+
+/// Ends a platform in order.
+pub(crate) fn shut_down(mut platform: Box<dyn Platform>, name: &str) {
+    if catch_unwind(AssertUnwindSafe(|| platform.shutdown())).is_err() {
+        log::warn!("{name}: panicked in its shutdown");
+    }
+    discard(platform, name);
+}
+
+/// Drops a platform, which may run code of its own.
+pub(crate) fn discard(platform: Box<dyn Platform>, name: &str) {
+    if catch_unwind(AssertUnwindSafe(|| drop(platform))).is_err() {
+        log::warn!("{name}: panicked while it was dropped");
     }
 }
 

@@ -106,6 +106,11 @@ pub struct Initialized {
     pub protocol: u32,
 }
 
+/// A text that is borrowed if it can be: serde copies what stands in an `Option<Cow>`.
+#[derive(Serialize, Deserialize)]
+#[serde(transparent)]
+struct Text<'t>(#[serde(borrow)] Cow<'t, str>);
+
 #[derive(Serialize, Deserialize)]
 struct WireRequest<'r> {
     #[serde(borrow, default, skip_serializing_if = "str::is_empty")]
@@ -119,9 +124,9 @@ struct WireRequest<'r> {
     #[serde(borrow, default, skip_serializing_if = "str::is_empty")]
     content_type: Cow<'r, str>,
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
-    body: Option<Cow<'r, str>>,
+    body: Option<Text<'r>>,
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
-    body_base64: Option<Cow<'r, str>>,
+    body_base64: Option<Text<'r>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -131,9 +136,9 @@ struct WireReply<'r> {
     #[serde(borrow, default, skip_serializing_if = "str::is_empty")]
     content_type: Cow<'r, str>,
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
-    body: Option<Cow<'r, str>>,
+    body: Option<Text<'r>>,
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
-    body_base64: Option<Cow<'r, str>>,
+    body_base64: Option<Text<'r>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -234,23 +239,23 @@ pub fn write_fault(out: &mut Vec<u8>, id: u64, fault: &Fault) {
     write_error(out, id, code, &fault.message);
 }
 
-fn wire_body(body: &[u8]) -> (Option<Cow<'_, str>>, Option<Cow<'_, str>>) {
+fn wire_body(body: &[u8]) -> (Option<Text<'_>>, Option<Text<'_>>) {
     match std::str::from_utf8(body) {
         Ok("") => (None, None),
-        Ok(text) => (Some(text.into()), None),
-        Err(_) => (None, Some(STANDARD.encode(body).into())),
+        Ok(text) => (Some(Text(text.into())), None),
+        Err(_) => (None, Some(Text(STANDARD.encode(body).into()))),
     }
 }
 
-fn read_body(body: Option<&str>, base64: Option<&str>, out: &mut Vec<u8>) -> Result<(), String> {
+fn read_body(body: Option<Text<'_>>, base64: Option<Text<'_>>, out: &mut Vec<u8>) -> Result<(), String> {
     match (body, base64) {
         (Some(_), Some(_)) => Err("body and body_base64 exclude each other".to_owned()),
         (Some(text), None) => {
-            out.extend_from_slice(text.as_bytes());
+            out.extend_from_slice(text.0.as_bytes());
             Ok(())
         }
         (None, Some(base64)) => {
-            STANDARD.decode_vec(base64, out).map_err(|error| format!("body_base64 is not base64: {error}"))
+            STANDARD.decode_vec(base64.0.as_bytes(), out).map_err(|error| format!("body_base64 is not base64: {error}"))
         }
         (None, None) => Ok(()),
     }
@@ -258,6 +263,10 @@ fn read_body(body: Option<&str>, base64: Option<&str>, out: &mut Vec<u8>) -> Res
 
 /// Reads one line. `None` if it is no JSON-RPC 2.0 message, and therefore a log line.
 pub fn read_message(line: &[u8]) -> Option<Message<'_>> {
+    // Most lines that are no message show it at once, and a plugin may print many.
+    if line.trim_ascii_start().first() != Some(&b'{') {
+        return None;
+    }
     let message: Message<'_> = serde_json::from_slice(line).ok()?;
     (message.jsonrpc == "2.0").then_some(message)
 }
@@ -292,7 +301,7 @@ pub fn read_handle(params: Option<&RawValue>, buffer: &mut crate::RequestBuf) ->
         content_type: &wire.content_type,
         ..Request::default()
     });
-    read_body(wire.body.as_deref(), wire.body_base64.as_deref(), buffer.body_mut())
+    read_body(wire.body, wire.body_base64, buffer.body_mut())
 }
 
 /// Reads the answer to `handle` into `reply`, which must be empty.
@@ -306,7 +315,7 @@ pub fn read_reply(result: &RawValue, reply: &mut Reply) -> Result<(), String> {
     }
     reply.status = wire.status;
     reply.content_type.push_str(&wire.content_type);
-    read_body(wire.body.as_deref(), wire.body_base64.as_deref(), &mut reply.body)
+    read_body(wire.body, wire.body_base64, &mut reply.body)
 }
 
 /// Reads the answer to `health`.

@@ -1,0 +1,660 @@
+//! Requests that are passed on to HTTP services elsewhere, which here are threads that do as the test says.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{channel, Sender};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use crate::client::{get, post, post_chunked, Client};
+use crate::support::{until, Demi, Response, PATIENCE};
+
+/// An HTTP service of the test's own. Its threads end with the test.
+pub struct Upstream {
+    pub address: SocketAddr,
+    asked_connections: Arc<AtomicUsize>,
+    asked: Arc<AtomicUsize>,
+}
+
+/// A connection to it.
+pub struct Peer {
+    pub stream: TcpStream,
+    bytes: Vec<u8>,
+    /// Which of the connections over which something was asked this is, from 1; 0 before.
+    number: usize,
+    asked_connections: Arc<AtomicUsize>,
+    asked: Arc<AtomicUsize>,
+}
+
+impl Upstream {
+    /// Has `serve` serve each connection; when it returns, the connection is closed.
+    pub fn start(serve: impl Fn(&mut Peer) + Send + Sync + 'static) -> Upstream {
+        Upstream::on(TcpListener::bind("127.0.0.1:0").expect("there is a free port"), serve)
+    }
+
+    pub fn on(listener: TcpListener, serve: impl Fn(&mut Peer) + Send + Sync + 'static) -> Upstream {
+        let address = listener.local_addr().expect("it is bound");
+        let (asked_connections, asked) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let upstream = Upstream { address, asked_connections: asked_connections.clone(), asked: asked.clone() };
+        let serve = Arc::new(serve);
+        std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let (asked_connections, asked) = (asked_connections.clone(), asked.clone());
+                let mut peer = Peer { stream, bytes: Vec::new(), number: 0, asked_connections, asked };
+                let serve = serve.clone();
+                std::thread::spawn(move || serve(&mut peer));
+            }
+        });
+        upstream
+    }
+
+    /// Answers every request with these bytes and keeps the connection.
+    pub fn answering(bytes: &'static [u8]) -> Upstream {
+        Upstream::start(move |peer| {
+            while peer.request().is_some() {
+                peer.send(bytes);
+            }
+        })
+    }
+
+    /// How many connections carried a request.
+    pub fn connections(&self) -> usize {
+        self.asked_connections.load(Ordering::SeqCst)
+    }
+
+    /// How many requests came.
+    pub fn asked(&self) -> usize {
+        self.asked.load(Ordering::SeqCst)
+    }
+}
+
+impl Peer {
+    /// The next request: its head and its body, which is as long as it says. `None` when the connection ends.
+    pub fn request(&mut self) -> Option<(String, Vec<u8>)> {
+        let end = loop {
+            match self.bytes.windows(4).position(|end| end == b"\r\n\r\n") {
+                Some(end) => break end + 4,
+                None => self.read()?,
+            }
+        };
+        let head = String::from_utf8(self.bytes.drain(..end).collect()).expect("a head is text");
+        let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: ")?.parse().ok()).unwrap_or(0);
+        while self.bytes.len() < length {
+            self.read()?;
+        }
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        if self.number == 0 {
+            self.number = self.asked_connections.fetch_add(1, Ordering::SeqCst) + 1;
+        }
+        Some((head, self.bytes.drain(..length).collect()))
+    }
+
+    fn read(&mut self) -> Option<()> {
+        let mut bytes = [0; 16 * 1024];
+        let count = self.stream.read(&mut bytes).ok().filter(|count| *count > 0)?;
+        self.bytes.extend_from_slice(&bytes[..count]);
+        Some(())
+    }
+
+    /// Sends, as far as the other side takes it.
+    pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        let _ = self.stream.write_all(bytes.as_ref());
+    }
+
+    /// Answers with a text.
+    pub fn answer(&mut self, text: &str) {
+        self.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{text}", text.len()));
+    }
+
+    /// Waits until Demi closes.
+    pub fn wait_for_end(&mut self) {
+        while self.read().is_some() {}
+    }
+}
+
+/// Demi before these upstreams, asked below `/up`; ready.
+fn before(addresses: &[SocketAddr]) -> Demi {
+    let demi = Demi::start_with_http("body_timeout_ms: 2000", &sections(addresses, "", ""));
+    demi.wait_ready();
+    demi
+}
+
+fn sections(addresses: &[SocketAddr], platform: &str, route: &str) -> String {
+    let upstreams: String = addresses.iter().map(|address| format!("\"{address}\",")).collect();
+    format!(
+        r#"health: (interval_ms: 50, doubt_interval_ms: 20, down_interval_ms: 20, timeout_ms: 2000),
+        breaker: (failures: 1000),
+        platforms: [(name: "up", host: Http, upstreams: [{upstreams}], {platform})],
+        routes: [(path: "/up/*", to: "up", {route}), (from: "discord", to: "up")]"#
+    )
+}
+
+const HELLO: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
+
+fn assert_problem(answer: &Response, status: u16) {
+    assert_eq!(answer.status, status, "{answer:?}");
+    assert_eq!(answer.header("Content-Type"), Some("application/problem+json"), "{answer:?}");
+    assert_eq!(answer.json()["status"], status);
+}
+
+#[test]
+fn what_is_meant_for_the_far_end_gets_there_and_nothing_else() {
+    let (heads, heard) = channel();
+    let heads = Mutex::new(heads);
+    let upstream = Upstream::start(move |peer| {
+        while let Some(request) = peer.request() {
+            heads.lock().expect("no thread panics here").send(request).expect("the test listens");
+            peer.send(
+                "HTTP/1.1 418 Teapot\r\nContent-Type: text/tea\r\nX-Far: 1\r\nKeep-Alive: timeout=5\r\n\
+                 Connection: keep-alive, X-Hop\r\nX-Hop: 1\r\nDate: never\r\nSet-Cookie: a\r\nSet-Cookie: b\r\n\
+                 Content-Length: 3\r\n\r\ntea",
+            );
+        }
+    });
+    let demi = before(&[upstream.address]);
+    let mut client = Client::of(&demi);
+    client.send(
+        "POST /up/x?y=1 HTTP/1.1\r\nHost: named\r\nX-End: 1\r\nConnection: X-Private, keep-alive\r\nX-Private: 1\r\n\
+         Keep-Alive: 1\r\nTE: trailers\r\nUpgrade: websocket\r\nProxy-Authorization: secret\r\nExpect: 100-continue\r\n\
+         Transfer-Encoding: chunked\r\n\r\n",
+    );
+    assert_eq!(client.head().status, 100);
+    client.send("3\r\nhel\r\n2\r\nlo\r\n0\r\nX-Trailer: 1\r\n\r\n");
+    let answer = client.answer();
+    let (head, body) = heard.recv_timeout(PATIENCE).expect("the upstream was asked");
+    assert_eq!(body, b"hello");
+    let mut lines: Vec<&str> = head.trim_end().split("\r\n").collect();
+    assert_eq!(lines.remove(0), "POST /up/x?y=1 HTTP/1.1");
+    lines.sort_unstable();
+    assert_eq!(lines, ["Content-Length: 5", "Host: named", "X-End: 1"]);
+
+    assert_eq!((answer.status, answer.body.as_str()), (418, "tea"));
+    assert_eq!((answer.header("Content-Type"), answer.header("X-Far")), (Some("text/tea"), Some("1")));
+    assert_eq!(answer.head.matches("Set-Cookie").count(), 2);
+    assert_eq!(answer.head.matches("Date: ").count(), 1);
+    assert_ne!(answer.header("Date"), Some("never"));
+    for hop in ["Keep-Alive", "Connection", "X-Hop"] {
+        assert_eq!(answer.header(hop), None, "{answer:?}");
+    }
+}
+
+#[test]
+fn a_message_reaches_an_upstream_as_a_post_of_its_content() {
+    let (heads, heard) = channel();
+    let heads = Mutex::new(heads);
+    let upstream = Upstream::start(move |peer| {
+        while let Some(request) = peer.request() {
+            heads.lock().expect("no thread panics here").send(request).expect("the test listens");
+            peer.answer("yes");
+        }
+    });
+    let demi = before(&[upstream.address]);
+    assert_eq!(demi.post("/v1/requests", "{\"from\": \"discord\", \"content\": \"hi\"}").body, "yes");
+    let (head, body) = heard.recv_timeout(PATIENCE).expect("the upstream was asked");
+    assert!(head.starts_with("POST / HTTP/1.1\r\n"), "{head}");
+    assert!(head.contains("\r\nContent-Type: text/plain; charset=utf-8\r\n"), "{head}");
+    assert_eq!(body, b"hi");
+}
+
+#[test]
+fn one_upstream_connection_serves_many_requests_of_many_clients() {
+    let upstream = Upstream::answering(HELLO);
+    let demi = before(&[upstream.address]);
+    for _ in 0..20 {
+        assert_eq!(demi.get("/up/x").body, "hello");
+    }
+    let mut client = Client::of(&demi);
+    client.send(get("/up/x").repeat(50));
+    for _ in 0..50 {
+        assert_eq!(client.answer().body, "hello");
+    }
+    assert_eq!((upstream.asked(), upstream.connections()), (70, 1));
+}
+
+#[test]
+fn bodies_of_every_framing_arrive_whole() {
+    let upstream = Upstream::start(|peer| {
+        while let Some((head, body)) = peer.request() {
+            let path = head.split(' ').nth(1).unwrap_or_default().to_owned();
+            match path.as_str() {
+                "/up/empty" => peer.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"),
+                "/up/chunked" => peer.send(
+                    "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhell\r\n1;x=y\r\no\r\n0\r\nT: 1\r\n\r\n",
+                ),
+                "/up/close" => {
+                    peer.send("HTTP/1.1 200 OK\r\n\r\nhel");
+                    peer.send("lo");
+                    return;
+                }
+                "/up/1.0" => return peer.send("HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\nhello"),
+                "/up/204" => peer.send("HTTP/1.1 204 No Content\r\n\r\n"),
+                "/up/304" => peer.send("HTTP/1.1 304 Not Modified\r\nETag: \"x\"\r\nContent-Length: 5\r\n\r\n"),
+                "/up/interim" => {
+                    peer.send("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n");
+                    peer.send(HELLO);
+                }
+                "/up/head-length" => peer.send("HTTP/1.1 200 OK\r\nContent-Length: 12345\r\n\r\n"),
+                "/up/head-open" => peer.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"),
+                "/up/back" => {
+                    peer.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len()));
+                    peer.send(body);
+                }
+                other => panic!("{other} is not expected"),
+            }
+        }
+    });
+    let demi = before(&[upstream.address]);
+    let mut client = Client::of(&demi);
+    for path in ["/up/chunked", "/up/close", "/up/1.0", "/up/interim"] {
+        let answer = client.get(path);
+        assert_eq!((answer.status, answer.body.as_str()), (200, "hello"), "{path}");
+    }
+    assert_eq!(client.get("/up/empty").body, "");
+    assert_eq!(client.get("/up/204").status, 204);
+    let unchanged = client.get("/up/304");
+    assert_eq!((unchanged.status, unchanged.header("ETag")), (304, Some("\"x\"")));
+    client.send("HEAD /up/head-length HTTP/1.1\r\nHost: x\r\n\r\nHEAD /up/head-open HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert_eq!(client.head().header("Content-Length"), Some("12345"));
+    assert_eq!(client.head().header("Content-Length"), None, "nobody knows it");
+    let body = "x".repeat(1 << 20);
+    client.send(post("/up/back", &body));
+    assert!(client.answer().body == body);
+    client.send(post_chunked("/up/back", [&body[..1000], &body[1000..]]));
+    assert!(client.answer().body == body);
+    // A client that knows no chunks gets the same until its connection ends.
+    let old = demi.raw(b"GET /up/close HTTP/1.0\r\n\r\n");
+    assert!(old.ends_with("\r\n\r\nhello") && !old.contains("chunked"), "{old}");
+    assert_eq!(client.get("/up/chunked").body, "hello");
+}
+
+/// Serves requests by first sending a head, and then whatever comes over a channel until that is closed.
+fn fed(head: &'static str) -> (Upstream, Sender<Vec<u8>>) {
+    let (feed, food) = channel::<Vec<u8>>();
+    let food = Mutex::new(food);
+    let upstream = Upstream::start(move |peer| {
+        while peer.request().is_some() {
+            peer.send(head);
+            for bytes in food.lock().expect("no thread panics here").iter() {
+                peer.send(bytes);
+            }
+        }
+    });
+    (upstream, feed)
+}
+
+#[test]
+fn chunks_reach_the_client_before_the_upstream_has_sent_the_last() {
+    let (upstream, feed) = fed("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nX-Far: 1\r\n\r\n");
+    let demi = before(&[upstream.address]);
+    let mut client = Client::of(&demi);
+    client.send(get("/up/x"));
+    let head = client.head();
+    assert_eq!((head.header("Transfer-Encoding"), head.header("X-Far")), (Some("chunked"), Some("1")));
+    for word in ["one", "two", "three"] {
+        feed.send(format!("{:x}\r\n{word}\r\n", word.len()).into()).expect("the upstream serves");
+        assert_eq!(client.chunk().as_deref(), Some(word.as_bytes()));
+    }
+    feed.send(b"0\r\n\r\n".to_vec()).expect("the upstream serves");
+    assert_eq!(client.chunk(), None);
+    drop(feed);
+}
+
+#[test]
+fn an_answer_that_breaks_off_breaks_off_for_the_client_too() {
+    for (head, last) in [
+        ("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello", ""),
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n", ""),
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n", "nonsense\r\n"),
+    ] {
+        let (seen, is_seen) = channel::<()>();
+        let is_seen = Mutex::new(is_seen);
+        let upstream = Upstream::start(move |peer| {
+            if peer.request().is_some() {
+                peer.send(head);
+                let _ = is_seen.lock().expect("no thread panics here").recv_timeout(PATIENCE);
+                peer.send(last);
+            }
+        });
+        let demi = before(&[upstream.address]);
+        let mut client = Client::of(&demi);
+        client.send(get("/up/x") + &get("/up/smuggled"));
+        assert_eq!(client.head().status, 200);
+        seen.send(()).expect("the upstream waits");
+        let rest = String::from_utf8_lossy(&client.rest()).into_owned();
+        assert!(rest == "hello" || rest == "5\r\nhello\r\n", "{rest:?}");
+        assert_eq!(demi.get("/healthz").status, 200);
+    }
+}
+
+/// Sends a body of this size, in pieces, and tells when it is through.
+fn large(bytes: usize) -> Upstream {
+    Upstream::start(move |peer| {
+        while peer.request().is_some() {
+            peer.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {bytes}\r\n\r\n"));
+            let piece: Vec<u8> = (0..=255).cycle().take(64 * 1024).collect();
+            for _ in 0..bytes / piece.len() {
+                peer.send(&piece);
+            }
+        }
+    })
+}
+
+#[test]
+fn a_large_answer_flows_through_without_being_held() {
+    let upstream = large(50 << 20);
+    let demi = before(&[upstream.address]);
+    let mut client = Client::of(&demi);
+    for _ in 0..2 {
+        client.send(get("/up/x"));
+        assert_eq!(client.head().header("Content-Length"), Some("52428800"));
+        for _ in 0..(50 << 20) / (64 * 1024) {
+            let piece = client.bytes(64 * 1024);
+            assert!(piece.iter().enumerate().all(|(index, byte)| *byte == index as u8));
+        }
+    }
+    assert_eq!((upstream.asked(), upstream.connections()), (2, 1));
+    let peak = demi.peak_bytes();
+    assert!(peak < 40 << 20, "Demi held {} MiB", peak >> 20);
+}
+
+#[test]
+fn a_slow_client_slows_the_upstream_and_fills_no_memory() {
+    let upstream = large(50 << 20);
+    let demi = before(&[upstream.address]);
+    let before = demi.peak_bytes();
+    // Ten clients read the head, and then for a while nothing.
+    let mut clients: Vec<Client> = (0..10).map(|_| Client::of(&demi)).collect();
+    for client in &mut clients {
+        client.send(get("/up/x"));
+        assert_eq!(client.head().status, 200);
+    }
+    // The first comes to its senses in time and gets everything.
+    let mut first = clients.remove(0);
+    for _ in 0..(50 << 20) / (64 * 1024) {
+        first.bytes(64 * 1024);
+    }
+    // The others are closed, and with them their upstream connections.
+    until("they are closed", || (demi.json("/v1/status")["connections"] == 2).then_some(()));
+    assert_eq!(demi.instance("up", 0)["in_flight"], 0);
+    let held = demi.peak_bytes() - before;
+    assert!(held < 24 << 20, "Demi held {} KiB for ten slow clients", held >> 10);
+}
+
+#[test]
+fn a_client_that_hangs_up_in_the_middle_ends_the_upstream_connection() {
+    let (ended, has_ended) = channel();
+    let ended = Mutex::new(ended);
+    let upstream = Upstream::start(move |peer| {
+        if peer.request().is_some() {
+            peer.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+            while peer.stream.write_all(b"5\r\nhello\r\n").is_ok() {}
+            ended.lock().expect("no thread panics here").send(()).expect("the test listens");
+        }
+    });
+    let demi = before(&[upstream.address]);
+    let mut client = Client::of(&demi);
+    client.send(get("/up/x"));
+    assert_eq!(client.head().status, 200);
+    assert!(client.chunk().is_some());
+    drop(client);
+    has_ended.recv_timeout(PATIENCE).expect("the upstream is told");
+    until("nothing is in flight", || (demi.instance("up", 0)["in_flight"] == 0).then_some(()));
+    assert!(demi.get("/metrics").body.contains("\ndemi_requests_gone_total 1\n"));
+}
+
+#[test]
+fn what_is_no_answer_is_a_bad_gateway() {
+    let answers: [&[u8]; 9] = [
+        b"garbage\r\n\r\n",
+        b"",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello!",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\nContent-Length: 0\n\n",
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
+        b"HTTP/1.1 999 What\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Le",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    ];
+    for bytes in answers {
+        let upstream = Upstream::start(move |peer| {
+            if peer.request().is_some() {
+                peer.send(bytes);
+            }
+        });
+        let demi = before(&[upstream.address]);
+        let mut client = Client::of(&demi);
+        let answer = client.get("/up/x");
+        assert_problem(&answer, 502);
+        assert_eq!((answer.json()["platform"].as_str(), answer.json()["code"].as_str()), (Some("up"), Some("broken")));
+        assert_eq!(client.get("/healthz").status, 200, "the connection goes on");
+    }
+}
+
+#[test]
+fn what_an_upstream_sends_unasked_is_nobodys_answer() {
+    let upstream = Upstream::start(|peer| {
+        while peer.request().is_some() {
+            peer.send([HELLO, b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"].concat());
+        }
+    });
+    let demi = before(&[upstream.address]);
+    for _ in 0..10 {
+        assert_eq!(demi.get("/up/x").body, "hello");
+    }
+    assert_eq!(upstream.connections(), 10, "such a connection is not used again");
+}
+
+#[test]
+fn thousands_of_interim_answers_are_skipped() {
+    let upstream = Upstream::start(|peer| {
+        while peer.request().is_some() {
+            peer.send("HTTP/1.1 100 \r\n\r\n".repeat(20_000));
+            peer.answer("at last");
+        }
+    });
+    let demi = before(&[upstream.address]);
+    assert_eq!(demi.get("/up/x").body, "at last");
+}
+
+#[test]
+fn an_upstream_that_hangs_times_out() {
+    let upstream = Upstream::start(|peer| {
+        peer.request();
+        peer.wait_for_end();
+    });
+    let demi = Demi::start(&sections(&[upstream.address], "", "timeout_ms: 300"));
+    demi.wait_ready();
+    assert_problem(&demi.get("/up/x"), 504);
+    assert!(demi.get("/metrics").body.contains("\ndemi_attempts_total{platform=\"up\",outcome=\"timed_out\"} 1\n"));
+}
+
+#[test]
+fn requests_go_round_a_dead_upstream() {
+    let gone = TcpListener::bind("127.0.0.1:0").expect("there is a free port").local_addr().expect("it is bound");
+    let upstream = Upstream::answering(HELLO);
+    let demi = Demi::start(&sections(&[gone, upstream.address], "", ""));
+    demi.wait_ready();
+    for n in 0..30 {
+        assert_eq!(demi.request(["GET", "POST"][n % 2], "/up/x", "body").body, "hello");
+    }
+    assert_eq!(demi.instance("up", 0)["state"], "down");
+}
+
+#[test]
+fn an_upstream_that_dies_between_health_checks_costs_no_request() {
+    let live = Upstream::answering(HELLO);
+    // Answers one connection, its first health check, and is gone.
+    let listener = TcpListener::bind("127.0.0.1:0").expect("there is a free port");
+    let dying = listener.local_addr().expect("it is bound");
+    let dies = std::thread::spawn(move || drop(listener.accept()));
+    let calm = sections(&[dying, live.address], "", "").replace("interval_ms: 50", "interval_ms: 60000");
+    let demi = Demi::start(&calm);
+    until("both are up", || (demi.json("/v1/status")["platforms"][0]["instances_ready"] == 2).then_some(()));
+    dies.join().expect("it has died");
+    for n in 0..30 {
+        let answer = demi.request(["GET", "POST"][n % 2], "/up/x", "body");
+        assert_eq!(answer.body, "hello", "{n}");
+    }
+}
+
+#[test]
+fn a_platform_whose_upstream_is_not_there_is_not_ready_until_it_comes() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("there is a free port");
+    let address = listener.local_addr().expect("it is bound");
+    drop(listener);
+    let demi = Demi::start(&sections(&[address], "", ""));
+    until("it is down", || (demi.instance("up", 0)["state"] == "down").then_some(()));
+    assert_eq!(demi.get("/readyz").status, 503);
+    let refused = demi.get("/up/x");
+    assert_problem(&refused, 503);
+    assert!(refused.header("Retry-After").is_some(), "{refused:?}");
+    let listener = TcpListener::bind(address).expect("the port is still free");
+    let upstream = Upstream::on(listener, |peer| {
+        while peer.request().is_some() {
+            peer.send(HELLO);
+        }
+    });
+    demi.wait_ready();
+    assert_eq!(demi.get("/up/x").body, "hello");
+    assert_eq!(upstream.asked(), 1);
+}
+
+#[test]
+fn a_health_path_decides_whether_an_upstream_is_well() {
+    let status = Arc::new(AtomicUsize::new(500));
+    let shown = status.clone();
+    let upstream = Upstream::start(move |peer| {
+        while let Some((head, _)) = peer.request() {
+            if head.starts_with("GET /well HTTP/1.1\r\n") {
+                let status = shown.load(Ordering::SeqCst);
+                peer.send(format!("HTTP/1.1 103 x\r\n\r\nHTTP/1.1 {status} x\r\nContent-Length: 0\r\n\r\n"));
+            } else {
+                peer.send(HELLO);
+            }
+        }
+    });
+    let demi = Demi::start(&sections(&[upstream.address], "health_path: \"/well\"", ""));
+    until("it is down", || (demi.instance("up", 0)["state"] == "down").then_some(()));
+    assert_problem(&demi.get("/up/x"), 503);
+    status.store(204, Ordering::SeqCst);
+    demi.wait_ready();
+    assert_eq!(demi.get("/up/x").body, "hello");
+    status.store(503, Ordering::SeqCst);
+    until("it is down again", || (demi.instance("up", 0)["state"] == "down").then_some(()));
+}
+
+#[test]
+fn an_idle_connection_that_the_upstream_closed_costs_no_request() {
+    // Serves one request on each connection without saying that it is the last, and closes.
+    let upstream = Upstream::start(|peer| {
+        if peer.request().is_some() {
+            peer.send(HELLO);
+        }
+    });
+    let demi = before(&[upstream.address]);
+    let mut client = Client::of(&demi);
+    for _ in 0..50 {
+        assert_eq!(client.get("/up/x").body, "hello");
+    }
+}
+
+#[test]
+fn a_thousand_streams_of_random_pieces_are_passed_on_unchanged() {
+    // Sends `n` bytes in pieces that differ from one request to the next.
+    let upstream = Upstream::start(|peer| {
+        while let Some((head, _)) = peer.request() {
+            let n: usize = head.split(['/', ' ']).filter_map(|word| word.parse().ok()).next().unwrap_or(0);
+            let body: Vec<u8> = (0..n).map(|index| (index * 7 + n) as u8).collect();
+            let step = 1 + n % 977;
+            let is_chunked = n.is_multiple_of(2);
+            match is_chunked {
+                true => peer.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"),
+                false => peer.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {n}\r\n\r\n")),
+            }
+            for piece in body.chunks(step) {
+                if is_chunked {
+                    peer.send([format!("{:x}\r\n", piece.len()).as_bytes(), piece, b"\r\n"].concat());
+                } else {
+                    peer.send(piece);
+                }
+            }
+            if is_chunked {
+                peer.send("0\r\n\r\n");
+            }
+        }
+    });
+    let demi = before(&[upstream.address]);
+    std::thread::scope(|scope| {
+        for thread in 0..8 {
+            let demi = &demi;
+            scope.spawn(move || {
+                let mut client = Client::of(demi);
+                for round in 0..125 {
+                    let n = (thread * 125 + round) * 37 % 20_000;
+                    client.send(get(&format!("/up/{n}")));
+                    let head = client.head();
+                    let body = match head.header("Content-Length") {
+                        Some(length) => client.bytes(length.parse().expect("a length is a number")),
+                        None => std::iter::from_fn(|| client.chunk()).flatten().collect(),
+                    };
+                    assert!(body.len() == n && body.iter().enumerate().all(|(at, byte)| *byte == (at * 7 + n) as u8));
+                }
+            });
+        }
+    });
+    assert_eq!(upstream.asked(), 1000);
+    assert!(upstream.connections() <= 8, "{} connections for 8 clients", upstream.connections());
+}
+
+#[test]
+fn connections_that_nobody_uses_are_bounded() {
+    let upstream = Upstream::answering(HELLO);
+    let demi = Demi::start_with_http("upstream_idle_max: 2", &sections(&[upstream.address], "", ""));
+    demi.wait_ready();
+    let mut clients: Vec<Client> = (0..8).map(|_| Client::of(&demi)).collect();
+    for _ in 0..5 {
+        for client in &mut clients {
+            client.send(get("/up/x"));
+        }
+        for client in &mut clients {
+            assert_eq!(client.answer().body, "hello");
+        }
+    }
+    let pid = demi.pid();
+    let sockets = || {
+        let table = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("it runs");
+        let is_socket = |path: std::path::PathBuf| {
+            std::fs::read_link(path).is_ok_and(|target| target.to_string_lossy().starts_with("socket:"))
+        };
+        table.filter_map(Result::ok).filter(|entry| is_socket(entry.path())).count()
+    };
+    drop(clients);
+    // The listener, two idle ones, perhaps a probe and the socket that signals wake.
+    until("the rest are closed", || (sockets() <= 6).then_some(()));
+}
+
+#[test]
+fn a_platform_takes_only_so_many_requests_at_once_and_the_rest_waits() {
+    let under_way = Arc::new(AtomicUsize::new(0));
+    let most = Arc::new(AtomicUsize::new(0));
+    let (now, peak) = (under_way.clone(), most.clone());
+    let upstream = Upstream::start(move |peer| {
+        while peer.request().is_some() {
+            peak.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            std::thread::park_timeout(Duration::from_millis(5));
+            now.fetch_sub(1, Ordering::SeqCst);
+            peer.send(HELLO);
+        }
+    });
+    let demi = Demi::start(&sections(&[upstream.address], "in_flight_max: 3", ""));
+    demi.wait_ready();
+    let mut clients: Vec<Client> = (0..12).map(|_| Client::of(&demi)).collect();
+    for client in &mut clients {
+        client.send(get("/up/x"));
+    }
+    for client in &mut clients {
+        assert_eq!(client.answer().body, "hello");
+    }
+    assert_eq!(most.load(Ordering::SeqCst), 3);
+}

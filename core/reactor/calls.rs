@@ -32,6 +32,8 @@ pub(crate) struct Call {
     pub(crate) length: Option<u64>,
     /// Or why there is none.
     pub(crate) fault: Option<Fault>,
+    /// Index of the platform that it was routed to.
+    pub(crate) platform: Option<u32>,
     /// Who has it, or had it last.
     pub(crate) instance: Option<Instance>,
     /// Where it is with its host: the id of a child's call, or the place of an upstream connection.
@@ -104,7 +106,7 @@ impl Calls {
     }
 
     /// Takes a request in.
-    pub(crate) fn open(&mut self, request: Arc<RequestBuf>, origin: Origin) -> Ticket {
+    pub(crate) fn open(&mut self, request: Arc<RequestBuf>, origin: Origin, platform: Option<u32>) -> Ticket {
         let ticket = self.book.issue();
         if self.table.len() <= ticket.slot() {
             self.table.resize_with(ticket.slot() + 1, || None);
@@ -115,6 +117,7 @@ impl Calls {
             ticket,
             request,
             origin,
+            platform,
             reply,
             head: Vec::new(),
             has_head: false,
@@ -161,7 +164,7 @@ mod tests {
         let mut calls = Calls::default();
         let mut buffer = calls.buffer();
         Arc::make_mut(&mut buffer).fill(&Request { body: b"hello", ..Request::default() });
-        let ticket = calls.open(buffer, Origin::Nobody);
+        let ticket = calls.open(buffer, Origin::Nobody, None);
         assert_eq!(calls.bytes(), 5);
         let call = calls.close(ticket).expect("it is under way");
         calls.recycle(call);

@@ -1,0 +1,308 @@
+//! What callers ask, and what they are told.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use demi_conductor::{Answer, Conductor, Errand, Event, Refusal, RouteId, Ticket};
+use demi_platform::{FaultKind, RequestBuf};
+
+use super::Shell;
+use crate::api::{self, Facts, Page};
+use crate::calls::{Call, Origin};
+use crate::handle::{Answered, Caller};
+use crate::http;
+use crate::listener::Arrival;
+use crate::problem::Problem;
+use crate::store::DeadLetter;
+
+impl Shell {
+    /// Takes one complete request from the listener. False if there is none.
+    pub(crate) fn take_arrival(&mut self, conductor: &Conductor) -> bool {
+        let Some(arrival) = self.listener.next_arrival() else { return false };
+        self.arrived(arrival, conductor);
+        true
+    }
+
+    fn arrived(&mut self, arrival: Arrival, conductor: &Conductor) {
+        let Arrival { place, serial, request } = arrival;
+        let view = request.request();
+        let origin = Origin::Client { place, serial };
+        let Some(page) = Page::of(view.path()) else {
+            let route = conductor.router().find(&api::question(&view, true));
+            let idempotent = api::is_idempotent(&view);
+            return self.ask(request, origin, route, idempotent, conductor);
+        };
+        let allowed = if page == Page::Requests { "POST" } else { "GET, HEAD" };
+        let is_allowed = allowed.split(", ").any(|method| method == view.method);
+        if page == Page::Unknown || !is_allowed {
+            let problem = match page {
+                Page::Unknown => Problem::new(404, "there is no such page; see GET /v1/status"),
+                _ => {
+                    let detail = format!("{} does not take {}; use {allowed}", view.path(), view.method);
+                    Problem::new(405, detail).allow(allowed)
+                }
+            };
+            self.listener.respond_problem(place, serial, &problem, self.now, &mut self.kit);
+        } else if page == Page::Requests {
+            self.asked_over_api(place, serial, &request, conductor);
+        } else if page == Page::DeadLetters {
+            self.list_dead_letters(place, serial, view.query());
+        } else {
+            let answered = self.with_facts(|facts| api::answer(page, conductor, facts));
+            match answered {
+                Ok(page) => {
+                    let (now, kit) = (self.now, &mut self.kit);
+                    self.listener.respond(place, serial, page.status, page.content_type, b"", &page.body, now, kit);
+                }
+                Err(problem) => self.listener.respond_problem(place, serial, &problem, self.now, &mut self.kit),
+            }
+        }
+        self.kit.calls.give_back(request);
+    }
+
+    fn asked_over_api(&mut self, place: usize, serial: u64, request: &RequestBuf, conductor: &Conductor) {
+        let outer = request.request();
+        let mut buffer = self.kit.calls.buffer();
+        let asked = api::read_ask(outer.body, |inner| {
+            Arc::make_mut(&mut buffer).fill(inner);
+            conductor.router().find(&api::question(inner, false))
+        });
+        match asked {
+            Ok(route) => {
+                let idempotent = api::is_idempotent(&outer);
+                self.ask(buffer, Origin::Client { place, serial }, route, idempotent, conductor);
+            }
+            Err(problem) => {
+                self.kit.calls.give_back(buffer);
+                self.listener.respond_problem(place, serial, &problem, self.now, &mut self.kit);
+            }
+        }
+    }
+
+    /// Has the clerk read dead letters; the client waits.
+    fn list_dead_letters(&mut self, place: usize, serial: u64, query: &str) {
+        let problem = match api::read_listing(query) {
+            Ok(listing) if self.clerk.as_ref().is_some_and(|clerk| clerk.list(place, serial, listing)) => return,
+            Ok(_) => Problem::new(503, "too much is waiting for the store")
+                .code("store_busy")
+                .retry_after(Duration::from_secs(1)),
+            Err(problem) => problem,
+        };
+        self.listener.respond_problem(place, serial, &problem, self.now, &mut self.kit);
+    }
+
+    pub(super) fn listed(&mut self, place: usize, serial: u64, page: Result<Vec<u8>, Box<Problem>>) {
+        let (now, kit) = (self.now, &mut self.kit);
+        match page {
+            Ok(body) => self.listener.respond(place, serial, 200, api::JSON, b"", &body, now, kit),
+            Err(problem) => self.listener.respond_problem(place, serial, &problem, now, kit),
+        }
+    }
+
+    pub(super) fn asked_by_host(&mut self, request: RequestBuf, caller: Caller, conductor: &Conductor) {
+        let view = request.request();
+        let route = conductor.router().find(&api::question(&view, false));
+        let idempotent = view.is_idempotent();
+        self.ask(Arc::new(request), Origin::Caller(caller), route, idempotent, conductor);
+    }
+
+    /// Opens a call and puts it to the conductor.
+    fn ask(
+        &mut self,
+        request: Arc<RequestBuf>,
+        origin: Origin,
+        route: Option<RouteId>,
+        idempotent: bool,
+        conductor: &Conductor,
+    ) {
+        let connection = match origin {
+            Origin::Client { place, .. } => Some(place),
+            Origin::Caller(_) | Origin::Nobody => None,
+        };
+        let platform = route.and_then(|route| conductor.router().rule(route)).map(|rule| rule.platform);
+        let ticket = self.kit.calls.open(request, origin, platform);
+        if let Some(place) = connection {
+            self.listener.ticketed(place, ticket);
+        }
+        self.kit.events.push_back(Event::Asked { ticket, route, idempotent });
+    }
+
+    pub(super) fn with_facts<T>(&self, ask: impl FnOnce(&Facts<'_>) -> T) -> T {
+        ask(&Facts {
+            now: self.now,
+            connections: self.listener.len(),
+            counts: self.listener.counts(),
+            listen: self.listener.address(),
+            dead_letters: self.dead_letters,
+            slow_turns: self.slow_turns,
+            body_bytes: self.kit.calls.bytes(),
+            pid_of: &|slot| self.children.pid(slot),
+        })
+    }
+
+    pub(super) fn answer(&mut self, ticket: Ticket, answer: Answer) {
+        if let Some(call) = self.kit.calls.close(ticket) {
+            self.tell(call, answer, None);
+        }
+    }
+
+    pub(super) fn bury(&mut self, ticket: Ticket, answer: Answer, attempts: u32) {
+        let Some(call) = self.kit.calls.close(ticket) else { return };
+        let request = call.request.request();
+        let letter = DeadLetter {
+            buried_at_unix_ms: unix_millis(),
+            platform: self.platform_name(&call).unwrap_or_default().to_owned(),
+            reason: reason(&call, answer),
+            attempts,
+            from: request.from.to_owned(),
+            kind: request.kind.to_owned(),
+            method: request.method.to_owned(),
+            target: request.target.to_owned(),
+            content_type: request.content_type.to_owned(),
+            body: request.body.to_vec(),
+        };
+        if self.clerk.as_ref().is_some_and(|clerk| clerk.bury(ticket, letter)) {
+            self.burials.insert(ticket.number(), (call, answer));
+        } else {
+            log::error!("a dead letter could not be kept: too much is waiting for the store");
+            self.kit.events.push_back(Event::Stored { errand: Errand::Bury, done: false });
+            self.tell(call, answer, None);
+        }
+    }
+
+    pub(super) fn buried(&mut self, ticket: Ticket, number: Result<u64, String>) {
+        match &number {
+            Ok(_) => self.dead_letters += 1,
+            Err(error) => log::error!("a dead letter could not be kept: {error}"),
+        }
+        if let Some((call, answer)) = self.burials.remove(&ticket.number()) {
+            self.tell(call, answer, number.ok());
+        }
+    }
+
+    /// Tells whoever waits; `dead_letter` is the number under which the request was kept.
+    pub(super) fn tell(&mut self, mut call: Call, answer: Answer, dead_letter: Option<u64>) {
+        let problem = self.problem(&call, answer).map(|problem| problem.dead_letter(dead_letter));
+        match std::mem::replace(&mut call.origin, Origin::Nobody) {
+            Origin::Client { place, serial } if self.listener.is_streaming(place, serial) => {
+                self.listener.end_stream(place, serial, problem.is_none(), self.now, &mut self.kit);
+            }
+            Origin::Client { place, serial } => match problem {
+                Some(problem) => self.listener.respond_problem(place, serial, &problem, self.now, &mut self.kit),
+                None => self.respond(place, serial, &call, dead_letter),
+            },
+            Origin::Caller(caller) => {
+                let reply = &mut call.reply;
+                let answered = match problem {
+                    Some(problem) => Answered {
+                        status: problem.status(),
+                        content_type: Problem::MEDIA_TYPE.to_owned(),
+                        body: problem.body().into_bytes(),
+                    },
+                    None => Answered {
+                        status: reply.status,
+                        content_type: reply.content_type.clone(),
+                        body: std::mem::take(&mut reply.body),
+                    },
+                };
+                // Whoever does not wait any more needs no answer.
+                let _ = caller.0.try_send(answered);
+            }
+            Origin::Nobody => {}
+        }
+        self.kit.calls.recycle(call);
+    }
+
+    /// What the caller is told if it is not what the platform answered.
+    fn problem(&self, call: &Call, answer: Answer) -> Option<Problem> {
+        let name = call.instance.map_or("the platform", |instance| self.bays[instance.slot as usize].name.as_str());
+        let problem = match (answer, &call.fault) {
+            (Answer::Relayed, None) | (Answer::Unheard, _) => return None,
+            (Answer::Relayed, Some(fault)) => match fault.kind {
+                FaultKind::Mistaken => Problem::new(400, &fault.message).code("mistaken"),
+                FaultKind::Failed => Problem::new(502, &fault.message).code("failed"),
+                FaultKind::Busy => Problem::new(503, &fault.message).code("busy").retry_after(Duration::from_secs(1)),
+            },
+            (Answer::Broken, fault) => {
+                let detail = match fault {
+                    Some(fault) => format!("{name} broke before it answered: {fault}"),
+                    None => format!("{name} broke before it answered"),
+                };
+                Problem::new(502, detail).code("broken")
+            }
+            (Answer::TimedOut, _) => Problem::new(504, format!("{name} did not answer in time")).code("timed_out"),
+            (Answer::NoRoute, _) => {
+                Problem::new(404, "no route matches this request; see `routes` in the configuration").code("no_route")
+            }
+            (Answer::Refused(refusal, after), _) => {
+                let why = match refusal {
+                    Refusal::QueueFull => "as many requests wait for the platform as may",
+                    Refusal::QueueTimeout => "no instance became free in time",
+                    Refusal::BreakerOpen => "its breaker is open after repeated failures",
+                    Refusal::NotReady => "no instance of the platform is up",
+                    Refusal::Draining => "Demi is ending",
+                    Refusal::TooMany => "as many requests are under way as may",
+                };
+                Problem::new(503, why).code(refusal.name()).retry_after(after)
+            }
+        };
+        Some(match self.platform_name(call) {
+            Some(platform) => problem.platform(platform),
+            None => problem,
+        })
+    }
+
+    /// The platform that the request was routed to.
+    fn platform_name(&self, call: &Call) -> Option<&str> {
+        call.platform.map(|platform| self.blueprints[platform as usize].name.as_str())
+    }
+
+    /// Says who answered.
+    fn write_instance(&self, call: &Call, headers: &mut Vec<u8>) {
+        if let Some(instance) = call.instance {
+            http::write_header(headers, "Demi-Instance", self.bays[instance.slot as usize].name.as_bytes());
+        }
+    }
+
+    /// Passes on what the platform answered.
+    fn respond(&mut self, place: usize, serial: u64, call: &Call, dead_letter: Option<u64>) {
+        let reply = &call.reply;
+        let is_head = call.request.request().method == "HEAD";
+        if call.has_head && is_head {
+            let (ticket, now) = (call.ticket, self.now);
+            self.listener.begin_stream(place, serial, ticket, reply.status, &call.head, call.length, now);
+            return self.listener.end_stream(place, serial, true, now, &mut self.kit);
+        }
+        let mut headers = self.kit.buffer();
+        let content_type = if call.has_head {
+            headers.extend_from_slice(&call.head);
+            ""
+        } else {
+            reply.content_type.as_str()
+        };
+        self.write_instance(call, &mut headers);
+        if let Some(number) = dead_letter {
+            http::write_header(&mut headers, "Demi-Dead-Letter", number.to_string().as_bytes());
+        }
+        let (now, kit) = (self.now, &mut self.kit);
+        self.listener.respond(place, serial, reply.status, content_type, &headers, &reply.body, now, kit);
+        headers.clear();
+        self.kit.take_back(&mut headers);
+    }
+}
+
+fn unix_millis() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
+/// Why a request was kept, for whoever looks at it later.
+fn reason(call: &Call, answer: Answer) -> String {
+    match (answer, &call.fault) {
+        (_, Some(fault)) => fault.message.clone(),
+        (Answer::Relayed, None) => format!("it answered with status {}", call.reply.status),
+        (Answer::Broken, None) => "it broke before it answered".to_owned(),
+        (Answer::TimedOut, None) => "it did not answer in time".to_owned(),
+        (Answer::Refused(refusal, _), None) => refusal.name().to_owned(),
+        (Answer::NoRoute | Answer::Unheard, None) => "nobody was asked".to_owned(),
+    }
+}

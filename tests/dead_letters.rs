@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::support::{misbehaving, Demi, Directory};
+use crate::support::{misbehaving, until, Demi, Directory};
 
 /// A plugin that dies of every request, each of which is kept.
 fn sections() -> String {
@@ -36,6 +36,8 @@ fn a_dead_letter_is_listed_with_its_reason_even_after_a_kill_of_demi() {
     assert_eq!((ids(&empty), &empty["next"]), (vec![], &Value::Null));
     assert_eq!(lose(&demi, "first")["dead_letter"], 1);
     assert_eq!(lose(&demi, "second")["dead_letter"], 2);
+    let page = demi.get("/metrics").body;
+    assert!(page.contains("\ndemi_http_body_bytes 0\n"), "what is kept is held no longer: {page}");
     demi.signal(Signal::KILL);
     demi.wait();
 
@@ -76,7 +78,7 @@ fn at_the_maximum_the_caller_is_answered_without_a_number_and_the_log_says_why()
     let demi = Demi::start_from(directory, &config);
     assert_eq!(lose(&demi, "first")["dead_letter"], 1);
     assert_eq!(lose(&demi, "second")["dead_letter"], Value::Null);
-    let log = demi.log();
-    assert!(log.contains("a dead letter could not be kept: there are 1 dead letters and `store.dead_letters_max` is 1"));
+    let why = "a dead letter could not be kept: there are 1 dead letters and `store.dead_letters_max` is 1";
+    until("the log says why", || demi.log().contains(why).then_some(()));
     assert_eq!(ids(&demi.json("/v1/dead-letters")), [1]);
 }

@@ -271,10 +271,23 @@ fn a_program_with_a_loop_of_its_own_turns_the_reactor() {
         routes: [(kind: "child", to: "child"), (to: "echo")]"#,
     );
     let handle = reactor.handle();
-    assert!(reactor.as_raw_fd() >= 0);
+    // As a host program would: a poll of its own says when the reactor has something to do.
+    let mut poll = mio::Poll::new().expect("there is a poll to have");
+    let descriptor = reactor.as_raw_fd();
+    let mut source = mio::unix::SourceFd(&descriptor);
+    poll.registry().register(&mut source, mio::Token(0), mio::Interest::READABLE).expect("it is pollable");
+    let mut events = mio::Events::with_capacity(1);
     for kind in ["inline", "child"] {
         let request = Request { kind, body: b"hello", ..Request::default() };
+        // Nothing is left to do, so that only the request can be what the poll tells of.
+        until("it is idle", || {
+            assert_eq!(reactor.turn(Some(Duration::ZERO)).expect("the poll works"), None);
+            poll.poll(&mut events, Some(Duration::from_millis(20))).expect("the poll works");
+            (events.is_empty() && reactor.wait() > Duration::ZERO).then_some(())
+        });
         let receiver = handle.ask(&request).expect("the reactor runs");
+        poll.poll(&mut events, Some(PATIENCE)).expect("the poll works");
+        assert!(!events.is_empty(), "{kind}: the descriptor did not become readable");
         let answered = until("it is answered", || {
             assert_eq!(reactor.turn(Some(Duration::ZERO)).expect("the poll works"), None);
             receiver.try_recv().ok()

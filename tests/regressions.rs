@@ -2,8 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
+
 use crate::embedding::Hosted;
-use crate::support::{demi_command, until, Demi};
+use crate::support::{demi_command, misbehaving, until, Demi};
 
 #[test]
 fn an_inline_platform_that_panics_in_its_shutdown_or_drop_ends_nothing_but_itself() {
@@ -74,4 +76,69 @@ fn whoever_closes_stdout_early_meets_no_panic() {
         let output = demi_command().args(arguments).stdout(full).output().expect("it runs");
         assert_eq!(output.status.code(), Some(1), "{arguments:?}");
     }
+}
+
+#[test]
+fn a_body_that_json_must_escape_reaches_a_process_and_comes_back() {
+    let demi = Demi::start(
+        r#"platforms: [(name: "child", host: Process(1), command: ["{demi}", "plugin", "echo"])], routes: [(path: "/child", to: "child")]"#,
+    );
+    demi.wait_ready();
+    for body in ["\0", "\u{1f}", "\"", "\\", "\n", "\u{fc}"] {
+        let body = body.repeat((1 << 20) / body.len());
+        let response = demi.post("/child", &body);
+        assert!(response.status == 200 && response.body == body, "{} {}", response.status, response.body.len());
+    }
+    assert_eq!(demi.instance("child", 0)["run"], 1, "the child was not put down");
+}
+
+#[test]
+fn a_body_as_long_as_the_configuration_allows_reaches_a_process() {
+    let demi = Demi::start_with_http(
+        "body_bytes_max: 8388608, bodies_bytes_max: 67108864",
+        r#"platforms: [(name: "child", host: Process(1), command: ["{demi}", "plugin", "echo"])], routes: [(path: "/child", to: "child")]"#,
+    );
+    demi.wait_ready();
+    let body = "\"".repeat(8 << 20);
+    let response = demi.post("/child", &body);
+    assert!(response.status == 200 && response.body == body, "{} {}", response.status, response.body.len());
+    assert_eq!(demi.instance("child", 0)["run"], 1, "the child was not put down");
+}
+
+#[test]
+fn a_request_that_is_too_long_for_a_process_is_refused_and_the_process_lives() {
+    let hosted = Hosted::start(
+        r#"platforms: [(name: "child", host: Process(1), command: ["{demi}", "plugin", "echo"])], routes: [(to: "child")]"#,
+    );
+    let (status, problem) = hosted.say(&"x".repeat(4 << 20));
+    assert_eq!(status, 400, "{problem}");
+    assert!(problem.contains("too long for a process"), "{problem}");
+    assert_eq!(hosted.say("hello"), (200, "hello".to_owned()));
+    assert_eq!(hosted.instance("child", 0)["run"], 1, "the child was not put down");
+    assert_eq!(hosted.end(), 0);
+}
+
+#[test]
+fn a_process_is_given_time_for_its_shutdown() {
+    let mut demi = Demi::start(&format!(
+        r#"platforms: [(name: "slow", host: Process(1), command: [{:?}, "slow-goodbye", "300"], stop_grace_ms: 20000)]"#,
+        misbehaving()
+    ));
+    demi.wait_ready();
+    demi.signal(Signal::TERM);
+    assert_eq!(demi.wait().code(), Some(0));
+    until("its last word is in the log", || demi.log().contains("slow/0: goodbye").then_some(()));
+    assert!(demi.log().contains("ended: exit status: 0"), "{}", demi.log());
+}
+
+#[test]
+fn a_process_that_does_not_listen_is_sent_term_long_before_its_grace_is_over() {
+    let mut demi = Demi::start(
+        r#"shutdown: (grace_ms: 3600000),
+        platforms: [(name: "deaf", host: Process(1), command: ["sleep", "1000"], stop_grace_ms: 3600000)]"#,
+    );
+    until("it is started", || demi.pids("deaf").first().copied());
+    demi.signal(Signal::TERM);
+    assert_eq!(demi.wait().code(), Some(0));
+    until("its end is in the log", || demi.log().contains("ended: signal: 15").then_some(()));
 }

@@ -303,7 +303,8 @@ fn bad_input_is_refused_with_its_status_and_what_is_smuggled_behind_it_is_never_
             "POST /echo/x HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\n".into(),
         ),
     ];
-    for (index, (name, status, bytes)) in cases.iter().enumerate() {
+    let (mut malformed, mut too_large) = (0, 0);
+    for (name, status, bytes) in &cases {
         let mut client = Client::of(&demi);
         let request = [bytes.as_slice(), smuggled.as_bytes()].concat();
         // It may be refused before all of it is sent.
@@ -316,8 +317,10 @@ fn bad_input_is_refused_with_its_status_and_what_is_smuggled_behind_it_is_never_
         assert_eq!(answer.header("Connection"), Some("close"), "{name}");
         assert_problem(&answer, *status);
         assert_eq!(demi.get("/echo/next").body, "/echo/next", "the next client is served after {name}");
-        let malformed = demi.get("/metrics").body;
-        assert!(malformed.contains(&format!("\ndemi_http_malformed_total {}\n", index + 1)), "{name} is counted");
+        *if matches!(status, 413 | 414 | 431) { &mut too_large } else { &mut malformed } += 1;
+        let page = demi.get("/metrics").body;
+        assert!(page.contains(&format!("\ndemi_http_malformed_total {malformed}\n")), "{name}: {page}");
+        assert!(page.contains(&format!("\ndemi_http_too_large_total {too_large}\n")), "{name}: {page}");
     }
 }
 
@@ -449,6 +452,10 @@ fn bodies_beyond_what_may_be_held_are_refused_until_there_is_room() {
     holder.send("x");
     assert_eq!(holder.answer().body, body);
     assert_eq!(demi.post("/echo/x", &body).status, 200);
+    let page = demi.get("/metrics").body;
+    for line in ["demi_http_bodies_full_total 2", "demi_http_malformed_total 0", "demi_http_too_large_total 0"] {
+        assert!(page.contains(&format!("\n{line}\n")), "{page}");
+    }
 }
 
 // ---- the API --------------------------------------------------------------------------------------------------------
@@ -569,19 +576,19 @@ fn a_full_platform_refuses_at_once_and_a_silent_one_times_out() {
 
 #[test]
 fn who_waits_in_the_queue_too_long_is_told_when_to_come_again() {
-    let demi = Demi::start(&never_answers("in_flight_max: 1, queue_max: 1", "timeout_ms: 700"));
+    // The one that has the instance has it for longer than the other is ready to wait.
+    let routes = r#"timeout_ms: 60000), (path: "/brief", to: "slow", timeout_ms: 500"#;
+    let demi = Demi::start(&never_answers("in_flight_max: 1, queue_max: 1", routes));
     demi.wait_ready();
-    let mut clients = [(); 2].map(|()| Client::of(&demi));
-    for (index, client) in clients.iter_mut().enumerate() {
-        client.send(get("/slow"));
-        until("it is under way", || (demi.json("/v1/status")["requests_in_flight"] == index + 1).then_some(()));
-    }
-    assert_eq!(demi.json("/v1/platforms/slow")["queued"], 1);
-    assert_problem(&clients[0].answer(), 504);
-    // The second is asked when the first is given up, and is then out of time as well.
-    let second = clients[1].answer();
-    assert!(matches!(second.status, 503 | 504), "{second:?}");
-    assert_problem(&second, second.status);
+    let mut first = Client::of(&demi);
+    first.send(get("/slow"));
+    until("it has the request", || (demi.instance("slow", 0)["in_flight"] == 1).then_some(()));
+    let late = demi.get("/brief");
+    assert_problem(&late, 503);
+    assert_eq!((late.header("Retry-After"), late.json()["code"].as_str()), (Some("1"), Some("queue_timeout")));
+    let page = demi.get("/metrics").body;
+    assert!(page.contains("\ndemi_refused_total{platform=\"slow\",reason=\"queue_timeout\"} 1\n"), "{page}");
+    first.reset();
 }
 
 #[test]

@@ -51,9 +51,9 @@ pub fn usual_after(usual: Duration, took: Duration) -> Duration {
 pub struct Load {
     /// Whether it can be expected to answer.
     pub silence: Silence,
-    /// Requests it has.
+    /// Requests that wait for its answer.
     pub in_flight: u32,
-    /// When it last answered, or last went from nothing in hand to something.
+    /// When it last answered, or last went from nothing in hand to something; zero if it has nothing in hand.
     pub progress: Time,
 }
 

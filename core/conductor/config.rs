@@ -262,7 +262,8 @@ pub struct Platform {
     /// Platforms that must be ready before this one starts, and stop after it.
     #[serde(default)]
     pub needs: Vec<String>,
-    /// Most requests at once in one instance. Default: 1 for `Inline` and `Threads`, 32 for `Process`, 64 for `Http`.
+    /// For all but `Inline`, which has one at a time: most requests at once in one instance. Default: 1 for `Threads`,
+    /// 32 for `Process`, 64 for `Http`.
     #[serde(default)]
     pub in_flight_max: Option<Bounded<1, 4096, 1>>,
     /// Most requests that wait for an instance; one more is refused with 503.
@@ -271,7 +272,7 @@ pub struct Platform {
     /// A start that takes longer is ended and tried again.
     #[serde(default)]
     pub start_timeout_ms: Bounded<10, HOUR_MS, 90_000>,
-    /// From TERM to KILL.
+    /// From the order to end to KILL; a process gets TERM after a second of it, or after half if that is shorter.
     #[serde(default)]
     pub stop_grace_ms: Bounded<0, HOUR_MS, 5_000>,
     /// For `Threads`: a worker that holds a request this long after its deadline is given up and replaced.
@@ -638,6 +639,14 @@ impl Platform {
             ("env", !self.env.is_empty(), matches!(self.host, Host::Process(_)), "Process"),
             ("upstreams", !self.upstreams.is_empty(), matches!(self.host, Host::Http), "Http"),
             ("health_path", self.health_path.is_some(), matches!(self.host, Host::Http), "Http"),
+            (
+                "in_flight_max",
+                self.in_flight_max.is_some(),
+                !matches!(self.host, Host::Inline),
+                "Threads, Process and Http",
+            ),
+            // One that is given as its default changes nothing and is not told apart from one that is absent.
+            ("wedged_ms", self.wedged_ms != Bounded::default(), matches!(self.host, Host::Threads(_)), "Threads"),
         ];
         for (name, given, fits, hosts) in strays {
             if given && !fits {
@@ -799,6 +808,17 @@ mod tests {
         config.platforms[0].upstreams = vec!["127.0.0.1:1".to_owned()];
         let at: Vec<String> = config.mistakes(&["echo"]).into_iter().map(|mistake| mistake.at).collect();
         assert_eq!(at, ["platforms[0].command", "platforms[0].upstreams"]);
+        let bounds = |host| {
+            let platform = &mut config.platforms[0];
+            *platform = Platform::new("echo", host);
+            (platform.in_flight_max, platform.wedged_ms) =
+                (Bounded::new(1), Bounded::new(100).expect("it is in range"));
+            platform.command = if let Host::Process(_) = host { vec!["true".to_owned()] } else { Vec::new() };
+            config.mistakes(&["echo"]).into_iter().map(|mistake| mistake.at).collect::<Vec<String>>()
+        };
+        let found = [Host::Inline, Host::Threads(1), Host::Process(1)].map(bounds);
+        let (in_flight, wedged) = ("platforms[0].in_flight_max".to_owned(), "platforms[0].wedged_ms".to_owned());
+        assert_eq!(found, [vec![in_flight, wedged.clone()], vec![], vec![wedged]]);
     }
 
     #[test]

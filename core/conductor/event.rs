@@ -286,7 +286,9 @@ pub enum Action {
 /// How an instance is ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Signal {
-    /// Ask it to end (TERM to the process group, a closed queue to a thread).
+    /// Ask it to end in order (`shutdown` and the end of its input to a process, a closed queue to a thread).
+    Shutdown,
+    /// Make a process end that did not when it was asked (TERM to the process group).
     Terminate,
     /// End it (KILL to the process group; a thread is left behind).
     Kill,

@@ -128,6 +128,11 @@ impl Health {
         matches!(self.standing, Standing::Up { .. })
     }
 
+    /// Whether nothing is known of it yet.
+    pub fn is_unproven(&self) -> bool {
+        self.standing == Standing::Unproven
+    }
+
     /// Whether enough probes failed to take it out.
     pub fn is_down(&self) -> bool {
         matches!(self.standing, Standing::Down { .. })

@@ -15,6 +15,10 @@ use crate::Conductor;
 /// process), and says nothing about the instance.
 const SLEPT_THROUGH: Duration = Duration::from_secs(1);
 
+/// A process that was asked to end gets TERM after this, or after half its grace: one that reads its input is gone by
+/// then, with its `shutdown` done, and one that does not ends by TERM, unless it handles that.
+const TERMINATE_AFTER: Duration = Duration::from_secs(1);
+
 impl Conductor {
     pub(crate) fn began(&mut self, out: &mut Vec<Action>) {
         self.start_what_can(out);
@@ -45,6 +49,10 @@ impl Conductor {
     /// Lets the lifecycle take what happened, and does what it says.
     pub(crate) fn take(&mut self, slot: usize, input: Input, out: &mut Vec<Action>) {
         let step = self.slots[slot].life.take(self.now, input, &self.settings.restart, &mut self.random);
+        self.do_step(slot, step, out);
+    }
+
+    fn do_step(&mut self, slot: usize, step: Step, out: &mut Vec<Action>) {
         let instance = self.instance(slot);
         match step {
             Step::None | Step::Rest => {}
@@ -53,8 +61,12 @@ impl Conductor {
             Step::Terminate => {
                 self.timers.cancel(Timer::StartLate(instance));
                 self.timers.cancel(Timer::Probe(instance));
-                out.push(Action::Signal { instance, signal: Signal::Terminate });
-                let grace = self.platform_at(slot).stop_grace;
+                out.push(Action::Signal { instance, signal: Signal::Shutdown });
+                let platform = self.platform_at(slot);
+                let (host, grace) = (platform.host, platform.stop_grace);
+                if matches!(host, Host::Process(_)) {
+                    self.set_timer(Timer::Terminate(instance), self.now + TERMINATE_AFTER.min(grace / 2));
+                }
                 self.set_timer(Timer::Kill(instance), self.now + grace);
             }
             Step::Kill => out.push(Action::Signal { instance, signal: Signal::Kill }),
@@ -67,8 +79,6 @@ impl Conductor {
         let entry = &mut self.slots[slot];
         entry.run += 1;
         entry.health = Health::new(false);
-        entry.breaker = Breaker::default();
-        entry.suspect = false;
         let is_again = entry.run > 1;
         let instance = self.instance(slot);
         let platform = self.platform_at(slot);
@@ -123,16 +133,13 @@ impl Conductor {
         self.forget_timers(instance);
         self.slots[slot].abandoned.clear();
         self.slots[slot].suspect = false;
+        self.slots[slot].breaker = Breaker::default();
         let before = self.slots[slot].life.state();
         let step = self.slots[slot].life.take(self.now, Input::Exited(exit), &self.settings.restart, &mut self.random);
         log::debug!("{instance:?} left {before:?}: {step:?}");
         // Its requests are broken before its next run exists, so that nothing of the old run is counted on the new.
         self.break_requests_of(instance, out);
-        match step {
-            Step::Again(Duration::ZERO) => self.take(slot, Input::Due, out),
-            Step::Again(wait) => self.set_timer(Timer::Restart(instance.slot), self.now + wait),
-            Step::None | Step::Spawn | Step::Welcome | Step::Terminate | Step::Kill | Step::Rest => {}
-        }
+        self.do_step(slot, step, out);
         self.pump(self.slots[slot].platform as usize, out);
     }
 
@@ -141,6 +148,7 @@ impl Conductor {
             Timer::Probe(instance),
             Timer::ProbeLate(instance),
             Timer::StartLate(instance),
+            Timer::Terminate(instance),
             Timer::Kill(instance),
             Timer::HalfOpen(instance),
             Timer::Wedged(instance),
@@ -172,8 +180,10 @@ impl Conductor {
 
     pub(crate) fn probe_late(&mut self, at: Time, instance: Instance, out: &mut Vec<Action>) {
         let slot = &self.slots[instance.slot as usize];
-        let has_work = slot.occupied() > 0;
-        let verdict = if has_work || self.now - at > SLEPT_THROUGH { Verdict::Busy } else { Verdict::Fail };
+        let is_full = slot.occupied() >= self.platforms[slot.platform as usize].in_flight_max;
+        let has_moved = slot.health.sent_at().is_some_and(|sent| slot.heard_at > sent);
+        let is_excused = is_full || has_moved || self.now - at > SLEPT_THROUGH;
+        let verdict = if is_excused { Verdict::Busy } else { Verdict::Fail };
         self.judge(instance, verdict, out);
     }
 

@@ -44,7 +44,7 @@ pub use event::{
 pub use random::Random;
 pub use router::{Question, RouteId, Router, Rule};
 pub use shutdown::Phase;
-pub use status::{InstanceStatus, PlatformStatus};
+pub use status::{InstanceStatus, PlatformStatus, INSTANCE_STATES};
 pub use time::Time;
 pub use timers::{Timer, Timers};
 
@@ -143,9 +143,13 @@ struct Slot {
     health: Health,
     breaker: Breaker,
     in_flight: u32,
+    /// Those of them whose answers are flowing already.
+    flowing: u32,
     /// Requests that nobody waits for any more and that a thread cannot be made to let go of, each with the end of the
     /// patience with it.
     abandoned: Vec<(Ticket, Time)>,
+    /// When it last answered.
+    heard_at: Time,
     /// When it last answered, or went from idle to busy.
     progress: Time,
     /// A request of this run ran out of time and nothing was heard since.
@@ -269,6 +273,7 @@ impl Conductor {
             Timer::ProbeLate(instance) => self.probe_late(at, instance, out),
             Timer::Restart(slot) => self.restart_due(slot, out),
             Timer::StartLate(instance) => self.start_late(instance, out),
+            Timer::Terminate(instance) => out.push(Action::Signal { instance, signal: Signal::Terminate }),
             Timer::Kill(instance) => out.push(Action::Signal { instance, signal: Signal::Kill }),
             Timer::HalfOpen(instance) => self.half_open_due(instance, out),
             Timer::Wedged(instance) => self.wedged(instance, out),
@@ -363,7 +368,9 @@ impl Slot {
             health: Health::new(false),
             breaker: Breaker::default(),
             in_flight: 0,
+            flowing: 0,
             abandoned: Vec::new(),
+            heard_at: Time::ZERO,
             progress: Time::ZERO,
             suspect: false,
             usual: std::time::Duration::ZERO,

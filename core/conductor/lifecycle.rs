@@ -45,6 +45,21 @@ pub enum State {
     Failed,
 }
 
+impl State {
+    /// The name in status; one of [`crate::INSTANCE_STATES`].
+    pub const fn name(self) -> &'static str {
+        match self {
+            State::Waiting => "waiting",
+            State::Starting => "starting",
+            State::Ready => "ready",
+            State::Stopping { .. } => "stopping",
+            State::Backoff { .. } => "backoff",
+            State::Stopped => "stopped",
+            State::Failed => "failed",
+        }
+    }
+}
+
 /// What happened to an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Input {
@@ -113,7 +128,7 @@ impl std::fmt::Display for Reason {
             Reason::NeedsOthers => write!(formatter, "a platform that it needs is not ready"),
             Reason::Began => write!(formatter, "Demi began"),
             Reason::BackoffOver => write!(formatter, "the wait after its last end is over"),
-            Reason::HandshakeAnswered => write!(formatter, "it answered its handshake"),
+            Reason::HandshakeAnswered => write!(formatter, "it has started"),
             Reason::StartTimeout => write!(formatter, "it took longer than start_timeout_ms to start"),
             Reason::HealthFailed => write!(formatter, "its health checks failed"),
             Reason::Wedged => write!(formatter, "a worker did not let go of a request"),
@@ -271,15 +286,7 @@ impl Lifecycle {
 
     /// The name of its state in status and metrics.
     pub fn name(&self) -> &'static str {
-        match self.state {
-            State::Waiting => "waiting",
-            State::Starting => "starting",
-            State::Ready => "ready",
-            State::Stopping { .. } => "stopping",
-            State::Backoff { .. } => "backoff",
-            State::Stopped => "stopped",
-            State::Failed => "failed",
-        }
+        self.state.name()
     }
 }
 

@@ -39,6 +39,8 @@ pub(crate) struct Request {
     idempotent: bool,
     /// When the present attempt began.
     given_at: Time,
+    /// The slot that it last failed to reach.
+    missed: Option<u32>,
 }
 
 /// Where it is.
@@ -65,21 +67,23 @@ const NOT_SOON: Duration = Duration::from_secs(60);
 
 impl Conductor {
     pub(crate) fn asked(&mut self, ticket: Ticket, route: Option<RouteId>, idempotent: bool, out: &mut Vec<Action>) {
-        let refusal = if self.phase != Phase::Running {
-            Some(Answer::Refused(Refusal::Draining, self.settings.shutdown.grace_ms.millis()))
-        } else if self.live >= self.settings.requests_max {
-            self.stats.too_many += 1;
-            Some(Answer::Refused(Refusal::TooMany, TRY_AGAIN_AFTER))
-        } else {
-            None
-        };
-        if let Some(answer) = refusal {
-            return out.push(Action::Answer { ticket, answer });
-        }
         let Some((route, rule)) = route.and_then(|route| Some((route, self.router.rule(route)?))) else {
             self.stats.no_route += 1;
             return out.push(Action::Answer { ticket, answer: Answer::NoRoute });
         };
+        let refusal = if self.phase != Phase::Running {
+            Some((Refusal::Draining, self.settings.shutdown.grace_ms.millis()))
+        } else if self.live >= self.settings.requests_max {
+            Some((Refusal::TooMany, TRY_AGAIN_AFTER))
+        } else {
+            None
+        };
+        if let Some((refusal, after)) = refusal {
+            let stats = &mut self.platforms[rule.platform as usize].stats;
+            stats.asked += 1;
+            stats.count_refusal(refusal);
+            return out.push(Action::Answer { ticket, answer: Answer::Refused(refusal, after) });
+        }
         let request = Request {
             ticket,
             route,
@@ -91,6 +95,7 @@ impl Conductor {
             misses: 0,
             idempotent: idempotent || rule.idempotent,
             given_at: self.now,
+            missed: None,
         };
         if self.requests.len() <= ticket.slot() {
             self.requests.resize(ticket.slot() + 1, None);
@@ -154,6 +159,11 @@ impl Conductor {
         }
     }
 
+    /// The best instance but this one.
+    fn pick_other(&self, platform: usize, than: u32) -> Option<usize> {
+        self.best_of(self.platforms[platform].slots(), Some(than)).map(|(slot, _)| slot)
+    }
+
     fn best_of(&self, slots: impl Iterator<Item = usize>, avoid: Option<u32>) -> Option<(usize, Load)> {
         slots
             .filter(|slot| avoid != Some(*slot as u32) && self.takes_requests(*slot))
@@ -171,12 +181,16 @@ impl Conductor {
 
     fn load(&self, slot: usize) -> Load {
         let entry = &self.slots[slot];
-        let silence = match entry.in_flight {
+        // Answers that flow, for hours perhaps, say nothing of how soon the next will come.
+        let waiting = entry.in_flight - entry.flowing;
+        let silence = match waiting {
             _ if entry.suspect => Silence::SUSPECT,
             0 => Silence::NONE,
             1.. => Silence::lasting(self.now - entry.progress, entry.usual),
         };
-        Load { silence, in_flight: entry.in_flight, progress: entry.progress }
+        // Between idle ones chance decides.
+        let progress = if waiting == 0 { Time::ZERO } else { entry.progress };
+        Load { silence, in_flight: waiting, progress }
     }
 
     /// Whether a request that no instance takes now should wait: yes if one is only busy or about to start.
@@ -190,7 +204,7 @@ impl Conductor {
                     None => (Refusal::BreakerOpen, TRIAL_RETRY_AFTER),
                     Some(until) => (Refusal::BreakerOpen, until - self.now),
                 },
-                State::Ready if slot.health.is_waiting() && !slot.health.is_down() => return Prospect::Wait,
+                State::Ready if slot.health.is_unproven() => return Prospect::Wait,
                 State::Ready => (Refusal::NotReady, slot.health.interval(&self.settings.health)),
                 State::Backoff { until } if until < deadline => return Prospect::Wait,
                 State::Backoff { until } => (Refusal::NotReady, until - self.now),
@@ -207,7 +221,7 @@ impl Conductor {
         let instance = self.instance(slot);
         let now = self.now;
         let entry = &mut self.slots[slot];
-        if entry.in_flight == 0 {
+        if entry.in_flight == entry.flowing {
             entry.progress = now;
         }
         entry.in_flight += 1;
@@ -230,7 +244,10 @@ impl Conductor {
     pub(crate) fn headed(&mut self, ticket: Ticket, instance: Instance, out: &mut Vec<Action>) {
         match self.request(ticket).map(|request| request.place) {
             Some(Place::Out { instance: with, headed: false }) if with == instance => {
+                let given_at = self.request_mut(ticket).given_at;
                 self.request_mut(ticket).place = Place::Out { instance, headed: true };
+                self.heard_of(instance.slot as usize, given_at);
+                self.slots[instance.slot as usize].flowing += 1;
                 self.timers.cancel(Timer::Expire(ticket));
                 out.push(Action::Relay { ticket });
                 if self.slots[instance.slot as usize].breaker.give_back(ticket) {
@@ -250,13 +267,17 @@ impl Conductor {
         let slot = instance.slot as usize;
         let platform = request.platform as usize;
         self.platforms[platform].stats.count_outcome(outcome);
-        self.release(slot, ticket, Finding::of(outcome));
+        let missed_again = outcome == Outcome::Unsent && request.missed == Some(instance.slot);
+        let finding = if missed_again { Finding::Nothing } else { Finding::of(outcome) };
+        self.release(slot, request, finding);
         if matches!(outcome, Outcome::Replied | Outcome::Mistaken | Outcome::Failed | Outcome::Busy) {
-            let took = self.now - request.given_at;
-            let entry = &mut self.slots[slot];
-            entry.progress = self.now;
-            entry.suspect = false;
-            entry.usual = usual_after(entry.usual, took);
+            match request.place {
+                // Its head was what was waited for, and has been heard of.
+                Place::Out { headed: true, .. } => self.spoke(slot),
+                Place::Out { headed: false, .. } | Place::Queued | Place::Waiting { .. } => {
+                    self.heard_of(slot, request.given_at);
+                }
+            }
         }
         match outcome {
             Outcome::Replied => {
@@ -277,21 +298,41 @@ impl Conductor {
         if !self.is_current(instance) {
             return;
         }
-        let now = self.now;
         let slot = &mut self.slots[instance.slot as usize];
         let Some(index) = slot.abandoned.iter().position(|(abandoned, _)| *abandoned == ticket) else { return };
         slot.abandoned.swap_remove(index);
-        slot.suspect = false;
-        slot.progress = now;
+        self.spoke(instance.slot as usize);
         self.await_abandoned(instance);
         let platform = self.slots[instance.slot as usize].platform as usize;
         self.pump(platform, out);
     }
 
+    /// The instance said something of a request that it was given at this time.
+    fn heard_of(&mut self, slot: usize, given_at: Time) {
+        let took = self.now - given_at;
+        self.spoke(slot);
+        let entry = &mut self.slots[slot];
+        entry.usual = usual_after(entry.usual, took);
+    }
+
+    /// The instance said something.
+    fn spoke(&mut self, slot: usize) {
+        let entry = &mut self.slots[slot];
+        entry.heard_at = self.now;
+        entry.progress = self.now;
+        entry.suspect = false;
+    }
+
     /// The instance has the request no more.
-    fn release(&mut self, slot: usize, ticket: Ticket, finding: Finding) {
+    fn release(&mut self, slot: usize, request: Request, finding: Finding) {
         let instance = self.instance(slot);
+        let ticket = request.ticket;
         self.slots[slot].in_flight -= 1;
+        self.slots[slot].flowing -= u32::from(matches!(request.place, Place::Out { headed: true, .. }));
+        if !self.slots[slot].life.is_alive() {
+            // Its run is over, and its breaker with it.
+            return;
+        }
         if finding == Finding::Nothing && self.keeps_trials() {
             return;
         }
@@ -315,23 +356,29 @@ impl Conductor {
             Failure::Ended(outcome) => Some(outcome),
             Failure::TimedOut => None,
         };
-        let request = self.note_failure(request, outcome);
-        match self.retry_decision(request, failure) {
-            Decision::AtOnce => self.place(request, Some(instance.slot), out),
-            Decision::After(wait) if self.now + wait < request.deadline => {
-                self.request_mut(request.ticket).place = Place::Waiting { avoid: instance.slot };
-                self.set_timer(Timer::Expire(request.ticket), request.deadline);
-                self.set_timer(Timer::Retry(request.ticket), self.now + wait);
-            }
-            Decision::After(_) | Decision::GiveUp => self.end(request, answer, outcome, out),
+        let request = self.note_failure(request, instance, outcome);
+        let wait = match self.retry_decision(request, failure) {
+            Decision::AtOnce { otherwise } => match self.pick_other(request.platform as usize, instance.slot) {
+                Some(other) => return self.dispatch(request.ticket, other, out),
+                None => otherwise,
+            },
+            Decision::After(wait) => wait,
+            Decision::GiveUp => return self.end(request, answer, outcome, out),
+        };
+        if self.now + wait >= request.deadline {
+            return self.end(request, answer, outcome, out);
         }
+        self.request_mut(request.ticket).place = Place::Waiting { avoid: instance.slot };
+        self.set_timer(Timer::Expire(request.ticket), request.deadline);
+        self.set_timer(Timer::Retry(request.ticket), self.now + wait);
     }
 
-    fn note_failure(&mut self, request: Request, outcome: Option<Outcome>) -> Request {
+    fn note_failure(&mut self, request: Request, instance: Instance, outcome: Option<Outcome>) -> Request {
         let entry = self.request_mut(request.ticket);
         if outcome == Some(Outcome::Unsent) {
             entry.attempts -= 1;
             entry.misses += 1;
+            entry.missed = Some(instance.slot);
         }
         *entry
     }
@@ -346,6 +393,7 @@ impl Conductor {
             misses: request.misses,
             retries: self.router.rule(request.route).map_or(0, |rule| rule.retries),
             idempotent: request.idempotent,
+            time_left: request.deadline - self.now,
         };
         let budget = &mut self.platforms[request.platform as usize].budget;
         budget.decide(failure, history, &self.settings.retry, &mut self.random)
@@ -395,7 +443,7 @@ impl Conductor {
     /// Nobody waits for this attempt any more. A thread cannot be made to let go, so it stays occupied until it does.
     fn abandon(&mut self, request: Request, instance: Instance, finding: Finding, out: &mut Vec<Action>) {
         let slot = instance.slot as usize;
-        self.release(slot, request.ticket, finding);
+        self.release(slot, request, finding);
         if matches!(self.platforms[request.platform as usize].host, Host::Threads(_)) {
             let patience = self.platforms[request.platform as usize].wedged;
             self.slots[slot].abandoned.push((request.ticket, request.deadline + patience));

@@ -26,13 +26,18 @@ pub struct History {
     pub retries: u32,
     /// Whether the platform may be asked twice.
     pub idempotent: bool,
+    /// Until the caller is told that time is up.
+    pub time_left: Duration,
 }
 
 /// What to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// Try elsewhere now.
-    AtOnce,
+    /// Nothing was done: try elsewhere now, or here after a while if there is no other instance.
+    AtOnce {
+        /// How long that while is.
+        otherwise: Duration,
+    },
     /// Try after this long.
     After(Duration),
     /// It failed for good.
@@ -72,7 +77,9 @@ impl Budget {
         random: &mut Random,
     ) -> Decision {
         let cost = match failure {
-            Failure::Ended(Outcome::Unsent) if history.misses <= MISSES_MAX => return Decision::AtOnce,
+            Failure::Ended(Outcome::Unsent) if history.misses <= MISSES_MAX => {
+                return Decision::AtOnce { otherwise: full_jitter(history.misses - 1, settings, random) };
+            }
             Failure::Ended(Outcome::Replied | Outcome::Mistaken | Outcome::Unsent) => return Decision::GiveUp,
             // A full instance did nothing, so trying again needs no idempotence.
             Failure::Ended(Outcome::Busy) => COST,
@@ -83,8 +90,12 @@ impl Budget {
         if history.attempts > history.retries || self.tokens < cost {
             return Decision::GiveUp;
         }
+        let wait = full_jitter(history.attempts - 1, settings, random);
+        if wait >= history.time_left {
+            return Decision::GiveUp;
+        }
         self.tokens -= cost;
-        Decision::After(full_jitter(history.attempts - 1, settings, random))
+        Decision::After(wait)
     }
 }
 
@@ -98,7 +109,8 @@ fn full_jitter(retry: u32, settings: &config::Retry, random: &mut Random) -> Dur
 mod tests {
     use super::*;
 
-    const ONCE: History = History { attempts: 1, misses: 0, retries: 2, idempotent: true };
+    const ONCE: History =
+        History { attempts: 1, misses: 0, retries: 2, idempotent: true, time_left: Duration::from_secs(5) };
 
     fn decide(budget: &mut Budget, failure: Failure, history: History) -> Decision {
         budget.decide(failure, history, &config::Retry::default(), &mut Random::new(3))
@@ -119,8 +131,9 @@ mod tests {
 
     #[test]
     fn what_never_arrived_is_tried_elsewhere_at_once_a_few_times() {
-        let missed = History { attempts: 0, misses: 3, retries: 0, idempotent: false };
-        assert_eq!(decide(&mut full(), Failure::Ended(Outcome::Unsent), missed), Decision::AtOnce);
+        let missed = History { attempts: 0, misses: 3, retries: 0, idempotent: false, ..ONCE };
+        let decision = decide(&mut full(), Failure::Ended(Outcome::Unsent), missed);
+        assert!(matches!(decision, Decision::AtOnce { .. }), "{decision:?}");
         let often = History { misses: 4, ..missed };
         assert_eq!(decide(&mut full(), Failure::Ended(Outcome::Unsent), often), Decision::GiveUp);
     }
@@ -142,6 +155,14 @@ mod tests {
             budget.refill(&config::Retry::default());
         }
         assert!(matches!(decide(&mut budget, Failure::TimedOut, ONCE), Decision::After(_)));
+    }
+
+    #[test]
+    fn a_retry_that_would_come_too_late_costs_nothing() {
+        let mut budget = full();
+        let late = History { time_left: Duration::ZERO, ..ONCE };
+        assert_eq!(decide(&mut budget, Failure::TimedOut, late), Decision::GiveUp);
+        assert_eq!(budget.tokens, full().tokens);
     }
 
     #[test]

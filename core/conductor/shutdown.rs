@@ -3,7 +3,9 @@
 //! ```text
 //!   Running ──► Draining ──► Stopping ──► Killing ──► Flushing ──► Done
 //!               no request   platforms    KILL to     the store    Exit
-//!               is admitted  in reverse   the rest    is synced
+//!               is admitted  in reverse   the rest    is synced,
+//!                                                     clients take
+//!                                                     their answers
 //! ```
 //!
 //! Each phase ends when its work is done, when its time is up, or when the order to stop is given once more.
@@ -23,7 +25,7 @@ pub enum Phase {
     Stopping,
     /// What is left is put down.
     Killing,
-    /// The store makes everything durable.
+    /// The store makes everything durable, and clients take what they are still owed of their answers.
     Flushing,
     /// Over.
     Done,

@@ -104,8 +104,6 @@ impl PlatformStats {
 pub struct Stats {
     /// Requests that no rule matched.
     pub no_route: u64,
-    /// Requests refused because as many were under way as may.
-    pub too_many: u64,
     /// Requests whose caller hung up.
     pub gone: u64,
     /// News of an old run or an ended ticket, passed over.

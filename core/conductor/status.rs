@@ -27,6 +27,10 @@ pub struct PlatformStatus<'c> {
     pub instances: Vec<InstanceStatus>,
 }
 
+/// Every state that an instance may be shown in: those of its life, and three of one that is ready and not well.
+pub const INSTANCE_STATES: [&str; 10] =
+    ["waiting", "starting", "ready", "degraded", "wedged", "down", "stopping", "backoff", "stopped", "failed"];
+
 /// An instance as it is now.
 #[derive(Clone, Debug, Serialize)]
 pub struct InstanceStatus {
@@ -35,8 +39,11 @@ pub struct InstanceStatus {
     /// Its index over all platforms.
     #[serde(skip)]
     pub slot: u32,
-    /// `waiting`, `starting`, `ready`, `degraded`, `wedged`, `down`, `stopping`, `backoff`, `stopped`, `failed`.
+    /// One of [`INSTANCE_STATES`].
     pub state: &'static str,
+    /// Whether a request would be given to it.
+    #[serde(rename = "serving")]
+    pub is_serving: bool,
     /// Since when it is in this state.
     #[serde(skip)]
     pub since: Time,
@@ -65,7 +72,7 @@ impl Conductor {
             PlatformStatus {
                 name: &platform.name,
                 host: platform.host,
-                is_ready: platform.slots().any(|slot| self.is_routable(slot)),
+                is_ready: instances.iter().any(|instance| instance.is_serving),
                 queued: platform.queue.len(),
                 stats: &platform.stats,
                 instances,
@@ -76,12 +83,14 @@ impl Conductor {
     /// Whether every platform has an instance that takes requests, and Demi is not ending.
     pub fn is_ready(&self) -> bool {
         self.phase == crate::Phase::Running
-            && self.platforms.iter().all(|platform| platform.slots().any(|slot| self.is_routable(slot)))
+            && self.platforms.iter().all(|platform| platform.slots().any(|slot| self.is_serving(slot)))
     }
 
-    fn is_routable(&self, slot: usize) -> bool {
-        let slot = &self.slots[slot];
-        slot.life.is_ready() && slot.health.is_up()
+    /// Whether a request would be given to it, now or when it has finished what it has.
+    fn is_serving(&self, slot: usize) -> bool {
+        let entry = &self.slots[slot];
+        let has_a_hand = (entry.abandoned.len() as u32) < self.platforms[entry.platform as usize].in_flight_max;
+        entry.life.is_ready() && entry.health.is_up() && entry.breaker.admits() && has_a_hand
     }
 
     fn instance_status(&self, slot: usize, first: u32) -> InstanceStatus {
@@ -91,13 +100,16 @@ impl Conductor {
         let is_wedged = !entry.abandoned.is_empty();
         let (state, why) = match entry.life.is_ready() {
             true if is_wedged => ("wedged", "it does not let go of a request whose caller is gone".to_owned()),
+            true if entry.health.is_unproven() => ("starting", "its first health check is not back yet".to_owned()),
             true if entry.health.is_down() => ("down", "its health checks failed".to_owned()),
             true if entry.health.is_degraded() => ("degraded", "its last health check was slow".to_owned()),
             true | false => (entry.life.name(), reason.to_string()),
         };
+        debug_assert!(INSTANCE_STATES.contains(&state), "{state} is not counted by metrics");
         let upcoming = [
             (Timer::Restart(instance.slot), "it is started again"),
             (Timer::StartLate(instance), "its start is given up"),
+            (Timer::Terminate(instance), "it is sent TERM"),
             (Timer::Kill(instance), "it is killed"),
             (Timer::Wedged(instance), "it is replaced"),
             (Timer::HalfOpen(instance), "its breaker is tried"),
@@ -112,6 +124,7 @@ impl Conductor {
             instance: instance.slot - first,
             slot: instance.slot,
             state,
+            is_serving: self.is_serving(slot),
             since,
             why,
             run: entry.run,
@@ -121,5 +134,29 @@ impl Conductor {
             probe_ms: entry.health.last().map(|(took, _)| took.as_secs_f64() * 1000.0),
             next,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lifecycle::State;
+
+    #[test]
+    fn every_state_of_a_life_is_among_those_that_are_shown() {
+        let until = Time::ZERO;
+        let states = [
+            State::Waiting,
+            State::Starting,
+            State::Ready,
+            State::Stopping { again: false },
+            State::Backoff { until },
+            State::Stopped,
+            State::Failed,
+        ];
+        let names = states.map(State::name);
+        assert!(names.iter().all(|name| INSTANCE_STATES.contains(name)));
+        let of_the_ready: Vec<&str> = INSTANCE_STATES.into_iter().filter(|name| !names.contains(name)).collect();
+        assert_eq!(of_the_ready, ["degraded", "wedged", "down"]);
     }
 }

@@ -84,14 +84,69 @@ fn a_breakers_trial_takes_the_place_of_the_regular_probe() {
 #[test]
 fn an_attempt_that_follows_another_at_once_has_its_own_time() {
     let route = Route { attempt_timeout_ms: Some(bounded(600)), timeout_ms: bounded(1_000), ..Route::to("one") };
-    let mut bench = Bench::new(process(), route);
+    let mut bench = Bench::new(Platform::new("one", Host::Process(2)), route);
+    bench.handle(Event::Started { instance: Instance { slot: 1, run: 1 } });
     let asked = bench.asked();
-    bench.handle(asked);
     let ticket = Ticket::new(1, 0);
-    assert_eq!(bench.at(501, bench.answered(Outcome::Unsent)), [Action::Dispatch { ticket, instance: ONE }]);
+    let [Action::Dispatch { instance: first, .. }] = bench.handle(asked)[..] else { panic!("one of the two is free") };
+    let second = Instance { slot: 1 - first.slot, run: 1 };
+    let missed = Event::Answered { ticket, instance: first, outcome: Outcome::Unsent };
+    assert_eq!(bench.at(501, missed), [Action::Dispatch { ticket, instance: second }]);
     assert_eq!(bench.at(1_000, Event::Elapsed), []);
     let told = Action::Answer { ticket, answer: Answer::TimedOut };
-    assert_eq!(bench.at(1_001, Event::Elapsed), [Action::Cancel { ticket, instance: ONE }, told]);
+    assert_eq!(bench.at(1_001, Event::Elapsed), [Action::Cancel { ticket, instance: second }, told]);
+}
+
+#[test]
+fn one_request_that_reaches_nobody_opens_no_breaker() {
+    let mut bench = Bench::new(process(), Route { timeout_ms: bounded(60_000), ..Route::to("one") });
+    let asked = bench.asked();
+    bench.handle(asked);
+    let mut tries = 0;
+    loop {
+        let actions = bench.handle(bench.answered(Outcome::Unsent));
+        assert_eq!(bench.conductor.platforms().next().map(|platform| platform.stats.opened), Some(0));
+        if actions.iter().any(|action| matches!(action, Action::Answer { .. })) {
+            break;
+        }
+        tries += 1;
+        while bench.handle(Event::Elapsed).iter().all(|action| !matches!(action, Action::Dispatch { .. })) {
+            bench.now = bench.conductor.deadline().expect("it waits to be tried again").0;
+        }
+    }
+    assert_eq!(tries, 3);
+}
+
+#[test]
+fn an_answer_that_flows_does_not_make_its_instance_silent() {
+    let mut bench = Bench::new(Platform::new("one", Host::Process(2)), Route::to("one"));
+    bench.handle(Event::Started { instance: Instance { slot: 1, run: 1 } });
+    let asked = bench.asked();
+    let ticket = Ticket::new(1, 0);
+    let [Action::Dispatch { instance, .. }] = bench.handle(asked)[..] else { panic!("one of the two is free") };
+    bench.handle(Event::Headed { ticket, instance });
+    let mut served = [0, 0];
+    for turn in 0..200 {
+        let asked = bench.asked();
+        let [Action::Dispatch { instance, ticket }] = bench.at(1_000 + turn, asked)[..] else { continue };
+        bench.handle(Event::Answered { ticket, instance, outcome: Outcome::Replied });
+        served[instance.slot as usize] += 1;
+    }
+    assert!(served.iter().all(|count| *count > 50), "{served:?}");
+}
+
+#[test]
+fn a_frozen_process_fails_its_health_checks_though_it_has_work_in_hand() {
+    let mut bench = Bench::new(process(), Route { timeout_ms: bounded(3_600_000), ..Route::to("one") });
+    let asked = bench.asked();
+    bench.handle(asked);
+    let mut signalled = false;
+    while !signalled && bench.now < Time::from_millis(60_000) {
+        bench.now = bench.conductor.deadline().expect("there is always a probe to come").0;
+        let shutdown = Action::Signal { instance: ONE, signal: Signal::Shutdown };
+        signalled = bench.handle(Event::Elapsed).contains(&shutdown);
+    }
+    assert!(signalled, "it was never replaced");
 }
 
 #[test]
@@ -120,9 +175,9 @@ fn a_worker_is_wedged_by_one_request_that_it_holds_too_long_and_not_by_several_t
     bench.at(1_501, Event::Elapsed);
     // Both are abandoned now; the first would be held too long at 31 s, the second at 31.5 s.
     bench.at(30_000, let_go);
-    let terminate = Action::Signal { instance: ONE, signal: Signal::Terminate };
-    assert!(!bench.at(31_500, Event::Elapsed).contains(&terminate));
-    assert!(bench.at(31_501, Event::Elapsed).contains(&terminate));
+    let shutdown = Action::Signal { instance: ONE, signal: Signal::Shutdown };
+    assert!(!bench.at(31_500, Event::Elapsed).contains(&shutdown));
+    assert!(bench.at(31_501, Event::Elapsed).contains(&shutdown));
 }
 
 #[test]
@@ -145,6 +200,20 @@ fn an_answer_that_flows_for_ever_does_not_keep_a_breaker_half_open() {
     bench.handle(bench.answered(Outcome::Replied));
     let status: Vec<_> = bench.conductor.platforms().flat_map(|platform| platform.instances).collect();
     assert_eq!(status[0].breaker, "closed");
+}
+
+#[test]
+fn a_process_is_asked_to_end_then_sent_term_then_killed() {
+    for (grace_ms, term_ms) in [(5_000, 1_000), (600, 300)] {
+        let mut platform = process();
+        platform.stop_grace_ms = bounded(grace_ms);
+        let mut bench = Bench::new(platform, Route::to("one"));
+        let signal = |signal| Action::Signal { instance: ONE, signal };
+        assert!(bench.at(1_000, Event::Ordered(Order::Stop)).contains(&signal(Signal::Shutdown)));
+        assert_eq!(bench.at(1_000 + term_ms - 1, Event::Elapsed), []);
+        assert_eq!(bench.at(1_000 + term_ms, Event::Elapsed), [signal(Signal::Terminate)]);
+        assert_eq!(bench.at(1_000 + grace_ms, Event::Elapsed), [signal(Signal::Kill)]);
+    }
 }
 
 #[test]

@@ -26,6 +26,11 @@ impl Time {
         self.0
     }
 
+    /// The last moment before this one.
+    pub const fn just_before(self) -> Time {
+        Time(self.0.saturating_sub(1))
+    }
+
     /// How long after `earlier` this is; zero if it is not after it.
     pub const fn since(self, earlier: Time) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))

@@ -21,6 +21,8 @@ pub enum Timer {
     Restart(u32),
     /// The instance should have started.
     StartLate(Instance),
+    /// The process was asked to end and should have by itself.
+    Terminate(Instance),
     /// The instance should have ended.
     Kill(Instance),
     /// The breaker may be tried.
@@ -33,7 +35,7 @@ pub enum Timer {
     Phase,
 }
 
-const KINDS: usize = 11;
+const KINDS: usize = 12;
 const NOWHERE: u32 = u32::MAX;
 
 impl Timer {
@@ -51,6 +53,7 @@ impl Timer {
             Timer::Wedged(instance) => (8, instance.slot as usize),
             Timer::Sample => (9, 0),
             Timer::Phase => (10, 0),
+            Timer::Terminate(instance) => (11, instance.slot as usize),
         }
     }
 }

@@ -184,7 +184,7 @@ fn status<'s>(conductor: &'s Conductor, facts: &Facts<'_>) -> StatusPage<'s> {
             .map(|platform| Brief {
                 name: platform.name,
                 ready: platform.is_ready,
-                instances_ready: platform.instances.iter().filter(|instance| is_serving(instance.state)).count(),
+                instances_ready: platform.instances.iter().filter(|instance| instance.is_serving).count(),
                 instances: platform.instances.len(),
                 queued: platform.queued,
             })
@@ -195,10 +195,6 @@ fn status<'s>(conductor: &'s Conductor, facts: &Facts<'_>) -> StatusPage<'s> {
 /// The status page as JSON, for a host program.
 pub(crate) fn status_json(conductor: &Conductor, facts: &Facts<'_>) -> String {
     serde_json::to_string(&status(conductor, facts)).expect("text and numbers always serialise")
-}
-
-fn is_serving(state: &str) -> bool {
-    matches!(state, "ready" | "degraded")
 }
 
 fn seconds(now: Time, then: Time) -> f64 {
@@ -382,6 +378,27 @@ pub(crate) fn read_ask<T>(body: &[u8], take: impl FnOnce(&Request<'_>) -> T) -> 
         ..Request::default()
     };
     Ok(take(&request))
+}
+
+/// Whether what a host program asks may be passed on over HTTP: nobody has parsed it yet.
+pub(crate) fn check_asked(request: &Request<'_>) -> Result<(), Problem> {
+    let refuse = |what: String| Err(Problem::new(400, what));
+    if !http::is_method(request.method) {
+        return refuse(format!("method {:?} is not one that is passed on", request.method));
+    }
+    if !request.target.is_empty() && !is_target(request.target) {
+        return refuse(format!("target {:?} must begin with / and have no spaces", request.target));
+    }
+    if !http::is_host(request.host.as_bytes()) {
+        return refuse(format!("host {:?} is not a host with an optional port", request.host));
+    }
+    if !http::is_value(request.content_type.as_bytes()) {
+        return refuse(format!("content type {:?} holds a control byte", request.content_type));
+    }
+    if !http::are_header_lines(request.headers) {
+        return refuse("headers must be lines of `Name: value`, each ended by CRLF".to_owned());
+    }
+    Ok(())
 }
 
 /// A path that may be passed on in a request line.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use demi_conductor::{Instance, Ticket, TicketBook};
-use demi_platform::{Fault, Reply, RequestBuf};
+use demi_platform::{Fault, Reply, Request, RequestBuf};
 
 use crate::handle::Caller;
 
@@ -62,7 +62,7 @@ pub(crate) struct Calls {
     table: Vec<Option<Call>>,
     spare_requests: Vec<Arc<RequestBuf>>,
     spare_replies: Vec<Reply>,
-    /// Bytes of all requests under way and of those still being read.
+    /// Bytes of all requests under way, of those still being read and of those still being kept.
     bytes: usize,
 }
 
@@ -90,7 +90,8 @@ impl Calls {
         self.bytes += bytes;
     }
 
-    /// Counts bytes of a request that was being read and is dropped, or becomes a call.
+    /// Counts no more the bytes of a request that was being read, and is dropped or becomes a call, or of one that was
+    /// being kept.
     pub(crate) fn let_go(&mut self, bytes: usize) {
         self.bytes -= bytes;
     }
@@ -136,11 +137,26 @@ impl Calls {
 
     /// Ends the request and retires its ticket. `recycle` takes what is left of it.
     pub(crate) fn close(&mut self, ticket: Ticket) -> Option<Call> {
+        let (call, held) = self.close_and_hold(ticket)?;
+        self.let_go(held);
+        Some(call)
+    }
+
+    /// As `close`, but the bytes of the request count as held until they are let go: it is being kept.
+    pub(crate) fn close_and_hold(&mut self, ticket: Ticket) -> Option<(Call, usize)> {
         self.get(ticket)?;
         let call = self.table[ticket.slot()].take()?;
         self.book.retire(ticket);
-        self.bytes -= call.request.len();
-        Some(call)
+        let held = call.request.len();
+        Some((call, held))
+    }
+
+    /// Leaves of an ended call's request only its method, on which the answer depends.
+    pub(crate) fn drop_body(&mut self, call: &mut Call) {
+        let mut emptied = self.buffer();
+        let method = call.request.request().method;
+        Arc::make_mut(&mut emptied).fill(&Request { method, ..Request::default() });
+        self.give_back(std::mem::replace(&mut call.request, emptied));
     }
 
     /// Keeps the buffers of an ended request for the next.
@@ -157,7 +173,6 @@ impl Calls {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use demi_platform::Request;
 
     #[test]
     fn an_ended_call_is_gone_and_its_bytes_are_free() {
@@ -170,6 +185,22 @@ mod tests {
         calls.recycle(call);
         assert_eq!(calls.bytes(), 0);
         assert!(calls.get(ticket).is_none() && calls.close(ticket).is_none());
+    }
+
+    #[test]
+    fn a_request_that_is_being_kept_counts_until_it_is_and_is_not_held_twice() {
+        let mut calls = Calls::default();
+        let mut buffer = calls.buffer();
+        Arc::make_mut(&mut buffer).fill(&Request { method: "HEAD", body: &[0; 100], ..Request::default() });
+        let ticket = calls.open(buffer, Origin::Nobody, None);
+        let (mut call, held) = calls.close_and_hold(ticket).expect("it is under way");
+        assert_eq!((held, calls.bytes()), (104, 104));
+        calls.drop_body(&mut call);
+        assert_eq!((call.request.request().method, call.request.len()), ("HEAD", 4));
+        calls.recycle(call);
+        assert_eq!(calls.bytes(), 104);
+        calls.let_go(held);
+        assert_eq!(calls.bytes(), 0);
     }
 
     #[test]

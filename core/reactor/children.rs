@@ -13,17 +13,18 @@ use std::io::{self, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use demi_conductor::{Event, Exit, Instance, Outcome, Signal, Ticket, Time, Verdict};
 use demi_platform::{codec, Fault, FaultKind, Settings};
 use mio::unix::pipe::{Receiver, Sender};
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
+use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use rustix::process::{kill_process_group, pidfd_open, Pid, PidfdFlags};
 use slab::Slab;
 
-use crate::calls::{Calls, Link};
+use crate::calls::{Call, Calls, Link};
 use crate::kit::{outcome_of_status, Kit, Outgoing};
 use crate::sandbox;
 use crate::tokens::Source;
@@ -38,8 +39,6 @@ pub(crate) struct Recipe {
     pub(crate) settings: Settings,
 }
 
-/// Longest line: a body of a mebibyte in base64 with what is around it.
-const FRAME_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// Longest log line that is kept; the rest of it is dropped.
 const LOG_LINE_BYTES_MAX: usize = 8 * 1024;
 /// Bytes of log lines that are kept of one child in a second, each line with `LOG_LINE_COST` on top; the rest is
@@ -48,8 +47,11 @@ const LOG_BYTES_PER_SECOND: usize = 64 * 1024;
 const LOG_LINE_COST: usize = 64;
 /// Reads from one child's pipe in one turn: a pipe is filled again as fast as it is read, and then others wait.
 const READS_PER_TURN: usize = 2;
-/// A child that leaves so much unread on its stdin is full.
+/// A child that leaves so much unread on its stdin is full; or one line of the longest, if that is more.
 const UNREAD_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// All children together are given this long to be gone once they are killed, when Demi ends.
+const REAP_MAX: Duration = Duration::from_secs(1);
 
 /// What an id that was sent to a child stands for.
 enum Pending {
@@ -90,9 +92,17 @@ struct Diary {
     dropped: u64,
 }
 
+/// How much may be on the way to or from a child.
+#[derive(Clone, Copy)]
+struct Bounds {
+    /// Longest line, in either direction.
+    line_bytes_max: usize,
+    unread_bytes_max: usize,
+}
+
 /// All running children, by place, and where each slot's child is.
-#[derive(Default)]
 pub(crate) struct Children {
+    bounds: Bounds,
     children: Slab<Child>,
     places: BTreeMap<u32, usize>,
     /// Places that have more to read than one turn allows.
@@ -100,6 +110,13 @@ pub(crate) struct Children {
 }
 
 impl Children {
+    /// None yet. A body has at most `body_bytes_max` bytes.
+    pub(crate) fn new(body_bytes_max: u64) -> Children {
+        let line_bytes_max = codec::line_bytes_max(usize::try_from(body_bytes_max).unwrap_or(usize::MAX / 4));
+        let bounds = Bounds { line_bytes_max, unread_bytes_max: UNREAD_BYTES_MAX.max(line_bytes_max) };
+        Children { bounds, children: Slab::new(), places: BTreeMap::new(), unread: Vec::new() }
+    }
+
     /// Starts a child and sends it `initialize`. `Started` or `Exited` follows.
     ///
     /// # Errors
@@ -142,15 +159,11 @@ impl Children {
         let outcome = match place.map(|place| &mut self.children[place]) {
             None => Some(Outcome::Unsent),
             Some(child) if child.input.is_none() => Some(Outcome::Unsent),
-            Some(child) if child.outgoing.len() > UNREAD_BYTES_MAX => Some(Outcome::Busy),
-            Some(child) => {
-                let id = child.id_for(Pending::Handle(ticket));
-                if let Some(call) = kit.calls.get(ticket) {
-                    call.link = Link::Child(id);
-                    codec::write_handle(&mut child.outgoing.bytes, id, &call.request.request());
-                }
-                None
-            }
+            Some(child) if child.outgoing.len() > self.bounds.unread_bytes_max => Some(Outcome::Busy),
+            Some(child) => match kit.calls.get(ticket) {
+                Some(call) => child.ask(ticket, call, self.bounds.line_bytes_max),
+                None => None,
+            },
         };
         match (outcome, place) {
             (Some(outcome), _) => kit.events.push_back(Event::Answered { ticket, instance, outcome }),
@@ -163,7 +176,7 @@ impl Children {
     pub(crate) fn cancel(&mut self, id: u64, instance: Instance, kit: &mut Kit) {
         let Some(place) = self.place_of(instance) else { return };
         let child = &mut self.children[place];
-        if child.pending.remove(&id).is_some() && child.outgoing.len() <= UNREAD_BYTES_MAX {
+        if child.pending.remove(&id).is_some() && child.outgoing.len() <= self.bounds.unread_bytes_max {
             codec::write_cancel(&mut child.outgoing.bytes, id);
             self.write(place, kit);
         }
@@ -173,7 +186,7 @@ impl Children {
     pub(crate) fn probe(&mut self, instance: Instance, kit: &mut Kit) {
         let Some(place) = self.place_of(instance) else { return };
         let child = &mut self.children[place];
-        if child.input.is_some() && child.outgoing.len() <= UNREAD_BYTES_MAX {
+        if child.input.is_some() && child.outgoing.len() <= self.bounds.unread_bytes_max {
             child.pending.retain(|_, pending| !matches!(pending, Pending::Probe));
             let id = child.id_for(Pending::Probe);
             codec::write_health(&mut child.outgoing.bytes, id);
@@ -183,24 +196,21 @@ impl Children {
         }
     }
 
-    /// Ends the child's whole process group.
+    /// Asks the child to end, or ends its whole process group.
     pub(crate) fn signal(&mut self, instance: Instance, signal: Signal, kit: &mut Kit) {
         let Some(place) = self.place_of(instance) else { return };
-        let child = &mut self.children[place];
         let system_signal = match signal {
-            Signal::Terminate => {
-                codec::write_shutdown(&mut child.outgoing.bytes);
-                rustix::process::Signal::TERM
+            Signal::Shutdown => {
+                codec::write_shutdown(&mut self.children[place].outgoing.bytes);
+                self.write(place, kit);
+                // If its pipe was full, the end of its input tells it the same.
+                return self.children[place].close_input(&kit.registry);
             }
+            Signal::Terminate => rustix::process::Signal::TERM,
             Signal::Kill => rustix::process::Signal::KILL,
         };
-        let pid = child.pid;
-        self.write(place, kit);
-        if let Some(child) = self.children.get_mut(place) {
-            child.close_input(&kit.registry);
-        }
         // The child is not reaped yet, so its number is its own; no such group means that it has just ended.
-        let _ = kill_process_group(pid, system_signal);
+        let _ = kill_process_group(self.children[place].pid, system_signal);
     }
 
     /// The process number of an instance's child.
@@ -230,7 +240,7 @@ impl Children {
             match child.output.read(&mut kit.scratch) {
                 Ok(0) => return,
                 Ok(count) => {
-                    if let Err((exit, why)) = child.take_output(count, now, kit) {
+                    if let Err((exit, why)) = child.take_output(count, self.bounds.line_bytes_max, now, kit) {
                         return self.condemn(place, kit, exit, why);
                     }
                 }
@@ -320,12 +330,17 @@ impl Children {
     }
 
     /// Kills and reaps every child that is left. For the end of the reactor, orderly or not.
+    ///
+    /// One that the kernel does not let go of (it waits for a disk, say) is left behind.
     pub(crate) fn kill_all(&mut self) {
         for (_, child) in &mut self.children {
             let _ = kill_process_group(child.pid, rustix::process::Signal::KILL);
         }
+        let deadline = Instant::now() + REAP_MAX;
         for mut child in self.children.drain() {
-            let _ = child.process.wait();
+            if !ends_before(&child.end, deadline) || !matches!(child.process.try_wait(), Ok(Some(_))) {
+                log::error!("{}: process {} was killed and does not end; it is left behind", child.name, child.pid);
+            }
         }
         self.places.clear();
     }
@@ -406,8 +421,22 @@ impl Child {
         id
     }
 
+    /// Writes a request for it. If that cannot be sent as a line, nothing is written, and the outcome says so.
+    fn ask(&mut self, ticket: Ticket, call: &mut Call, line_bytes_max: usize) -> Option<Outcome> {
+        let before = self.outgoing.bytes.len();
+        codec::write_handle(&mut self.outgoing.bytes, self.next_id, &call.request.request());
+        if self.outgoing.bytes.len() - before > line_bytes_max {
+            self.outgoing.bytes.truncate(before);
+            let why = format!("the request is too long for a process: {line_bytes_max} bytes on the wire at most");
+            call.fault = Some(Fault::mistaken(why));
+            return Some(Outcome::Mistaken);
+        }
+        call.link = Link::Child(self.id_for(Pending::Handle(ticket)));
+        None
+    }
+
     /// Takes what was read from stdout: whole lines are messages, the beginning of one is kept.
-    fn take_output(&mut self, count: usize, now: Time, kit: &mut Kit) -> Result<(), Offence> {
+    fn take_output(&mut self, count: usize, line_bytes_max: usize, now: Time, kit: &mut Kit) -> Result<(), Offence> {
         let mut start = 0;
         while let Some(length) = kit.scratch[start..count].iter().position(|byte| *byte == b'\n') {
             let end = start + length;
@@ -424,8 +453,8 @@ impl Child {
             }
             start = end + 1;
         }
-        if self.line.len() + count - start > FRAME_BYTES_MAX {
-            return Err((Exit::Misbehaved, "sent a line that is longer than two mebibytes"));
+        if self.line.len() + count - start > line_bytes_max {
+            return Err((Exit::Misbehaved, "sent a line that is longer than any answer may be"));
         }
         self.line.extend_from_slice(&kit.scratch[start..count]);
         Ok(())
@@ -544,11 +573,40 @@ impl Child {
     }
 }
 
+/// Waits until a process has ended, or until the deadline. Whether it has.
+fn ends_before(process: &OwnedFd, deadline: Instant) -> bool {
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let Ok(left) = Timespec::try_from(left) else { return false };
+        match poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&left)) {
+            Ok(count) => return count > 0,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(_) => return false,
+        }
+    }
+}
+
 /// What a fault shows of whoever reported it.
 pub(crate) fn outcome_of_fault(kind: FaultKind) -> Outcome {
     match kind {
         FaultKind::Mistaken => Outcome::Mistaken,
         FaultKind::Failed => Outcome::Failed,
         FaultKind::Busy => Outcome::Busy,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_is_waited_for_but_not_for_ever() {
+        let mut process = Command::new("sleep").arg("1000").spawn().expect("there is sleep");
+        let pid = Pid::from_child(&process);
+        let end = pidfd_open(pid, PidfdFlags::NONBLOCK).expect("it is there");
+        assert!(!ends_before(&end, Instant::now() + Duration::from_millis(10)), "it lives");
+        process.kill().expect("it is ours");
+        assert!(ends_before(&end, Instant::now() + Duration::from_secs(30)));
+        assert!(matches!(process.try_wait(), Ok(Some(_))), "and can be reaped at once");
     }
 }

@@ -1,8 +1,9 @@
 //! The clerk: one thread for errands that block, so that the reactor never does: the store, and measuring.
 
 use std::thread;
+use std::time::Duration;
 
-use crossbeam_channel::{bounded, unbounded, Receiver, Sender};
+use crossbeam_channel::{bounded, unbounded, Receiver, RecvTimeoutError, Sender};
 use demi_conductor::{Errand, Sample, Ticket};
 
 use crate::api::{self, Listing};
@@ -14,6 +15,9 @@ use crate::store::{DeadLetter, Store};
 const ERRANDS_MAX: usize = 1024;
 /// A reader is refused while so many errands wait: what must be kept goes before what someone would like to see.
 const ERRANDS_BEFORE_LISTING_MAX: usize = 16;
+
+/// What is still to be kept when Demi ends is given this long; a store that hangs must not keep Demi from ending.
+const FINISH_MAX: Duration = Duration::from_secs(1);
 
 enum Order {
     Measure,
@@ -27,7 +31,9 @@ pub(crate) struct Clerk {
     /// Unbounded, because a bounded channel of crossbeam holds memory for all it may ever hold; the bound is kept in
     /// [`Clerk::send`], which is exact with a single sender.
     orders: Sender<Order>,
-    thread: Option<thread::JoinHandle<()>>,
+    thread: thread::JoinHandle<()>,
+    /// Nothing is ever sent: it is disconnected when the thread has ended, however it did.
+    ended: Receiver<()>,
 }
 
 impl Clerk {
@@ -36,10 +42,19 @@ impl Clerk {
     /// # Errors
     /// If the system has no thread to give.
     pub(crate) fn start(store: Store, postbox: Postbox) -> std::io::Result<Clerk> {
+        Clerk::spawn(move |inbox| work(inbox, store, &postbox))
+    }
+
+    fn spawn(work: impl FnOnce(&Receiver<Order>) + Send + 'static) -> std::io::Result<Clerk> {
         let (orders, inbox) = unbounded();
-        let work = move || work(&inbox, store, &postbox);
+        let (alive, ended) = bounded(0);
+        let work = move || {
+            // Dropped last, when the store is closed.
+            let _alive: Sender<()> = alive;
+            work(&inbox);
+        };
         let thread = thread::Builder::new().name("demi-clerk".to_owned()).stack_size(1 << 20).spawn(work)?;
-        Ok(Clerk { orders, thread: Some(thread) })
+        Ok(Clerk { orders, thread, ended })
     }
 
     /// Has the machine measured. False if too much is waiting.
@@ -66,11 +81,13 @@ impl Clerk {
         self.orders.len() < max && self.orders.send(order).is_ok()
     }
 
-    /// Waits until the thread has done everything and closed the store.
-    pub(crate) fn finish(mut self) {
-        let (closed, _) = bounded(0);
-        drop(std::mem::replace(&mut self.orders, closed));
-        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+    /// Waits until the thread has done everything and closed the store, but not for ever: then it is left behind.
+    pub(crate) fn finish(self) {
+        let Clerk { orders, thread, ended } = self;
+        drop(orders);
+        if ended.recv_timeout(FINISH_MAX) == Err(RecvTimeoutError::Timeout) {
+            log::error!("the store has not answered for {FINISH_MAX:?}; it is left as it is");
+        } else if thread.join().is_err() {
             log::error!("the clerk panicked; see above");
         }
     }
@@ -148,6 +165,32 @@ impl Gauge {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_store_that_hangs_does_not_keep_demi_from_ending() {
+        let (release, gate) = bounded::<()>(0);
+        let (seen, ended) = bounded::<()>(0);
+        let clerk = Clerk::spawn(move |_| {
+            let _seen = seen;
+            let _ = gate.recv();
+        });
+        // Would never return.
+        clerk.expect("it starts").finish();
+        drop(release);
+        assert_eq!(ended.recv_timeout(Duration::from_secs(30)), Err(RecvTimeoutError::Disconnected));
+    }
+
+    #[test]
+    fn what_waits_is_done_before_the_end() {
+        let (done, count) = unbounded();
+        let clerk = Clerk::spawn(move |inbox| inbox.iter().for_each(|_| done.send(()).expect("it is counted")));
+        let clerk = clerk.expect("it starts");
+        for _ in 0..100 {
+            assert!(clerk.flush());
+        }
+        clerk.finish();
+        assert_eq!(count.try_iter().count(), 100);
+    }
 
     #[test]
     fn the_machine_has_memory_and_this_process_uses_some() {

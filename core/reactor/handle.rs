@@ -26,7 +26,7 @@ pub struct Handle {
 /// The answer to a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answered {
-    /// As over HTTP: 200 to 599; 404 no route, 502 the platform broke, 503 refused, 504 no answer in time.
+    /// As over HTTP: 200 to 599; 400 no request, 404 no route, 502 the platform broke, 503 refused, 504 no answer in time.
     pub status: u16,
     /// Media type of the body; `application/problem+json` if Demi itself says what went wrong.
     pub content_type: String,
@@ -60,11 +60,16 @@ impl std::error::Error for HandleError {}
 impl Handle {
     /// Puts a request; the answer comes on the channel. Does not block.
     ///
+    /// An empty method is `POST`. What could not stand in an HTTP request is answered with status 400: a method that is
+    /// no token, or `CONNECT`; a target that is neither empty nor a path of visible ASCII; a host or media type with
+    /// bytes that no header may hold; `headers` that are not lines of `Name: value`, each ended by CRLF.
+    ///
     /// # Errors
     /// [`HandleError::Ended`] or [`HandleError::Full`].
     pub fn ask(&self, request: &Request<'_>) -> Result<Receiver<Answered>, HandleError> {
         let mut buffer = RequestBuf::default();
-        buffer.fill(request);
+        let method = if request.method.is_empty() { "POST" } else { request.method };
+        buffer.fill(&Request { method, ..*request });
         let (sender, receiver) = bounded(1);
         self.post(Wish::Ask(buffer, Caller(sender)))?;
         Ok(receiver)

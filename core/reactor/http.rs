@@ -468,9 +468,34 @@ const fn is_value_byte(byte: u8) -> bool {
     matches!(byte, b'\t' | b' '..=0x7e | 0x80..)
 }
 
+/// Whether this may be a header's value.
+pub fn is_value(value: &[u8]) -> bool {
+    value.iter().all(|&byte| is_value_byte(byte))
+}
+
+/// Whether this may be the method of a request that is passed on: any token but `CONNECT`, as in [`RequestHead`].
+pub fn is_method(method: &str) -> bool {
+    !method.is_empty() && method.bytes().all(is_token_byte) && method != "CONNECT"
+}
+
+/// Whether these are header lines as [`RequestHead::headers_bytes`] holds them, whoever wrote them.
+pub fn are_header_lines(mut bytes: &[u8]) -> bool {
+    while !bytes.is_empty() {
+        let Some(end) = find_lf(bytes) else { return false };
+        let Some(line) = bytes[..end].strip_suffix(b"\r") else { return false };
+        let Some(colon) = line.iter().position(|&byte| byte == b':') else { return false };
+        let (name, value) = (&line[..colon], &line[colon + 1..]);
+        if name.is_empty() || !name.iter().all(|&byte| is_token_byte(byte)) || !is_value(value) {
+            return false;
+        }
+        bytes = &bytes[end + 1..];
+    }
+    true
+}
+
 /// Whether only bytes of `uri-host [":" port]` occur (RFC 3986 §3.2.2); no `@`, since user information in a host is
 /// how a reader is made to see another host. The empty value is fine.
-fn is_host(value: &[u8]) -> bool {
+pub fn is_host(value: &[u8]) -> bool {
     value.iter().all(|byte| {
         matches!(byte, b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' | b'-' | b'.' | b'_' | b'~' | b'%' | b'!' | b'$'
             | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=' | b':' | b'[' | b']')

@@ -1,3 +1,5 @@
+#![allow(clippy::unwrap_used)]
+
 use super::*;
 
 const LIMITS: Limits = Limits { head_bytes_max: 4096, headers_max: 32, body_bytes_max: 1000 };

@@ -96,7 +96,7 @@ impl Reactor {
         if !self.has_begun {
             self.has_begun = true;
             self.shell.kit.events.push_back(Event::Began);
-            self.set_clock();
+            self.set_clock(self.time());
             self.settle();
         }
         let longest = self.wait();
@@ -106,24 +106,14 @@ impl Reactor {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => self.events.clear(),
             Err(error) => return Err(error),
         }
-        self.set_clock();
-        let began = self.shell.now;
-        let events = std::mem::replace(&mut self.events, Events::with_capacity(0));
-        // Answers before questions: who is free, and who is silent, must be known when a request is placed.
-        for asks in [false, true] {
-            for event in events.iter().filter(|event| Source::asks(event.token()) == asks) {
-                self.shell.ready(event, &self.conductor);
-                self.settle();
-            }
-        }
-        self.events = events;
-        self.shell.read_rest(&self.conductor);
-        self.settle();
-        self.go_on_with_clients();
-        if self.conductor.deadline().is_some_and(|(at, _)| at <= self.shell.now) {
+        let now = self.time();
+        self.hear_answers(now);
+        self.set_clock(now);
+        if self.conductor.deadline().is_some_and(|(at, _)| at <= now) {
             self.shell.kit.events.push_back(Event::Elapsed);
             self.settle();
         }
+        self.hear_questions();
         if self.shell.now >= self.next_sweep {
             self.next_sweep = self.shell.now + SWEEP_INTERVAL;
             self.shell.sweep();
@@ -131,7 +121,7 @@ impl Reactor {
         }
         self.shell.flush();
         self.settle();
-        let took = self.time().since(began);
+        let took = self.time().since(now);
         if took > TURN_BUDGET {
             self.shell.slow_turns += 1;
             log::debug!("a turn of the reactor took {took:?}");
@@ -188,8 +178,33 @@ impl Reactor {
         Time::from_nanos(u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX))
     }
 
-    fn set_clock(&mut self) {
-        self.shell.set_now(self.time());
+    fn set_clock(&mut self, now: Time) {
+        self.shell.set_now(now);
+    }
+
+    /// Answers are heard first, and as if just before the next deadline: one that is there has beaten it, however late
+    /// this turn comes. And who is free, and who is silent, must be known before a request is placed.
+    fn hear_answers(&mut self, now: Time) {
+        let deadline = self.conductor.deadline().map(|(at, _)| at.just_before());
+        self.set_clock(deadline.map_or(now, |deadline| deadline.min(now)));
+        let events = std::mem::replace(&mut self.events, Events::with_capacity(0));
+        for event in events.iter().filter(|event| !Source::asks(event.token())) {
+            self.shell.ready(event, &self.conductor);
+            self.settle();
+        }
+        self.events = events;
+        self.shell.read_rest(&self.conductor);
+        self.settle();
+    }
+
+    fn hear_questions(&mut self) {
+        let events = std::mem::replace(&mut self.events, Events::with_capacity(0));
+        for event in events.iter().filter(|event| Source::asks(event.token())) {
+            self.shell.ready(event, &self.conductor);
+            self.settle();
+        }
+        self.events = events;
+        self.go_on_with_clients();
     }
 }
 

@@ -96,6 +96,8 @@ struct Client {
     is_dirty: bool,
     /// To be gone on with in this turn or the next.
     is_listed: bool,
+    /// Its last answer is as long as it lasts: only a reset can say that it was cut off.
+    ends_by_close: bool,
 }
 
 /// The listening socket and all connections of clients.
@@ -126,6 +128,10 @@ pub(crate) struct Counts {
     pub(crate) accepted: u64,
     pub(crate) refused: u64,
     pub(crate) malformed: u64,
+    /// Requests with more than `head_bytes_max`, `headers_max` or `body_bytes_max`.
+    pub(crate) too_large: u64,
+    /// Requests refused at `bodies_bytes_max`.
+    pub(crate) bodies_full: u64,
     pub(crate) timed_out: u64,
 }
 
@@ -258,6 +264,7 @@ impl Listener {
             is_behind: false,
             is_dirty: false,
             is_listed: false,
+            ends_by_close: false,
         });
     }
 
@@ -288,6 +295,11 @@ impl Listener {
 
     fn close(&mut self, place: usize, kit: &mut Kit) {
         let mut client = self.clients.remove(place);
+        let is_cut_off = matches!(client.state, State::Streaming { .. }) || !client.outgoing.is_empty();
+        if client.ends_by_close && is_cut_off {
+            // A system that does not do this ends it as if it were whole; nothing better is left to do.
+            let _ = rustix::net::sockopt::set_socket_linger(&client.stream, Some(Duration::ZERO));
+        }
         let _ = kit.registry.deregister(&mut client.stream);
         if let State::Body { request, held, .. } = std::mem::replace(&mut client.state, State::Closing) {
             kit.calls.let_go(held);
@@ -412,10 +424,14 @@ impl Listener {
                 Ok(0) => return taken,
                 Ok(count) => taken += count,
                 Err(malformed) => {
-                    self.counts.malformed += 1;
                     let mut problem = Problem::new(malformed.status, malformed.why);
-                    if malformed.status == 503 {
-                        problem = problem.retry_after(Duration::from_secs(1));
+                    match malformed.status {
+                        413 | 414 | 431 => self.counts.too_large += 1,
+                        503 => {
+                            self.counts.bodies_full += 1;
+                            problem = problem.retry_after(Duration::from_secs(1));
+                        }
+                        _ => self.counts.malformed += 1,
                     }
                     self.refuse(place, &problem, now, kit);
                     return bytes.len();
@@ -579,7 +595,7 @@ impl Listener {
         mark_dirty(place, client, &mut self.dirty, now);
     }
 
-    /// Begins an answer whose body flows. False if the client is gone.
+    /// Begins an answer whose body flows; passed over if the client is gone. `headers` as for `respond`.
     #[allow(clippy::too_many_arguments)]
     pub(crate) fn begin_stream(
         &mut self,
@@ -601,7 +617,8 @@ impl Listener {
             None if exchange.is_http11 => StreamFraming::Chunked,
             None => StreamFraming::UntilClose,
         };
-        exchange.keeps_alive &= !is_draining && framing != StreamFraming::UntilClose;
+        client.ends_by_close = framing == StreamFraming::UntilClose;
+        exchange.keeps_alive &= !is_draining && !client.ends_by_close;
         let out = &mut client.outgoing.bytes;
         write_head(out, status, "", headers, date, connection_line(exchange, exchange.keeps_alive));
         match (framing, length) {
@@ -671,6 +688,16 @@ impl Listener {
                 self.flush_one(place, now, kit);
             }
         }
+    }
+
+    /// Whether something has gathered since the last flush.
+    pub(crate) fn has_unwritten(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
+    /// Whether some client has not been sent all of its answers yet.
+    pub(crate) fn owes(&self) -> bool {
+        self.clients.iter().any(|(_, client)| !client.outgoing.is_empty())
     }
 
     fn flush_one(&mut self, place: usize, now: Time, kit: &mut Kit) {
@@ -859,5 +886,49 @@ impl Date {
 
     fn text(&self) -> &str {
         &self.text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goes on until a fact holds.
+    fn until<T>(mut fact: impl FnMut() -> Option<T>) -> T {
+        let began = std::time::Instant::now();
+        loop {
+            if let Some(value) = fact() {
+                return value;
+            }
+            assert!(began.elapsed() < Duration::from_secs(30), "waited in vain");
+            std::thread::yield_now();
+        }
+    }
+
+    /// An answer that was made after the flush of a turn waited for other news, or for the next sweep.
+    #[test]
+    fn an_answer_leaves_something_to_do_until_it_is_flushed_and_is_owed_until_it_is_sent() {
+        let poll = mio::Poll::new().expect("there are descriptors");
+        let mut kit = Kit::new(poll.registry().try_clone().expect("there are descriptors"));
+        let settings = config::Http { listen: "127.0.0.1:0".to_owned(), ..config::Http::default() };
+        let mut listener = Listener::bind(&settings).expect("there is a free port");
+        let mut client = std::net::TcpStream::connect(listener.address()).expect("it listens");
+        client.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").expect("the kernel takes it");
+        let arrival = until(|| {
+            listener.accept(Time::ZERO, &mut kit);
+            listener.ready(0, Readiness { is_readable: true, ..Readiness::default() }, Time::ZERO, &mut kit);
+            listener.next_arrival()
+        });
+        assert!(!listener.has_unwritten() && !listener.owes());
+        let body = vec![b'x'; 64 << 20];
+        listener.respond(arrival.place, arrival.serial, 200, "", b"", &body, Time::ZERO, &mut kit);
+        assert!(listener.has_unwritten() && listener.owes());
+        listener.flush(Time::ZERO, &mut kit);
+        assert!(!listener.has_unwritten() && listener.owes(), "sockets do not hold so much");
+        drop(client);
+        until(|| {
+            listener.ready(0, Readiness::default(), Time::ZERO, &mut kit);
+            (!listener.owes()).then_some(())
+        });
     }
 }

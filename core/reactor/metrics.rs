@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use demi_conductor::stats::{Histogram, PlatformStats, BUCKETS_US, OUTCOMES};
-use demi_conductor::{Conductor, PlatformStatus, Refusal};
+use demi_conductor::{Conductor, Outcome, PlatformStatus, Refusal, INSTANCE_STATES};
 
 use crate::api::Facts;
 
@@ -29,7 +29,24 @@ pub(crate) fn render(conductor: &Conductor, facts: &Facts<'_>) -> String {
         "Client connections refused at http.connections_max.",
         facts.counts.refused,
     );
-    page.single("demi_http_malformed_total", "counter", "Requests that were no HTTP.", facts.counts.malformed);
+    page.single(
+        "demi_http_malformed_total",
+        "counter",
+        "Requests that were no HTTP, or none that is spoken here.",
+        facts.counts.malformed,
+    );
+    page.single(
+        "demi_http_too_large_total",
+        "counter",
+        "Requests over http.head_bytes_max, http.headers_max or http.body_bytes_max.",
+        facts.counts.too_large,
+    );
+    page.single(
+        "demi_http_bodies_full_total",
+        "counter",
+        "Requests refused at http.bodies_bytes_max.",
+        facts.counts.bodies_full,
+    );
     page.single(
         "demi_http_timed_out_total",
         "counter",
@@ -39,7 +56,6 @@ pub(crate) fn render(conductor: &Conductor, facts: &Facts<'_>) -> String {
     page.single("demi_http_body_bytes", "gauge", "Bytes of request bodies held.", facts.body_bytes);
     page.single("demi_requests_in_flight", "gauge", "Requests under way.", conductor.live());
     page.single("demi_requests_no_route_total", "counter", "Requests that no rule matched.", stats.no_route);
-    page.single("demi_requests_too_many_total", "counter", "Requests refused at requests_max.", stats.too_many);
     page.single("demi_requests_gone_total", "counter", "Requests whose caller hung up.", stats.gone);
     page.single("demi_events_total", "counter", "Events that the conductor handled.", stats.events);
     page.single("demi_stale_news_total", "counter", "News of old runs and ended requests, passed over.", stats.stale);
@@ -72,10 +88,14 @@ pub(crate) fn render(conductor: &Conductor, facts: &Facts<'_>) -> String {
     }
     page.family("demi_plugin_failure_total", "counter", "Failed attempts by kind of error.");
     for platform in &platforms {
-        let failures = [("failed", 2), ("broken", 3), ("unsent", 4)];
-        for (kind, index) in failures {
-            let labels = [("platform", platform.name), ("error_type", kind)];
-            page.line("demi_plugin_failure_total", &labels, platform.stats.outcomes[index]);
+        for ((outcome, name), count) in OUTCOMES.iter().zip(platform.stats.outcomes) {
+            match outcome {
+                Outcome::Failed | Outcome::Broken | Outcome::Unsent => {
+                    let labels = [("platform", platform.name), ("error_type", *name)];
+                    page.line("demi_plugin_failure_total", &labels, count);
+                }
+                Outcome::Replied | Outcome::Mistaken | Outcome::Busy => {}
+            }
         }
         let labels = [("platform", platform.name), ("error_type", "timeout")];
         page.line("demi_plugin_failure_total", &labels, platform.stats.timeouts);
@@ -141,10 +161,6 @@ pub(crate) fn render(conductor: &Conductor, facts: &Facts<'_>) -> String {
     }
     page.0
 }
-
-/// The states of an instance, as status pages name them.
-const INSTANCE_STATES: [&str; 10] =
-    ["waiting", "starting", "ready", "degraded", "wedged", "down", "stopping", "backoff", "stopped", "failed"];
 
 struct Page(String);
 

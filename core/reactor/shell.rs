@@ -5,7 +5,7 @@ mod callers;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use demi_conductor::config::{Config, Host};
 use demi_conductor::{
@@ -19,6 +19,7 @@ use crate::calls::{Call, Link, Origin};
 use crate::children::{outcome_of_fault, Children, Recipe};
 use crate::clerk::Clerk;
 use crate::handle::{Handle, Wish};
+use crate::http;
 use crate::kit::{outcome_of_status, Kit, Readiness};
 use crate::listener::Listener;
 use crate::mailbox::{Handled, Letter, Mailbox, Postbox};
@@ -56,12 +57,25 @@ struct Bay {
     left_behind: Vec<u32>,
 }
 
+/// A call that has ended and whose request the clerk is keeping.
+struct Burial {
+    call: Call,
+    answer: Answer,
+    /// Bytes of its request, which count as held until they are kept.
+    held: usize,
+}
+
 /// A slot starts no further thread while so many of its threads cannot be ended.
 const LEFT_BEHIND_MAX: usize = 8;
 /// Letters taken from the mailbox in one turn; then others have theirs.
 const LETTERS_PER_TURN: usize = 1024;
+/// At the end clients are given so long to take what is theirs, once everything else is done.
+const OWED_MAX: Duration = Duration::from_secs(2);
 /// Longest streamed answer that is gathered for a host program's own request.
 const GATHERED_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// The header that says which instance answered.
+const INSTANCE_HEADER: &str = "Demi-Instance";
 
 /// Everything that the reactor owns besides the poll and the conductor.
 pub(crate) struct Shell {
@@ -80,7 +94,10 @@ pub(crate) struct Shell {
     blueprints: Vec<Blueprint>,
     bays: Vec<Bay>,
     /// Calls that have ended and whose callers are told once the clerk has kept them.
-    burials: BTreeMap<u64, (Call, Answer)>,
+    burials: BTreeMap<u64, Burial>,
+    /// What the clerk said when all was to be stored, and when: the conductor hears it once no client is owed anything, or
+    /// clients have had time enough.
+    stored: Option<(bool, Time)>,
     /// Streamed answers whose clients are slow.
     paused: Vec<Ticket>,
     dead_letters: u64,
@@ -119,12 +136,13 @@ impl Shell {
             has_letters: false,
             postbox,
             clerk: Some(clerk),
-            children: Children::default(),
+            children: Children::new(config.http.body_bytes_max.value()),
             upstreams: Upstreams::new(&config.http),
             signals,
             blueprints,
             bays,
             burials: BTreeMap::new(),
+            stored: None,
             paused: Vec::new(),
             dead_letters,
         }
@@ -186,6 +204,10 @@ impl Shell {
                 Event::Exited { instance, exit }
             }
             Letter::Measured(sample) => Event::Measured { sample },
+            Letter::Stored(Errand::Flush, done) => {
+                self.stored = Some((done, self.now));
+                return;
+            }
             Letter::Stored(errand, done) => Event::Stored { errand, done },
             Letter::Handled(ticket, instance, handled) => {
                 let outcome = self.take_handled(ticket, instance, handled);
@@ -232,6 +254,7 @@ impl Shell {
         self.has_letters
             || self.listener.listed() > 0
             || self.listener.accepts_on()
+            || self.listener.has_unwritten()
             || self.children.has_unread()
             || self.upstreams.has_unread()
             || !self.kit.events.is_empty()
@@ -265,7 +288,8 @@ impl Shell {
         self.upstreams.sweep(self.now, &mut self.kit);
     }
 
-    /// Writes what has gathered for clients, and lets streams flow again whose clients have caught up.
+    /// Writes what has gathered for clients, and lets streams flow again whose clients have caught up. Of an ordered end
+    /// tells that all is stored, once clients have taken theirs as well.
     pub(crate) fn flush(&mut self) {
         self.listener.flush(self.now, &mut self.kit);
         let (calls, listener, upstreams) = (&mut self.kit.calls, &self.listener, &mut self.upstreams);
@@ -278,6 +302,11 @@ impl Shell {
             }
             stays_paused
         });
+        let is_over = |since: Time| !self.listener.owes() || self.now - since > OWED_MAX;
+        if let Some((done, _)) = self.stored.filter(|(_, since)| is_over(*since)) {
+            self.stored = None;
+            self.kit.events.push_back(Event::Stored { errand: Errand::Flush, done });
+        }
     }
 
     /// Moves the bodies of streamed answers from their upstreams to their clients.
@@ -332,7 +361,7 @@ impl Shell {
             }
             Action::Flush => {
                 if !self.clerk.as_ref().is_some_and(Clerk::flush) {
-                    self.kit.events.push_back(Event::Stored { errand: Errand::Flush, done: false });
+                    self.stored = Some((false, self.now));
                 }
             }
             Action::Exit(code) => self.end(code),
@@ -351,13 +380,19 @@ impl Shell {
 
     fn end(&mut self, code: u8) {
         self.listener.close_all(self.now, &mut self.kit);
+        self.leave_nothing();
+        log::info!("ended with code {code}");
+        self.exit = Some(code);
+    }
+
+    /// No child is left behind and the store is closed: another may open it at once. The only place where the reactor
+    /// waits, and each time for a second at most: what hangs even then is told and left.
+    fn leave_nothing(&mut self) {
         self.children.kill_all();
         self.mailbox.close();
         if let Some(clerk) = self.clerk.take() {
             clerk.finish();
         }
-        log::info!("ended with code {code}");
-        self.exit = Some(code);
     }
 
     fn dispatch(&mut self, ticket: Ticket, instance: Instance) {
@@ -402,6 +437,9 @@ impl Shell {
         let Some(call) = self.kit.calls.get(ticket) else { return };
         if let Origin::Client { place, serial } = call.origin {
             let (status, length) = (call.reply.status, call.length);
+            if let Some(instance) = call.instance {
+                http::write_header(&mut call.head, INSTANCE_HEADER, self.bays[instance.slot as usize].name.as_bytes());
+            }
             self.listener.begin_stream(place, serial, ticket, status, &call.head, length, self.now);
         }
         if let Link::Upstream(upstream) = call.link {
@@ -489,7 +527,9 @@ impl Shell {
                 }
                 Exit::Code(0)
             }
-            (Hosted::Worker(worker), Signal::Terminate) => return worker.stop(),
+            (Hosted::Worker(worker), Signal::Shutdown) => return worker.stop(),
+            // Meant for processes: a thread cannot be told twice.
+            (Hosted::Worker(_), Signal::Terminate) => return,
             (Hosted::Worker(_), Signal::Kill) => {
                 bay.left_behind.push(instance.run);
                 log::warn!("{}: its thread does not end and is left behind", bay.name);
@@ -508,13 +548,9 @@ impl Shell {
 }
 
 impl Drop for Shell {
-    /// However the reactor ends, no child is left behind and the store is closed: another may open it at once.
+    /// However the reactor ends.
     fn drop(&mut self) {
-        self.children.kill_all();
-        self.mailbox.close();
-        if let Some(clerk) = self.clerk.take() {
-            clerk.finish();
-        }
+        self.leave_nothing();
     }
 }
 

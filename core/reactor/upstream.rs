@@ -271,7 +271,14 @@ impl Upstreams {
                 Err(_) => return self.closed_by_peer(place, now, kit),
             }
         }
-        self.unread.push(place);
+        self.note_unread(place);
+    }
+
+    /// Once, however often it is left with more: each entry leads to reads of its own.
+    fn note_unread(&mut self, place: usize) {
+        if self.connections.contains(place) && !self.unread.contains(&place) {
+            self.unread.push(place);
+        }
     }
 
     /// Makes what it can of the bytes that have come.
@@ -453,10 +460,10 @@ impl Upstreams {
     pub(crate) fn pause(&mut self, ticket: Ticket, place: usize, is_paused: bool) {
         // It may have come to its end, and its connection to another call.
         if let Some(connection) = self.connections.get_mut(place).filter(|connection| connection.serves(ticket)) {
-            if connection.is_paused && !is_paused && !self.unread.contains(&place) {
-                self.unread.push(place);
+            let goes_on = std::mem::replace(&mut connection.is_paused, is_paused) && !is_paused;
+            if goes_on {
+                self.note_unread(place);
             }
-            connection.is_paused = is_paused;
         }
     }
 
@@ -529,4 +536,56 @@ fn write_request(out: &mut Vec<u8>, request: &demi_platform::Request<'_>, addres
     }
     out.extend_from_slice(b"\r\n");
     out.extend_from_slice(request.body);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::sync::Arc;
+    use std::time::Instant;
+
+    use demi_platform::Request;
+
+    use super::*;
+    use crate::calls::Origin;
+
+    /// Each time that it was ready and had more than may be read it was noted once more, and then read as often.
+    #[test]
+    fn a_body_with_more_to_read_is_gone_on_with_once_a_turn() {
+        let service = std::net::TcpListener::bind("127.0.0.1:0").expect("there is a free port");
+        let address = service.local_addr().expect("it is bound");
+        let poll = mio::Poll::new().expect("there are descriptors");
+        let mut kit = Kit::new(poll.registry().try_clone().expect("there are descriptors"));
+        let mut upstreams = Upstreams::new(&demi_conductor::config::Http::default());
+        let mut request = kit.calls.buffer();
+        Arc::make_mut(&mut request).fill(&Request { method: "GET", ..Request::default() });
+        let ticket = kit.calls.open(request, Origin::Nobody, None);
+        upstreams.handle(ticket, Instance { slot: 0, run: 1 }, address, Time::ZERO, &mut kit);
+        let (mut peer, _) = service.accept().expect("it was connected to");
+        let writing = std::thread::spawn(move || {
+            let head = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n";
+            let mut is_taken = peer.write_all(head).is_ok();
+            while is_taken {
+                is_taken = peer.write_all(&[b'x'; 64 * 1024]).is_ok();
+            }
+        });
+        let began = Instant::now();
+        let readable = Readiness { is_readable: true, ..Readiness::default() };
+        let mut times_noted = 0;
+        while times_noted < 50 {
+            assert!(began.elapsed() < Duration::from_secs(30), "there is never more to read");
+            upstreams.ready(0, readable, Time::ZERO, &mut kit);
+            if let Some(Event::Headed { .. }) = kit.events.pop_front() {
+                upstreams.relay(ticket, 0, Time::ZERO, &mut kit);
+            }
+            if let Some(call) = kit.calls.get(ticket) {
+                call.reply.body.clear();
+            }
+            assert!(upstreams.unread.len() <= 1, "it is noted {} times", upstreams.unread.len());
+            times_noted += upstreams.unread.len();
+        }
+        upstreams.cancel(ticket, 0, &mut kit);
+        assert!(!upstreams.has_unread());
+        writing.join().expect("it ends when nobody reads");
+    }
 }

@@ -5,6 +5,7 @@
 //! says later misses because its run is over.
 
 use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::thread;
 
@@ -18,12 +19,14 @@ use crate::mailbox::{Handled, Letter, Postbox};
 enum Job {
     Handle(Ticket, Arc<RequestBuf>),
     Probe,
-    Stop,
 }
 
 /// A running worker, as the reactor sees it.
 pub(crate) struct Worker {
-    jobs: Sender<Job>,
+    /// None once it was asked to end: the thread ends when nothing is left in a queue that nobody fills.
+    jobs: Option<Sender<Job>>,
+    /// A probe waits in the queue; one that is stuck gets no second.
+    is_probed: Arc<AtomicBool>,
 }
 
 /// Enough for any adapter that is not recursive without end; only pages that are touched cost memory.
@@ -42,31 +45,41 @@ impl Worker {
         in_flight_max: u32,
         postbox: Postbox,
     ) -> std::io::Result<Worker> {
-        // The conductor never gives it more than `in_flight_max`; a probe and the end must fit besides.
-        let (jobs, inbox) = bounded(in_flight_max as usize + 2);
-        let desk = Desk { instance, name: name.to_owned(), adapter, settings, postbox };
+        // The conductor never gives it more than `in_flight_max`; a probe must fit besides.
+        let (jobs, inbox) = bounded(in_flight_max as usize + 1);
+        let is_probed = Arc::new(AtomicBool::new(false));
+        let desk =
+            Desk { instance, name: name.to_owned(), adapter, settings, postbox, is_probed: Arc::clone(&is_probed) };
         thread::Builder::new().name(name.chars().take(15).collect()).stack_size(STACK_BYTES).spawn(move || {
             // Whatever an adapter does, even panic when it is dropped, its end is told.
             let exit = catch_unwind(AssertUnwindSafe(|| desk.work(&inbox))).unwrap_or(Exit::Misbehaved);
             desk.postbox.post(Letter::Exited(desk.instance, exit));
         })?;
-        Ok(Worker { jobs })
+        Ok(Worker { jobs: Some(jobs), is_probed })
     }
 
     /// Hands a request over. False if the queue is full or the thread is gone.
     pub(crate) fn handle(&self, ticket: Ticket, request: Arc<RequestBuf>) -> bool {
-        self.jobs.try_send(Job::Handle(ticket, request)).is_ok()
+        self.jobs.as_ref().is_some_and(|jobs| jobs.try_send(Job::Handle(ticket, request)).is_ok())
     }
 
-    /// Asks how it is; it answers when it has finished what it has in hand. False if that cannot even be queued.
+    /// Asks how it is; it answers when it has finished what it has in hand, once however often it was asked meanwhile.
+    /// False if that cannot even be queued.
     pub(crate) fn probe(&self) -> bool {
-        self.jobs.try_send(Job::Probe).is_ok()
+        let Some(jobs) = &self.jobs else { return false };
+        if self.is_probed.swap(true, Ordering::AcqRel) {
+            return true;
+        }
+        let is_queued = jobs.try_send(Job::Probe).is_ok();
+        if !is_queued {
+            self.is_probed.store(false, Ordering::Release);
+        }
+        is_queued
     }
 
-    /// Asks it to end after what it has in hand.
-    pub(crate) fn stop(&self) {
-        // A full queue ends as well: dropping the worker closes it.
-        let _ = self.jobs.try_send(Job::Stop);
+    /// Asks it to end after what it has in hand and in its queue.
+    pub(crate) fn stop(&mut self) {
+        self.jobs = None;
     }
 }
 
@@ -77,6 +90,7 @@ struct Desk {
     adapter: Adapter,
     settings: Settings,
     postbox: Postbox,
+    is_probed: Arc<AtomicBool>,
 }
 
 impl Desk {
@@ -96,10 +110,10 @@ impl Desk {
                     }
                 }
                 Job::Probe => {
+                    self.is_probed.store(false, Ordering::Release);
                     let verdict = check_health(platform.as_mut(), &self.name);
                     self.postbox.post(Letter::Probed(self.instance, verdict));
                 }
-                Job::Stop => break,
             }
         }
         shut_down(platform, &self.name);
@@ -182,5 +196,68 @@ pub(crate) fn verdict(health: &Health, name: &str) -> Verdict {
             log::warn!("{name}: health check failed: {}", health.error.as_deref().unwrap_or("no reason given"));
             Verdict::Fail
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use demi_conductor::TicketBook;
+    use demi_platform::{Fault, Request};
+    use mio::{Poll, Token, Waker};
+
+    use super::*;
+    use crate::mailbox::mailbox;
+
+    /// Holds each request until its gate is opened.
+    struct Gated;
+
+    static IS_OPEN: AtomicBool = AtomicBool::new(false);
+
+    impl Platform for Gated {
+        fn initialize(&mut self, _: &Settings) -> Result<(), Fault> {
+            Ok(())
+        }
+
+        fn handle_request(&mut self, _: &Request<'_>, _: &mut Reply) -> Result<(), Fault> {
+            while !IS_OPEN.load(Ordering::Acquire) {
+                thread::park_timeout(Duration::from_millis(1));
+            }
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_worker_that_was_stuck_and_often_probed_ends_when_it_was_stopped() {
+        let poll = Poll::new().expect("there is a poll to have");
+        let (postbox, mailbox) = mailbox(Waker::new(poll.registry(), Token(0)).expect("it can be woken"));
+        let adapter = Adapter { name: "gated", make: || Box::new(Gated) };
+        let instance = Instance { slot: 0, run: 1 };
+        let mut worker = Worker::start(instance, "gated/0", adapter, Settings::new(), 1, postbox).expect("it starts");
+        assert!(worker.handle(TicketBook::default().issue(), Arc::default()));
+        for _ in 0..10 {
+            assert!(worker.probe(), "a probe that waits already is as good as another");
+        }
+        worker.stop();
+        assert!(!worker.handle(TicketBook::default().issue(), Arc::default()) && !worker.probe());
+        IS_OPEN.store(true, Ordering::Release);
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let mut probes = 0;
+        loop {
+            match mailbox.take() {
+                Some(Letter::Exited(exited, exit)) => {
+                    assert_eq!((exited, exit), (instance, Exit::Code(0)));
+                    break;
+                }
+                Some(Letter::Probed(..)) => probes += 1,
+                Some(_) => {}
+                None => {
+                    assert!(Instant::now() < deadline, "it does not end");
+                    thread::park_timeout(Duration::from_millis(1));
+                }
+            }
+        }
+        assert_eq!(probes, 1);
     }
 }

@@ -40,6 +40,8 @@ struct Record {
     gone: bool,
     attempts: u32,
     misses: u32,
+    /// The slot that it last failed to reach.
+    missed: Option<u32>,
     /// An attempt may have been acted on, so that only an idempotent request may be tried again.
     acted_on: bool,
 }
@@ -241,6 +243,7 @@ impl Ledger {
                     gone: false,
                     attempts: 0,
                     misses: 0,
+                    missed: None,
                     acted_on: false,
                 };
                 if self.records.len() <= ticket.slot() {
@@ -314,6 +317,8 @@ impl Ledger {
             Outcome::Unsent => {
                 record.attempts -= 1;
                 record.misses += 1;
+                turn.missed_again = record.missed == Some(instance.slot);
+                record.missed = Some(instance.slot);
             }
             Outcome::Failed | Outcome::Broken => record.acted_on = true,
             Outcome::Replied | Outcome::Mistaken | Outcome::Busy => {}
@@ -483,6 +488,9 @@ impl Ledger {
             let is_late = !was_ending && !has_started;
             return self.saw(if is_late { Sight::StartTimeout } else { Sight::Killed });
         }
+        if signal == Signal::Terminate {
+            return assert!(was_ending, "{instance:?} was sent TERM before it was asked to end");
+        }
         assert!(!was_ending, "{instance:?} was told to end twice");
         let why = status(conductor, instance).map(|status| status.why).unwrap_or_default();
         let platform = self.slots[index].platform;
@@ -519,6 +527,7 @@ impl Ledger {
                     *failures = 0;
                 }
             }
+            Some((_, _, Outcome::Unsent)) if turn.missed_again => {}
             Some((_, instance, Outcome::Failed | Outcome::Broken | Outcome::Unsent)) => {
                 self.count_failure(now, instance)
             }
@@ -572,6 +581,8 @@ struct Turn {
     headed: Option<Ticket>,
     /// An awaited answer came.
     answered: Option<(Ticket, Instance, Outcome)>,
+    /// It never reached the instance, and did not before either: that counts once.
+    missed_again: bool,
     /// A caller hung up; a timer that was due before that may still have had its request tried again.
     gone: Option<Ticket>,
     /// A run ended.

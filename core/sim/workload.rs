@@ -111,13 +111,17 @@ fn platform(random: &mut Random, index: usize, ranks: &[u64]) -> Platform {
             platform.needs.push(format!("p{other}"));
         }
     }
-    if random.below(3) > 0 {
-        platform.in_flight_max = Some(bounded(1 + random.below(6)));
-    }
+    let in_flight_max = (random.below(3) > 0).then(|| bounded(1 + random.below(6)));
+    platform.in_flight_max = in_flight_max.filter(|_| host != Host::Inline);
     platform.queue_max = below(random, 12);
     platform.start_timeout_ms = drawn(random, 250, 20_000);
     platform.stop_grace_ms = below(random, 3_000);
-    platform.wedged_ms = drawn(random, 100, 5_000);
+    if matches!(platform.host, Host::Threads(_)) {
+        let wedged_ms = drawn(random, 100, 5_000);
+        if let Host::Threads(_) = host {
+            platform.wedged_ms = wedged_ms;
+        }
+    }
     platform
 }
 
@@ -187,7 +191,11 @@ pub(crate) fn recovery_max(config: &Config) -> Duration {
     // failure, and enough of them open its breaker and leave the probes alone with it.
     let rounds = health.fall.count() + health.rise.count() + config.breaker.failures.count() + 2;
     let found = (cycle + timeout) * rounds;
-    let wedged = timeout + longest(|platform| platform.wedged_ms.millis());
+    let wedged = timeout
+        + longest(|platform| match platform.host {
+            Host::Threads(_) => platform.wedged_ms.millis(),
+            Host::Inline | Host::Process(_) | Host::Http => Duration::ZERO,
+        });
     let ended = longest(|platform| platform.stop_grace_ms.millis());
     // Back-off has a quarter of jitter, a breaker's wait a tenth; a probe from before may fail the first trial.
     let started = longest(|platform| platform.start_timeout_ms.millis()) + config.restart.max_ms.millis() * 2;

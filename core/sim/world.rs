@@ -50,6 +50,8 @@ pub struct World {
     exit_due: Option<Time>,
     exit: Option<u8>,
     flushed: Option<bool>,
+    /// Answers of runs that have ended, kept to be heard when another run of the slot has the same request.
+    ghosts: Vec<(Ticket, Instance)>,
     hash: Fnv1a,
     trace: Option<Vec<String>>,
 }
@@ -83,6 +85,7 @@ impl World {
             exit_due: None,
             exit: None,
             flushed: None,
+            ghosts: Vec::new(),
             hash: Fnv1a::default(),
             trace: None,
             config,

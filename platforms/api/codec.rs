@@ -8,8 +8,14 @@
 //! | `cancel` (no answer) | `{"id":…}` of a `handle` that nobody waits for any more | |
 //! | `shutdown` (no answer) | – | |
 //!
-//! A body that is not UTF-8 travels as `body_base64` instead of `body`. Fields that are empty may be left out. Errors
-//! carry one of the codes below. A line on stdout that is not JSON-RPC, and every line on stderr, is a log line.
+//! After `shutdown` the host closes stdin; a second later, or after half of `stop_grace_ms` if that is shorter, it sends
+//! TERM, and after `stop_grace_ms` KILL.
+//!
+//! A body that is not UTF-8, or that JSON's escapes would make more than twice as long, travels as `body_base64`
+//! instead of `body`, in either direction: so a line is never much longer than twice its body, and the host refuses
+//! one that is longer than [`line_bytes_max`]. The host and the header lines of an HTTP request do not travel: only a
+//! platform in Demi's own process sees them. Fields that are empty may be left out. Errors carry one of the codes
+//! below. A line on stdout that is not JSON-RPC, and every line on stderr, is a log line.
 
 use std::borrow::Cow;
 
@@ -33,6 +39,18 @@ pub const BUSY: i64 = -32_002;
 pub const NO_METHOD: i64 = -32_601;
 /// Error code of JSON-RPC itself: the parameters do not fit.
 pub const BAD_PARAMS: i64 = -32_602;
+
+/// Longest line that the host writes or reads if a body has at most `body_bytes_max` bytes, its line end not counted:
+/// twice the body, which is all that [`write_handle`] and [`write_reply`] make of one, and 256 KiB for what is around it
+/// (the head of an HTTP request has at most 64 KiB); at least 2 MiB, so that answers may be longer than questions.
+pub const fn line_bytes_max(body_bytes_max: usize) -> usize {
+    let bytes = 2 * body_bytes_max + 256 * 1024;
+    if bytes > 2 * 1024 * 1024 {
+        bytes
+    } else {
+        2 * 1024 * 1024
+    }
+}
 
 /// Any message, of either side: borrowed from its line.
 #[derive(Debug, Deserialize)]
@@ -242,9 +260,19 @@ pub fn write_fault(out: &mut Vec<u8>, id: u64, fault: &Fault) {
 fn wire_body(body: &[u8]) -> (Option<Text<'_>>, Option<Text<'_>>) {
     match std::str::from_utf8(body) {
         Ok("") => (None, None),
-        Ok(text) => (Some(Text(text.into())), None),
-        Err(_) => (None, Some(Text(STANDARD.encode(body).into()))),
+        Ok(text) if escaped_bytes(body) <= 2 * body.len() => (Some(Text(text.into())), None),
+        _ => (None, Some(Text(STANDARD.encode(body).into()))),
     }
+}
+
+/// How long a text is as serde_json writes it: a few control characters have short escapes, the others take six bytes.
+fn escaped_bytes(text: &[u8]) -> usize {
+    let length = |byte: &u8| match byte {
+        b'"' | b'\\' | 8 | b'\t' | b'\n' | 12 | b'\r' => 2,
+        0..0x20 => 6,
+        _ => 1,
+    };
+    text.iter().map(length).sum()
 }
 
 fn read_body(body: Option<Text<'_>>, base64: Option<Text<'_>>, out: &mut Vec<u8>) -> Result<(), String> {
@@ -386,6 +414,41 @@ mod tests {
             read_reply(message(&line).result.expect("it is an answer"), &mut read).expect("it can be read");
             assert_eq!(read, reply);
         }
+    }
+
+    #[test]
+    fn a_line_is_at_most_twice_as_long_as_its_body_whatever_is_in_it() {
+        let kinds =
+            [&[0][..], b"\x1f", b"\x7f", b"\"", b"\\", b"\n", b"\x08", b"x", "\u{fc}".as_bytes(), &[255], b"\0aaaaa"];
+        for kind in kinds {
+            let body = kind.repeat(10_000);
+            let (mut question, mut answer) = (Vec::new(), Vec::new());
+            write_handle(&mut question, 1, &Request { body: &body, ..Request::default() });
+            write_reply(&mut answer, 1, &Reply { body: body.clone(), ..Reply::default() });
+            for line in [&question, &answer] {
+                assert!(line.len() <= 2 * body.len() + 128, "{kind:?}: {} bytes", line.len());
+            }
+            let (mut buffer, mut reply) = (RequestBuf::default(), Reply::default());
+            read_handle(message(&question).params, &mut buffer).expect("what was written can be read");
+            read_reply(message(&answer).result.expect("it is an answer"), &mut reply).expect("it can be read");
+            assert!(buffer.request().body == body && reply.body == body, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn an_escaped_text_is_as_long_as_it_was_counted() {
+        for byte in 0..0x80 {
+            let text = String::from_utf8(vec![byte]).expect("it is ASCII");
+            let json = serde_json::to_string(&text).expect("a text serialises");
+            assert_eq!(escaped_bytes(text.as_bytes()) + 2, json.len(), "{json}");
+        }
+    }
+
+    #[test]
+    fn a_json_body_stays_legible_on_the_wire() {
+        let mut line = Vec::new();
+        write_handle(&mut line, 1, &Request { body: br#"{"a":"b","c":["\n"]}"#, ..Request::default() });
+        assert!(String::from_utf8_lossy(&line).contains(r#""body":""#));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! An integration is a [`Platform`]. Compiled in, it runs on the reactor's thread or on worker threads; in a process of
 //! its own, [`plugin_main`] lets it speak the wire protocol of [`codec`] on stdin and stdout. It is the same trait and
-//! the same requests either way.
+//! the same requests either way, but for [`Request::host`] and [`Request::headers`], which stay in Demi's process.
 
 #![forbid(unsafe_code)]
 

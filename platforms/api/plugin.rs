@@ -7,7 +7,8 @@ use crate::{Fault, Platform, Reply, RequestBuf};
 
 /// Speaks the wire protocol on stdin and stdout until stdin ends or `shutdown` is called; blocks until then.
 ///
-/// One request at a time. Log with `eprintln!`: stderr goes to Demi's log under the platform's name. Never print to
+/// One request at a time; then [`Platform::shutdown`] is called, for which there is a second, or half of
+/// `stop_grace_ms` if that is shorter, before Demi sends TERM: handle that if you need more. Log with `eprintln!`: stderr goes to Demi's log under the platform's name. Never print to
 /// stdout.
 ///
 /// # Errors

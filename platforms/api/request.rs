@@ -13,9 +13,9 @@ pub struct Request<'r> {
     pub target: &'r str,
     /// Media type of the body; empty if unknown.
     pub content_type: &'r str,
-    /// The `Host` of a plain HTTP request.
+    /// The `Host` of a plain HTTP request; empty for a platform in a process of its own.
     pub host: &'r str,
-    /// Raw header lines of a plain HTTP request, each ended by CRLF.
+    /// Raw header lines of a plain HTTP request, each ended by CRLF; empty for a platform in a process of its own.
     pub headers: &'r [u8],
     /// The body.
     pub body: &'r [u8],

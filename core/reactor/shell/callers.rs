@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use demi_conductor::{Answer, Conductor, Errand, Event, Refusal, RouteId, Ticket};
 use demi_platform::{FaultKind, RequestBuf};
 
-use super::Shell;
+use super::{Burial, Shell, INSTANCE_HEADER};
 use crate::api::{self, Facts, Page};
 use crate::calls::{Call, Origin};
 use crate::handle::{Answered, Caller};
@@ -101,6 +101,11 @@ impl Shell {
 
     pub(super) fn asked_by_host(&mut self, request: RequestBuf, caller: Caller, conductor: &Conductor) {
         let view = request.request();
+        if let Err(problem) = api::check_asked(&view) {
+            // Whoever does not wait any more needs no answer.
+            let _ = caller.0.try_send(told(&problem));
+            return;
+        }
         let route = conductor.router().find(&api::question(&view, false));
         let idempotent = view.is_idempotent();
         self.ask(Arc::new(request), Origin::Caller(caller), route, idempotent, conductor);
@@ -147,7 +152,7 @@ impl Shell {
     }
 
     pub(super) fn bury(&mut self, ticket: Ticket, answer: Answer, attempts: u32) {
-        let Some(call) = self.kit.calls.close(ticket) else { return };
+        let Some((mut call, held)) = self.kit.calls.close_and_hold(ticket) else { return };
         let request = call.request.request();
         let letter = DeadLetter {
             buried_at_unix_ms: unix_millis(),
@@ -161,9 +166,12 @@ impl Shell {
             content_type: request.content_type.to_owned(),
             body: request.body.to_vec(),
         };
+        // The letter has the only copy from here on.
+        self.kit.calls.drop_body(&mut call);
         if self.clerk.as_ref().is_some_and(|clerk| clerk.bury(ticket, letter)) {
-            self.burials.insert(ticket.number(), (call, answer));
+            self.burials.insert(ticket.number(), Burial { call, answer, held });
         } else {
+            self.kit.calls.let_go(held);
             log::error!("a dead letter could not be kept: too much is waiting for the store");
             self.kit.events.push_back(Event::Stored { errand: Errand::Bury, done: false });
             self.tell(call, answer, None);
@@ -175,7 +183,8 @@ impl Shell {
             Ok(_) => self.dead_letters += 1,
             Err(error) => log::error!("a dead letter could not be kept: {error}"),
         }
-        if let Some((call, answer)) = self.burials.remove(&ticket.number()) {
+        if let Some(Burial { call, answer, held }) = self.burials.remove(&ticket.number()) {
+            self.kit.calls.let_go(held);
             self.tell(call, answer, number.ok());
         }
     }
@@ -194,11 +203,7 @@ impl Shell {
             Origin::Caller(caller) => {
                 let reply = &mut call.reply;
                 let answered = match problem {
-                    Some(problem) => Answered {
-                        status: problem.status(),
-                        content_type: Problem::MEDIA_TYPE.to_owned(),
-                        body: problem.body().into_bytes(),
-                    },
+                    Some(problem) => told(&problem),
                     None => Answered {
                         status: reply.status,
                         content_type: reply.content_type.clone(),
@@ -260,19 +265,13 @@ impl Shell {
     /// Says who answered.
     fn write_instance(&self, call: &Call, headers: &mut Vec<u8>) {
         if let Some(instance) = call.instance {
-            http::write_header(headers, "Demi-Instance", self.bays[instance.slot as usize].name.as_bytes());
+            http::write_header(headers, INSTANCE_HEADER, self.bays[instance.slot as usize].name.as_bytes());
         }
     }
 
     /// Passes on what the platform answered.
     fn respond(&mut self, place: usize, serial: u64, call: &Call, dead_letter: Option<u64>) {
         let reply = &call.reply;
-        let is_head = call.request.request().method == "HEAD";
-        if call.has_head && is_head {
-            let (ticket, now) = (call.ticket, self.now);
-            self.listener.begin_stream(place, serial, ticket, reply.status, &call.head, call.length, now);
-            return self.listener.end_stream(place, serial, true, now, &mut self.kit);
-        }
         let mut headers = self.kit.buffer();
         let content_type = if call.has_head {
             headers.extend_from_slice(&call.head);
@@ -285,9 +284,25 @@ impl Shell {
             http::write_header(&mut headers, "Demi-Dead-Letter", number.to_string().as_bytes());
         }
         let (now, kit) = (self.now, &mut self.kit);
-        self.listener.respond(place, serial, reply.status, content_type, &headers, &reply.body, now, kit);
+        let is_head = call.request.request().method == "HEAD";
+        if call.has_head && is_head {
+            // Its length is that of an answer to a GET, which only its upstream knows.
+            self.listener.begin_stream(place, serial, call.ticket, reply.status, &headers, call.length, now);
+            self.listener.end_stream(place, serial, true, now, kit);
+        } else {
+            self.listener.respond(place, serial, reply.status, content_type, &headers, &reply.body, now, kit);
+        }
         headers.clear();
         self.kit.take_back(&mut headers);
+    }
+}
+
+/// A problem, for the host program.
+fn told(problem: &Problem) -> Answered {
+    Answered {
+        status: problem.status(),
+        content_type: Problem::MEDIA_TYPE.to_owned(),
+        body: problem.body().into_bytes(),
     }
 }
 

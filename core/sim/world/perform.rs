@@ -55,7 +55,13 @@ impl World {
             Action::Relay { .. } | Action::Admit(_) => {}
             Action::Probe { instance } => self.probe(instance),
             Action::Start { instance } => self.start(instance),
-            Action::Signal { instance, signal: Signal::Terminate } => self.terminate(instance),
+            Action::Signal { instance, signal: Signal::Shutdown } => {
+                // Every other process does not read its input, or not now, and hears TERM only.
+                let is_process = matches!(self.model(instance).host, Host::Process(_));
+                let is_heard = !is_process || self.random.below(2) == 0;
+                self.terminate(instance, is_heard);
+            }
+            Action::Signal { instance, signal: Signal::Terminate } => self.terminate(instance, true),
             Action::Signal { instance, signal: Signal::Kill } => {
                 if self.model(instance).lives(instance) {
                     let (exit, delay) = (self.model(instance).exit_by_kill(), self.within(3));
@@ -85,6 +91,7 @@ impl World {
     }
 
     fn dispatch(&mut self, ticket: Ticket, instance: Instance) {
+        self.raise_ghost(ticket, instance);
         let slot = instance.slot as usize;
         let model = &self.models[slot];
         if model.run != instance.run || model.state == State::Absent {
@@ -207,14 +214,14 @@ impl World {
         }
     }
 
-    fn terminate(&mut self, instance: Instance) {
+    fn terminate(&mut self, instance: Instance, is_heard: bool) {
         if !self.model(instance).lives(instance) {
             return;
         }
         let model = self.model(instance);
         model.state = State::Terminating;
         let is_deaf = model.can_be_replaced();
-        if !(is_deaf && self.dice.strike(Fault::IgnoredTerm)) {
+        if is_heard && !(is_deaf && self.dice.strike(Fault::IgnoredTerm)) {
             let delay = self.within(20);
             self.come(delay, Coming::Ends(instance));
         }
@@ -248,11 +255,22 @@ impl World {
             if self.dice.strike(Fault::AnswerOfOldRun) {
                 let late = delay + self.within(500);
                 self.come(late, Coming::News(Event::Answered { ticket, instance, outcome }));
+                self.ghosts.push((ticket, instance));
             } else if is_told_of_each {
                 self.come(delay / 2, Coming::News(Event::Answered { ticket, instance, outcome: Outcome::Broken }));
             }
         }
         self.come(delay, Coming::Exits(instance, exit));
+    }
+
+    /// The worst moment for the answer of an old run is while the next run of its slot has the same request.
+    fn raise_ghost(&mut self, ticket: Ticket, instance: Instance) {
+        let is_it = |ghost: &(Ticket, Instance)| ghost.0 == ticket && ghost.1.slot == instance.slot;
+        if let Some(index) = self.ghosts.iter().position(is_it) {
+            let (ticket, instance) = self.ghosts.swap_remove(index);
+            let soon = self.within(5);
+            self.come(soon, Coming::News(Event::Answered { ticket, instance, outcome: Outcome::Replied }));
+        }
     }
 
     /// The event that Demi would notice, if it would.

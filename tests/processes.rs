@@ -276,32 +276,39 @@ fn what_a_child_started_ends_with_it() {
     assert!(!is_alive(second));
 }
 
-#[test]
-fn a_child_inherits_three_descriptors_and_no_environment_but_its_own() {
+/// What the descriptors of a process lead to, but for the standard three.
+fn descriptors(process: &str) -> Vec<std::path::PathBuf> {
+    let entries = std::fs::read_dir(format!("/proc/{process}/fd")).expect("it runs").flatten();
+    let beyond = entries.filter(|entry| !["0", "1", "2"].iter().any(|standard| entry.file_name() == *standard));
+    beyond.filter_map(|entry| std::fs::read_link(entry.path()).ok()).collect()
+}
+
+/// What a restarted child has inherited: what its descriptors lead to, and the names in its environment.
+fn inheritance() -> (Vec<std::path::PathBuf>, Vec<String>) {
     let demi = Demi::start(
-        r#"platforms: [(name: "child", host: Process(2), command: ["{demi}", "plugin", "echo"], env: {"A": "b"})]"#,
+        r#"platforms: [(name: "child", host: Process(1), command: ["{demi}", "plugin", "echo"], env: {"A": "b"})]"#,
     );
     demi.wait_ready();
-    let clients: Vec<TcpStream> = (0..5).map(|_| demi.connect()).collect();
+    let _clients: Vec<TcpStream> = (0..5).map(|_| demi.connect()).collect();
     let first = demi.pids("child")[0];
     kill(first, Signal::KILL);
     let second = until("it runs again", || demi.pids("child").first().copied().filter(|pid| *pid != first));
     demi.wait_ready();
-    let descriptors = std::fs::read_dir(format!("/proc/{second}/fd")).expect("it runs").flatten();
-    let mut more: Vec<_> = descriptors.map(|entry| entry.file_name()).collect();
-    more.retain(|name| !["0", "1", "2"].iter().any(|standard| name == *standard));
-    // Whoever runs this test may have let descriptors slip through; Demi adds none.
-    let leads_to = |pid: &str, name: &std::ffi::OsStr| {
-        std::fs::read_link(std::path::Path::new("/proc").join(pid).join("fd").join(name)).ok()
-    };
-    for name in more {
-        let found = leads_to(&second.to_string(), &name);
-        assert_eq!(found, leads_to("self", &name), "descriptor {name:?} is Demi's and was inherited");
-    }
+    let ours = descriptors("self");
+    let mut more = descriptors(&second.to_string());
+    more.retain(|target| !ours.contains(target));
     let environment = std::fs::read_to_string(format!("/proc/{second}/environ")).expect("it runs");
-    let names: Vec<&str> = environment.split('\0').filter_map(|entry| Some(entry.split_once('=')?.0)).collect();
-    assert!(names.iter().all(|name| ["A", "PATH"].contains(name)), "{names:?}");
-    drop(clients);
+    let names = environment.split('\0').filter_map(|entry| Some(entry.split_once('=')?.0.to_owned())).collect();
+    (more, names)
+}
+
+#[test]
+fn a_child_inherits_three_descriptors_and_no_environment_but_its_own() {
+    // Whoever runs this test may have let a descriptor slip through at one moment; those of Demi itself (its poll, its
+    // listener, its clients) would slip through each time.
+    let (more, names) = (0..3).map(|_| inheritance()).min_by_key(|(more, _)| more.len()).expect("three are some");
+    assert_eq!(more, Vec::<std::path::PathBuf>::new(), "these are Demi's and were inherited");
+    assert!(names.iter().all(|name| ["A", "PATH"].contains(&name.as_str())), "{names:?}");
 }
 
 // ---- Demi's own beginning and end ------------------------------------------------------------------------------

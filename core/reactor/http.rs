@@ -896,5 +896,4 @@ fn write_digits(out: &mut Vec<u8>, mut n: u64, base: u64) {
 }
 
 #[cfg(test)]
-#[path = "http_tests.rs"]
 mod tests;

@@ -359,7 +359,7 @@ fn mutated(text: &str, random: &mut Xorshift) -> String {
 #[test]
 fn no_mutation_of_a_file_panics_and_only_sound_ones_are_accepted() {
     let rounds = std::env::var("DEMI_FUZZ_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(2500);
-    let options = ron::Options::default().with_default_extension(Extensions::IMPLICIT_SOME);
+    let options = ron::Options::default().with_default_extension(ron::extensions::Extensions::IMPLICIT_SOME);
     let mut random = Xorshift(0x9E37_79B9_7F4A_7C15);
     for _ in 0..rounds {
         let text = mutated(SAMPLE, &mut random);

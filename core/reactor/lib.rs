@@ -69,6 +69,8 @@ pub struct Reactor {
     started: Instant,
     next_sweep: Time,
     has_begun: bool,
+    /// For whoever wonders what made a turn slow.
+    last_event: Option<Event>,
 }
 
 impl Reactor {
@@ -124,7 +126,7 @@ impl Reactor {
         let took = self.time().since(now);
         if took > TURN_BUDGET {
             self.shell.slow_turns += 1;
-            log::debug!("a turn of the reactor took {took:?}");
+            log::debug!("a turn of the reactor took {took:?}; the last event in it was {:?}", self.last_event);
         }
         Ok(self.shell.exit)
     }
@@ -164,6 +166,7 @@ impl Reactor {
         loop {
             self.shell.move_streams();
             if let Some(event) = self.shell.kit.events.pop_front() {
+                self.last_event = Some(event);
                 self.conductor.handle(self.shell.now, event, &mut self.actions);
                 for action in self.actions.drain(..) {
                     self.shell.perform(action, &self.conductor);

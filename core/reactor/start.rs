@@ -159,6 +159,7 @@ impl Reactor {
             started,
             next_sweep: Time::ZERO,
             has_begun: false,
+            last_event: None,
         })
     }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use crate::embedding::Hosted;
-use crate::support::{demi_command, misbehaving, until, Demi};
+use crate::support::{demi_command, kill, misbehaving, until, Demi};
 
 #[test]
 fn an_inline_platform_that_panics_in_its_shutdown_or_drop_ends_nothing_but_itself() {
@@ -141,4 +141,59 @@ fn a_process_that_does_not_listen_is_sent_term_long_before_its_grace_is_over() {
     demi.signal(Signal::TERM);
     assert_eq!(demi.wait().code(), Some(0));
     until("its end is in the log", || demi.log().contains("ended: signal: 15").then_some(()));
+}
+
+#[test]
+fn a_log_that_nobody_reads_stops_nothing() {
+    let directory = crate::support::Directory::new();
+    let config = directory.write(
+        "config.ron",
+        r#"(http: (listen: "127.0.0.1:0"), platforms: [
+            (name: "echo", host: Inline), (name: "loud", host: Process(4), command: ["yes"])], routes: [(to: "echo")])"#,
+    );
+    let mut process = crate::support::demi_command().arg("--config").arg(config).spawn().expect("it was built");
+    let mut log = std::io::BufReader::with_capacity(1, process.stderr.take().expect("it is piped"));
+    let address: std::net::SocketAddr = loop {
+        let mut line = String::new();
+        std::io::BufRead::read_line(&mut log, &mut line).expect("it logs");
+        if let Some((_, address)) = line.trim().split_once("listening on http://") {
+            break address.parse().expect("it is an address");
+        }
+    };
+    until("the pipe is full", || {
+        let waiting = rustix::io::ioctl_fionread(log.get_ref()).expect("it is a pipe");
+        (waiting > 60_000).then_some(())
+    });
+    let mut stream = std::net::TcpStream::connect(address).expect("it listens");
+    stream.set_read_timeout(Some(crate::support::PATIENCE)).expect("a timeout can be set");
+    std::io::Write::write_all(&mut stream, b"GET /healthz HTTP/1.0\r\n\r\n").expect("it reads");
+    let mut answer = String::new();
+    let _ = std::io::Read::read_to_string(&mut stream, &mut answer);
+    kill(process.id(), Signal::TERM);
+    let status = until("it ends", || process.try_wait().expect("it is ours"));
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer:?}");
+    assert_eq!(status.code(), Some(0));
+}
+
+#[test]
+fn what_an_upstream_does_not_implement_opens_no_breaker() {
+    let upstream = std::net::TcpListener::bind("127.0.0.1:0").expect("there is a free port");
+    let address = upstream.local_addr().expect("it is bound");
+    std::thread::spawn(move || {
+        for stream in upstream.incoming() {
+            let Ok(mut stream) = stream else { continue };
+            let mut head = [0; 4096];
+            if matches!(std::io::Read::read(&mut stream, &mut head), Ok(1..)) {
+                let _ = std::io::Write::write_all(&mut stream, b"HTTP/1.0 501 Not Implemented\r\n\r\n");
+            }
+        }
+    });
+    let demi = Demi::start(&format!(
+        r#"platforms: [(name: "old", host: Http, upstreams: ["{address}"])], routes: [(path: "/*", to: "old")]"#
+    ));
+    demi.wait_ready();
+    for _ in 0..5 {
+        assert_eq!(demi.request("OPTIONS", "/x", "").status, 501);
+    }
+    assert_eq!(demi.instance("old", 0)["breaker"], "closed");
 }

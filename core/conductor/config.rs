@@ -516,6 +516,9 @@ impl Config {
     }
 
     fn check_sizes(&self, found: &mut Mistakes) {
+        if self.store.path.is_empty() {
+            found.add("store.path".to_owned(), "is empty".to_owned(), "name a directory, such as \"demi-data\"");
+        }
         if self.platforms.len() > PLATFORMS_MAX {
             found.add(
                 "platforms".to_owned(),
@@ -594,6 +597,15 @@ impl Platform {
                     format!("{at}.host"),
                     format!("{count} instances is outside 1 to 256"),
                     "write for example Process(2)",
+                );
+            }
+        }
+        for name in self.env.keys() {
+            if name.is_empty() || name.contains(['=', '\0']) {
+                found.add(
+                    format!("{at}.env"),
+                    format!("{name:?} is not the name of an environment variable"),
+                    "use a name without '='",
                 );
             }
         }

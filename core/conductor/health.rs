@@ -48,6 +48,8 @@ pub struct Health {
     slow: bool,
     last_took: Option<Duration>,
     last_at: Option<Time>,
+    /// It has been up in this run: what has never been up is looked for more often.
+    was_up: bool,
 }
 
 impl Health {
@@ -60,6 +62,7 @@ impl Health {
             slow: false,
             last_took: None,
             last_at: None,
+            was_up: proven,
         }
     }
 
@@ -86,6 +89,7 @@ impl Health {
             self.last_at = Some(now);
             self.slow = now - sent > settings.degraded_ms.millis();
         }
+        self.was_up |= verdict == Verdict::Pass;
         match (self.standing, verdict) {
             (_, Verdict::Busy) => Turn::None,
             (Standing::Unproven, Verdict::Pass) => {
@@ -158,7 +162,7 @@ impl Health {
         match self.standing {
             Standing::Unproven | Standing::Up { failures: 0 } => settings.interval_ms.millis(),
             Standing::Up { .. } => settings.doubt_interval_ms.millis(),
-            Standing::Down { passes: 0 } => settings.down_interval_ms.millis(),
+            Standing::Down { passes: 0 } if self.was_up => settings.down_interval_ms.millis(),
             Standing::Down { .. } => settings.doubt_interval_ms.millis(),
         }
     }
@@ -245,6 +249,13 @@ mod tests {
             intervals.push(health.interval(&settings).as_secs());
         }
         assert_eq!(intervals, [5, 1, 1, 10, 1, 5]);
+    }
+
+    #[test]
+    fn what_has_never_been_up_is_looked_for_every_second() {
+        let mut health = Health::new(false);
+        assert_eq!(probe(&mut health, Verdict::Fail), Turn::WentDown);
+        assert_eq!(health.interval(&config::Health::default()), Duration::from_secs(1));
     }
 
     #[test]

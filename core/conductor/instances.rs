@@ -108,6 +108,9 @@ impl Conductor {
         } else {
             self.probe_due(instance, out);
         }
+        if is_proven {
+            log::info!("{} is ready", self.title(slot));
+        }
         self.start_what_can(out);
         self.pump(self.slots[slot].platform as usize, out);
     }
@@ -136,7 +139,17 @@ impl Conductor {
         self.slots[slot].breaker = Breaker::default();
         let before = self.slots[slot].life.state();
         let step = self.slots[slot].life.take(self.now, Input::Exited(exit), &self.settings.restart, &mut self.random);
-        log::debug!("{instance:?} left {before:?}: {step:?}");
+        match (before, step) {
+            (State::Stopping { again: false }, _) => log::debug!("{} ended in order", self.title(slot)),
+            (_, Step::Again(wait)) => {
+                let (_, reason) = self.slots[slot].life.since();
+                log::warn!("{} ended: {reason}; it is started again in {:.1} s", self.title(slot), wait.as_secs_f64());
+            }
+            (_, _) => {
+                let (_, reason) = self.slots[slot].life.since();
+                log::error!("{} ended: {reason}; it is not started again", self.title(slot));
+            }
+        }
         // Its requests are broken before its next run exists, so that nothing of the old run is counted on the new.
         self.break_requests_of(instance, out);
         self.do_step(slot, step, out);
@@ -201,6 +214,11 @@ impl Conductor {
         }
         let turn = self.slots[slot].health.take(self.now, verdict, &self.settings.health);
         self.judge_breaker(instance, verdict);
+        match turn {
+            Turn::None => {}
+            Turn::WentDown => log::warn!("{} is out: its health checks fail", self.title(slot)),
+            Turn::CameUp => log::info!("{} is back: its health checks pass", self.title(slot)),
+        }
         if turn == Turn::WentDown && self.platform_at(slot).can_be_replaced() {
             self.take(slot, Input::Sick(Reason::HealthFailed), out);
         }
@@ -228,9 +246,16 @@ impl Conductor {
         let now = self.now;
         let breaker = &mut self.slots[slot].breaker;
         if let Some(until) = breaker.probed(now, finding, &self.settings.breaker, &mut self.random) {
-            self.platform_at(slot).stats.opened += 1;
-            self.set_timer(Timer::HalfOpen(instance), until);
+            self.note_opened(slot, until);
         }
+    }
+
+    /// A breaker has opened until this time.
+    pub(crate) fn note_opened(&mut self, slot: usize, until: Time) {
+        let wait = (until - self.now).as_secs_f64();
+        log::warn!("{}: its breaker opens for {wait:.1} s after repeated failures", self.title(slot));
+        self.platform_at(slot).stats.opened += 1;
+        self.set_timer(Timer::HalfOpen(self.instance(slot)), until);
     }
 
     pub(crate) fn half_open_due(&mut self, instance: Instance, out: &mut Vec<Action>) {

@@ -322,6 +322,12 @@ impl Conductor {
         instance.slot - self.platforms[self.platform_of(instance)].first
     }
 
+    /// `platform/index`, for the log.
+    fn title(&self, slot: usize) -> String {
+        let platform = &self.platforms[self.slots[slot].platform as usize];
+        format!("{}/{}", platform.name, slot as u32 - platform.first)
+    }
+
     /// Sets a timer, never at or before the present: what is due now is done now or in the next turn.
     fn set_timer(&mut self, timer: Timer, at: Time) {
         self.timers.set(timer, at.max(self.now + std::time::Duration::from_nanos(1)));

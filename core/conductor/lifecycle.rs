@@ -150,6 +150,8 @@ pub struct Lifecycle {
     since: Time,
     reason: Reason,
     ready_since: Option<Time>,
+    /// Why its last run ended.
+    ended: Option<Reason>,
     /// Starts in a row that did not last.
     restarts: u32,
 }
@@ -164,6 +166,7 @@ impl Default for Lifecycle {
             since: Time::ZERO,
             reason: Reason::NeedsOthers,
             ready_since: None,
+            ended: None,
             restarts: 0,
         }
     }
@@ -256,6 +259,7 @@ impl Lifecycle {
             | State::Stopped
             | State::Failed => Reason::Exited(exit),
         };
+        self.ended = Some(reason);
         self.to(now, State::Backoff { until: now + wait }, reason, Step::Again(wait))
     }
 
@@ -267,6 +271,11 @@ impl Lifecycle {
     /// Since when, and why.
     pub fn since(&self) -> (Time, Reason) {
         (self.since, self.reason)
+    }
+
+    /// Why its last run ended, if it had one before the present one.
+    pub fn ended(&self) -> Option<Reason> {
+        self.ended
     }
 
     /// Whether it takes requests, as far as health and breaker let it.

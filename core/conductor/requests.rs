@@ -325,7 +325,6 @@ impl Conductor {
 
     /// The instance has the request no more.
     fn release(&mut self, slot: usize, request: Request, finding: Finding) {
-        let instance = self.instance(slot);
         let ticket = request.ticket;
         self.slots[slot].in_flight -= 1;
         self.slots[slot].flowing -= u32::from(matches!(request.place, Place::Out { headed: true, .. }));
@@ -339,8 +338,7 @@ impl Conductor {
         let entry = &mut self.slots[slot];
         let opened = entry.breaker.record(self.now, ticket, finding, &self.settings.breaker, &mut self.random);
         if let Some(until) = opened {
-            self.platform_at(slot).stats.opened += 1;
-            self.set_timer(Timer::HalfOpen(instance), until);
+            self.note_opened(slot, until);
         }
     }
 

@@ -103,7 +103,14 @@ impl Conductor {
             true if entry.health.is_unproven() => ("starting", "its first health check is not back yet".to_owned()),
             true if entry.health.is_down() => ("down", "its health checks failed".to_owned()),
             true if entry.health.is_degraded() => ("degraded", "its last health check was slow".to_owned()),
-            true | false => (entry.life.name(), reason.to_string()),
+            true if !entry.breaker.admits() => {
+                (entry.life.name(), "its breaker keeps requests away after repeated failures".to_owned())
+            }
+            true => {
+                let again = entry.life.ended().map(|ended| format!("{reason} again: before, {ended}"));
+                (entry.life.name(), again.unwrap_or_else(|| reason.to_string()))
+            }
+            false => (entry.life.name(), reason.to_string()),
         };
         debug_assert!(INSTANCE_STATES.contains(&state), "{state} is not counted by metrics");
         let upcoming = [

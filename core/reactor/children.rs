@@ -559,7 +559,7 @@ impl Child {
             return;
         }
         self.diary.bytes += cost;
-        log::info!(target: "plugin", "{}: {}", self.name, String::from_utf8_lossy(line).trim_end());
+        log::info!(target: "plugin", "{}: {}", self.name, printable(line));
     }
 
     fn tell_dropped(&mut self) {
@@ -584,6 +584,12 @@ fn ends_before(process: &OwnedFd, deadline: Instant) -> bool {
             Err(_) => return false,
         }
     }
+}
+
+/// A line for a log that a terminal may show: no control bytes.
+fn printable(line: &[u8]) -> String {
+    let text = String::from_utf8_lossy(line);
+    text.trim_end().chars().map(|character| if character.is_control() { '\u{fffd}' } else { character }).collect()
 }
 
 /// What a fault shows of whoever reported it.

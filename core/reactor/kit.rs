@@ -183,7 +183,8 @@ impl Outgoing {
 /// What the status of an answer shows of whoever gave it.
 pub(crate) fn outcome_of_status(status: u16) -> Outcome {
     match status {
-        400..=499 => Outcome::Mistaken,
+        // What is not implemented, or not in this version of HTTP, is no sign of illness either.
+        400..=499 | 501 | 505 => Outcome::Mistaken,
         500..=599 => Outcome::Failed,
         _ => Outcome::Replied,
     }

@@ -66,7 +66,7 @@ pub(crate) fn render(conductor: &Conductor, facts: &Facts<'_>) -> String {
     let counters: [(&str, &str, Count); 5] = [
         ("demi_requests_total", "Requests routed to the platform.", |stats| stats.asked),
         ("demi_retries_total", "Attempts after the first.", |stats| stats.retries),
-        ("demi_buried_total", "Requests kept as dead letters.", |stats| stats.buried),
+        ("demi_buried_total", "Requests handed to the store as dead letters.", |stats| stats.buried),
         ("demi_restarts_total", "Starts of instances after the first.", |stats| stats.restarts),
         ("demi_breaker_opened_total", "Times a breaker opened.", |stats| stats.opened),
     ];

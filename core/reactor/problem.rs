@@ -67,8 +67,15 @@ impl Problem {
         self
     }
 
-    pub(crate) fn dead_letter(mut self, number: Option<u64>) -> Problem {
-        self.dead_letter = number;
+    pub(crate) fn dead_letter(mut self, number: u64) -> Problem {
+        self.dead_letter = Some(number);
+        self
+    }
+
+    /// Says one thing more.
+    pub(crate) fn also(mut self, more: &str) -> Problem {
+        self.detail.push_str("; ");
+        self.detail.push_str(more);
         self
     }
 

@@ -110,7 +110,7 @@ struct Response<R> {
 pub struct Initialize {
     /// The version that the host speaks.
     pub protocol: u32,
-    /// The platform's name in the configuration.
+    /// Which instance it is: `platform/index`, the platform's name in the configuration and a number from 0.
     pub name: String,
     /// Its settings.
     #[serde(default)]

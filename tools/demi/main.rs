@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod arguments;
+mod journal;
 mod plan;
 
 use std::io::Write;
@@ -13,6 +14,7 @@ use std::time::{Instant, SystemTime};
 use demi::{config_file, Adapter, Config, Options, Reactor};
 
 use arguments::{Arguments, Command};
+use journal::Journal;
 
 /// What is compiled in. A new adapter is one line here.
 const ADAPTERS: [Adapter; 1] = [demi_echo::ADAPTER];
@@ -63,7 +65,21 @@ fn serve_as_plugin(name: &str) -> ExitCode {
 
 /// Does the main job until it is told to stop.
 fn conduct(options: &arguments::RunOptions, began: Instant) -> ExitCode {
-    env_logger::Builder::new().filter_level(options.log_level).format(write_log_line).init();
+    let journal = match Journal::start() {
+        Ok(journal) => journal,
+        Err(error) => {
+            eprintln!("demi: the system has no thread for the log: {error}");
+            return ExitCode::from(FAILED);
+        }
+    };
+    let target = env_logger::Target::Pipe(Box::new(journal.clone()));
+    env_logger::Builder::new().filter_level(options.log_level).format(write_log_line).target(target).init();
+    let code = conduct_with_log(options, began);
+    journal.finish();
+    code
+}
+
+fn conduct_with_log(options: &arguments::RunOptions, began: Instant) -> ExitCode {
     let Some(path) = options.config.clone().or_else(find_config) else {
         eprintln!("demi: no configuration was found; name one with --config PATH. Looked for:");
         candidates().iter().for_each(|path| eprintln!("  {}", path.display()));
@@ -101,6 +117,9 @@ fn run(config: &Config, path: &Path, began: Instant) -> ExitCode {
         }
     };
     raise_descriptor_limit();
+    for mistake in plan::check(config).err().unwrap_or_default() {
+        log::warn!("{}: {mistake}; it is tried again and again meanwhile", path.display());
+    }
     for line in plan::suggestions(config, reactor.address()) {
         log::info!("{line}");
     }

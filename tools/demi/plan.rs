@@ -69,7 +69,11 @@ pub(crate) fn describe(config: &Config, path: &Path) -> String {
             route.content.as_ref().map(|content| format!("content {content:?}")),
         ];
         let matchers: Vec<String> = matchers.into_iter().flatten().collect();
-        let what = if matchers.is_empty() { "everything else".to_owned() } else { matchers.join(", ") };
+        let what = if matchers.is_empty() {
+            "every other message (POST /v1/requests)".to_owned()
+        } else {
+            matchers.join(", ")
+        };
         let _ = writeln!(text, "  {:>2}  {what} → {} within {} ms", index + 1, route.to, route.timeout_ms.value());
     }
     let _ = writeln!(text, "nothing was started and nothing was written");

@@ -15,6 +15,23 @@ use crate::listener::Arrival;
 use crate::problem::Problem;
 use crate::store::DeadLetter;
 
+/// What became of a request as a dead letter.
+#[derive(Clone, Copy)]
+pub(super) enum Kept {
+    /// Its route does not want it kept, or it did not fail.
+    NotWanted,
+    /// It is kept under this number.
+    Under(u64),
+    /// It should have been kept and could not be.
+    Lost,
+}
+
+impl Kept {
+    fn of(number: Result<u64, String>) -> Kept {
+        number.map_or(Kept::Lost, Kept::Under)
+    }
+}
+
 impl Shell {
     /// Takes one complete request from the listener. False if there is none.
     pub(crate) fn take_arrival(&mut self, conductor: &Conductor) -> bool {
@@ -27,6 +44,11 @@ impl Shell {
         let Arrival { place, serial, request } = arrival;
         let view = request.request();
         let origin = Origin::Client { place, serial };
+        if has_dot_segments(view.path()) {
+            let problem = Problem::new(400, "the path has . or .. segments; send it resolved");
+            self.listener.respond_problem(place, serial, &problem, self.now, &mut self.kit);
+            return self.kit.calls.give_back(request);
+        }
         let Some(page) = Page::of(view.path()) else {
             let route = conductor.router().find(&api::question(&view, true));
             let idempotent = api::is_idempotent(&view);
@@ -147,7 +169,7 @@ impl Shell {
 
     pub(super) fn answer(&mut self, ticket: Ticket, answer: Answer) {
         if let Some(call) = self.kit.calls.close(ticket) {
-            self.tell(call, answer, None);
+            self.tell(call, answer, Kept::NotWanted);
         }
     }
 
@@ -174,7 +196,7 @@ impl Shell {
             self.kit.calls.let_go(held);
             log::error!("a dead letter could not be kept: too much is waiting for the store");
             self.kit.events.push_back(Event::Stored { errand: Errand::Bury, done: false });
-            self.tell(call, answer, None);
+            self.tell(call, answer, Kept::Lost);
         }
     }
 
@@ -185,20 +207,24 @@ impl Shell {
         }
         if let Some(Burial { call, answer, held }) = self.burials.remove(&ticket.number()) {
             self.kit.calls.let_go(held);
-            self.tell(call, answer, number.ok());
+            self.tell(call, answer, Kept::of(number));
         }
     }
 
-    /// Tells whoever waits; `dead_letter` is the number under which the request was kept.
-    pub(super) fn tell(&mut self, mut call: Call, answer: Answer, dead_letter: Option<u64>) {
-        let problem = self.problem(&call, answer).map(|problem| problem.dead_letter(dead_letter));
+    /// Tells whoever waits.
+    pub(super) fn tell(&mut self, mut call: Call, answer: Answer, kept: Kept) {
+        let problem = self.problem(&call, answer).map(|problem| match kept {
+            Kept::NotWanted => problem,
+            Kept::Under(number) => problem.dead_letter(number),
+            Kept::Lost => problem.also("it could not be kept as a dead letter"),
+        });
         match std::mem::replace(&mut call.origin, Origin::Nobody) {
             Origin::Client { place, serial } if self.listener.is_streaming(place, serial) => {
                 self.listener.end_stream(place, serial, problem.is_none(), self.now, &mut self.kit);
             }
             Origin::Client { place, serial } => match problem {
                 Some(problem) => self.listener.respond_problem(place, serial, &problem, self.now, &mut self.kit),
-                None => self.respond(place, serial, &call, dead_letter),
+                None => self.respond(place, serial, &call, kept),
             },
             Origin::Caller(caller) => {
                 let reply = &mut call.reply;
@@ -236,8 +262,15 @@ impl Shell {
                 Problem::new(502, detail).code("broken")
             }
             (Answer::TimedOut, _) => Problem::new(504, format!("{name} did not answer in time")).code("timed_out"),
+            (Answer::NoRoute, _) if call.request.request().from == "http" => {
+                let detail = "no route with a `path` matches; rules without one take only POST /v1/requests";
+                Problem::new(404, detail).code("no_route")
+            }
             (Answer::NoRoute, _) => {
                 Problem::new(404, "no route matches this request; see `routes` in the configuration").code("no_route")
+            }
+            (Answer::Refused(_, after), Some(fault)) if fault.kind == FaultKind::Busy => {
+                Problem::new(503, &fault.message).code("busy").retry_after(after)
             }
             (Answer::Refused(refusal, after), _) => {
                 let why = match refusal {
@@ -270,7 +303,7 @@ impl Shell {
     }
 
     /// Passes on what the platform answered.
-    fn respond(&mut self, place: usize, serial: u64, call: &Call, dead_letter: Option<u64>) {
+    fn respond(&mut self, place: usize, serial: u64, call: &Call, kept: Kept) {
         let reply = &call.reply;
         let mut headers = self.kit.buffer();
         let content_type = if call.has_head {
@@ -280,7 +313,7 @@ impl Shell {
             reply.content_type.as_str()
         };
         self.write_instance(call, &mut headers);
-        if let Some(number) = dead_letter {
+        if let Kept::Under(number) = kept {
             http::write_header(&mut headers, "Demi-Dead-Letter", number.to_string().as_bytes());
         }
         let (now, kit) = (self.now, &mut self.kit);
@@ -319,5 +352,37 @@ fn reason(call: &Call, answer: Answer) -> String {
         (Answer::TimedOut, None) => "it did not answer in time".to_owned(),
         (Answer::Refused(refusal, _), None) => refusal.name().to_owned(),
         (Answer::NoRoute | Answer::Unheard, None) => "nobody was asked".to_owned(),
+    }
+}
+
+/// A rule for everything below a path must not let through what leads out of it again, however it is written.
+fn has_dot_segments(path: &str) -> bool {
+    path.split('/').any(|segment| {
+        let mut rest = segment;
+        let mut dots = 0;
+        while let Some(after) = after_dot(rest) {
+            rest = after;
+            dots += 1;
+        }
+        rest.is_empty() && matches!(dots, 1 | 2)
+    })
+}
+
+fn after_dot(text: &str) -> Option<&str> {
+    text.strip_prefix('.').or_else(|| text.strip_prefix("%2e")).or_else(|| text.strip_prefix("%2E"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_that_leads_out_of_itself_is_known_however_it_is_written() {
+        for path in ["/a/../b", "/..", "/a/%2e%2E/b", "/a/.%2e", "/./a"] {
+            assert!(has_dot_segments(path), "{path}");
+        }
+        for path in ["/a/b", "/a..b", "/...", "/.well-known/x", ""] {
+            assert!(!has_dot_segments(path), "{path}");
+        }
     }
 }

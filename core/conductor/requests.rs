@@ -104,7 +104,6 @@ impl Conductor {
         self.platforms[request.platform as usize].stats.asked += 1;
         self.requests[ticket.slot()] = Some(request);
         self.live += 1;
-        self.set_timer(Timer::Expire(ticket), request.deadline);
         self.place(request, None, out);
     }
 

@@ -769,7 +769,7 @@ impl Listener {
     }
 
     /// The time as HTTP tells it, for the answers of this turn.
-    pub(crate) fn set_date(&mut self, wall: SystemTime, now: Time) {
+    pub(crate) fn set_date(&mut self, wall: impl FnOnce() -> SystemTime, now: Time) {
         self.date.set(wall, now);
     }
 
@@ -869,7 +869,7 @@ fn write_problem(out: &mut Vec<u8>, problem: &Problem, date: &str, connection: &
     out.extend_from_slice(body.as_bytes());
 }
 
-/// The Date header, made once a second.
+/// The Date header, made twice a second at most; the wall clock is read only then.
 #[derive(Default)]
 struct Date {
     text: String,
@@ -877,10 +877,10 @@ struct Date {
 }
 
 impl Date {
-    fn set(&mut self, wall: SystemTime, now: Time) {
+    fn set(&mut self, wall: impl FnOnce() -> SystemTime, now: Time) {
         if self.made_at.is_none_or(|made_at| now - made_at >= Duration::from_millis(500)) {
             self.made_at = Some(now);
-            self.text = httpdate::fmt_http_date(wall);
+            self.text = httpdate::fmt_http_date(wall());
         }
     }
 

@@ -1,7 +1,7 @@
 //! What must happen between fork and exec: the only unsafe code of Demi.
 //!
 //! The alternative, a launcher stage of the same executable, needs no unsafe but costs one more exec for each start
-//! (about a millisecond) and cannot serve a host program that embeds Demi, whose executable is not ours.
+//! and cannot serve a host program that embeds Demi, whose executable is not ours.
 #![allow(unsafe_code)]
 
 use std::io;

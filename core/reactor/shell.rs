@@ -150,7 +150,7 @@ impl Shell {
 
     pub(crate) fn set_now(&mut self, now: Time) {
         self.now = now;
-        self.listener.set_date(SystemTime::now(), now);
+        self.listener.set_date(SystemTime::now, now);
     }
 
     pub(crate) fn handle(&self) -> Handle {

@@ -30,7 +30,9 @@ pub struct Config {
     pub shutdown: Shutdown,
     /// Most requests that may be under way at once in all of Demi; one more is refused with 503.
     pub requests_max: Bounded<1, 1_000_000, 4096>,
-    /// The integrations, in any order; `needs` decides the order of start.
+    /// Where plugin folders are looked for.
+    pub plugins: Plugins,
+    /// The integrations, in any order; `needs` decides the order of start. Those of plugin folders come after these.
     pub platforms: Vec<Platform>,
     /// Where a request goes: the first rule that matches.
     pub routes: Vec<Route>,
@@ -93,6 +95,10 @@ const HOUR_MS: u64 = 3_600_000;
 pub struct Http {
     /// Address and port; port 0 takes any free one. Only loopback addresses: there is no authentication yet.
     pub listen: String,
+    /// Names under which a reverse proxy passes requests on, without a port; `*` allows every host. Requests for another
+    /// host are answered 421, but for `localhost`, what is below it, and loopback addresses, which are always allowed.
+    /// Web pages of these hosts may use the API; other pages' requests, unless GET or HEAD, are answered 403.
+    pub hosts: Vec<String>,
     /// Most client connections at once; one more is answered 503 and closed.
     pub connections_max: Bounded<1, 100_000, 2048>,
     /// Longest request line plus headers, bytes; a longer head is answered 431.
@@ -117,6 +123,7 @@ impl Default for Http {
     fn default() -> Self {
         Http {
             listen: "127.0.0.1:8787".to_owned(),
+            hosts: Vec::new(),
             connections_max: Bounded::default(),
             head_bytes_max: Bounded::default(),
             headers_max: Bounded::default(),
@@ -220,6 +227,23 @@ pub struct Shutdown {
     pub grace_ms: Bounded<100, HOUR_MS, 10_000>,
 }
 
+/// Where plugin folders are looked for.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Plugins {
+    /// Directories; each folder in one of them that holds a `plugin.ron` or `plugin.json` is a plugin. Relative paths
+    /// start at the configuration file's directory; one that does not exist holds no plugins.
+    pub paths: Vec<String>,
+    /// Between two looks for folders that came, went or changed; 0 looks at the start only.
+    pub rescan_ms: Bounded<0, HOUR_MS, 2_000>,
+}
+
+impl Default for Plugins {
+    fn default() -> Self {
+        Plugins { paths: vec!["plugins".to_owned()], rescan_ms: Bounded::default() }
+    }
+}
+
 /// What runs an integration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub enum Host {
@@ -229,8 +253,89 @@ pub enum Host {
     Threads(u16),
     /// In so many child processes, each an instance, spoken to over stdin and stdout.
     Process(u16),
+    /// In so many child processes that are Model Context Protocol servers on stdin and stdout.
+    Mcp(u16),
     /// HTTP services that run elsewhere; each address is an instance.
     Http,
+}
+
+impl Host {
+    /// Whether its instances are child processes.
+    pub const fn is_child(self) -> bool {
+        matches!(self, Host::Process(_) | Host::Mcp(_))
+    }
+
+    /// Whether ending a run and starting another is a cure: a thread or process, not a remote service.
+    pub const fn can_be_replaced(self) -> bool {
+        matches!(self, Host::Threads(_) | Host::Process(_) | Host::Mcp(_))
+    }
+
+    /// The name in status.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Host::Inline => "inline",
+            Host::Threads(_) => "threads",
+            Host::Process(_) => "process",
+            Host::Mcp(_) => "mcp",
+            Host::Http => "http",
+        }
+    }
+}
+
+/// When a platform is started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize, Serialize)]
+pub enum Start {
+    /// At its first request.
+    Lazy,
+    /// When Demi begins.
+    #[default]
+    Eager,
+    /// When a person says so.
+    Manual,
+}
+
+/// What a child process may use. What the kernel does not hold it to is looked after every second.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Resident memory of an instance's whole process tree above which it is asked to give some back (`trim`), MB of
+    /// 10^6 bytes.
+    pub memory_soft_mb: Option<Bounded<1, 1_000_000, 1>>,
+    /// Above this it is killed and started again.
+    pub memory_max_mb: Option<Bounded<1, 1_000_000, 1>>,
+    /// Most processes in the tree; one more and it is killed.
+    pub processes_max: Bounded<1, 100_000, 64>,
+    /// Most open descriptors of each process (`RLIMIT_NOFILE`).
+    pub descriptors_max: Bounded<16, 1_048_576, 1_024>,
+    /// Longest file that it may write, MB (`RLIMIT_FSIZE`); none if absent.
+    pub file_max_mb: Option<Bounded<1, 1_000_000, 1>>,
+    /// Processor time of each process, seconds (`RLIMIT_CPU`); none if absent.
+    pub cpu_max_s: Option<Bounded<1, 100_000_000, 1>>,
+    /// Bytes of log lines that are kept in a second; the rest is counted and dropped.
+    pub log_bytes_per_second_max: Bounded<1_024, 16_777_216, 65_536>,
+}
+
+/// What a plugin may ask of Demi.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Permissions {
+    /// `route`: put requests of its own to the routing table.
+    pub route: bool,
+    /// `store.get` and `store.put`: keep values of its own in Demi's store.
+    pub store: bool,
+}
+
+/// Where a platform that was found in a plugin folder came from, and what its manifest says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plugin {
+    /// The folder.
+    pub folder: std::path::PathBuf,
+    /// Its manifest.
+    pub manifest: std::path::PathBuf,
+    /// The plugin's own version.
+    pub version: String,
+    /// What it says that it can do.
+    pub capabilities: Vec<String>,
 }
 
 /// An integration.
@@ -244,12 +349,15 @@ pub struct Platform {
     /// For `Inline` and `Threads`: the name of a compiled-in adapter. Default: the platform's own name.
     #[serde(default)]
     pub adapter: Option<String>,
-    /// For `Process`: the program and its arguments. `{demi}` stands for Demi's own executable.
+    /// For `Process` and `Mcp`: the program and its arguments. `{demi}` stands for Demi's own executable.
     #[serde(default)]
     pub command: Vec<String>,
-    /// For `Process`: the child's environment; nothing else is passed on but PATH.
+    /// For `Process` and `Mcp`: the child's environment; nothing else is passed on but PATH.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
+    /// For `Process` and `Mcp`: the child's working directory. Default: that of Demi; of a plugin, its folder.
+    #[serde(default)]
+    pub directory: Option<String>,
     /// For `Http`: `address:port` of each instance.
     #[serde(default)]
     pub upstreams: Vec<String>,
@@ -262,6 +370,23 @@ pub struct Platform {
     /// Platforms that must be ready before this one starts, and stop after it.
     #[serde(default)]
     pub needs: Vec<String>,
+    /// When it is started. An `Http` platform, which runs elsewhere, is always `Eager`.
+    #[serde(default)]
+    pub start: Start,
+    /// For all but `Http`: without a request for this long it is ended; its next request starts it and waits.
+    #[serde(default)]
+    pub sleep_after_ms: Option<Bounded<100, { 24 * HOUR_MS }, 1>>,
+    /// Whether those that need it are restarted after it when it has ended and come back.
+    #[serde(default)]
+    pub restart_dependents: bool,
+    /// Most starts in a day (UTC): a warning at 80 %, no more by itself at 95 %; what is left, one at
+    /// least, is for a person.
+    #[serde(default)]
+    pub start_budget_per_day: Bounded<1, 1_000_000, 1_000>,
+    /// Longest attempt at a request, whatever its route allows; and the time for a request that names the platform.
+    /// Default: as the route says, and 5,000 for one without a route.
+    #[serde(default)]
+    pub request_timeout_ms: Option<Bounded<1, HOUR_MS, 1>>,
     /// For all but `Inline`, which has one at a time: most requests at once in one instance. Default: 1 for `Threads`,
     /// 32 for `Process`, 64 for `Http`.
     #[serde(default)]
@@ -278,6 +403,21 @@ pub struct Platform {
     /// For `Threads`: a worker that holds a request this long after its deadline is given up and replaced.
     #[serde(default)]
     pub wedged_ms: Bounded<100, HOUR_MS, 30_000>,
+    /// When an instance is replaced, stopped or put to sleep: its requests have this long to end.
+    #[serde(default)]
+    pub drain_ms: Bounded<0, HOUR_MS, 30_000>,
+    /// For `Process` and `Mcp`: what each instance may use.
+    #[serde(default)]
+    pub limits: Limits,
+    /// For `Process`: what it may ask of Demi.
+    #[serde(default)]
+    pub permissions: Permissions,
+    /// For `Process` and `Mcp`: a changed manifest or executable is taken up without being told to.
+    #[serde(default)]
+    pub hot_reload: bool,
+    /// Where it was found, if not in the configuration.
+    #[serde(skip)]
+    pub plugin: Option<Plugin>,
 }
 
 impl Platform {
@@ -289,15 +429,26 @@ impl Platform {
             adapter: None,
             command: Vec::new(),
             env: BTreeMap::new(),
+            directory: None,
             upstreams: Vec::new(),
             health_path: None,
             settings: BTreeMap::new(),
             needs: Vec::new(),
+            start: Start::default(),
+            sleep_after_ms: None,
+            restart_dependents: false,
+            start_budget_per_day: Bounded::default(),
+            request_timeout_ms: None,
             in_flight_max: None,
             queue_max: Bounded::default(),
             start_timeout_ms: Bounded::default(),
             stop_grace_ms: Bounded::default(),
             wedged_ms: Bounded::default(),
+            drain_ms: Bounded::default(),
+            limits: Limits::default(),
+            permissions: Permissions::default(),
+            hot_reload: false,
+            plugin: None,
         }
     }
 
@@ -305,9 +456,15 @@ impl Platform {
     pub fn instances(&self) -> usize {
         match self.host {
             Host::Inline => 1,
-            Host::Threads(count) | Host::Process(count) => usize::from(count),
+            Host::Threads(count) | Host::Process(count) | Host::Mcp(count) => usize::from(count),
             Host::Http => self.upstreams.len(),
         }
+    }
+
+    /// How many slots the conductor has for it: one for each instance, and for child processes one more, in which a new
+    /// edition is started beside the old.
+    pub fn slots(&self) -> usize {
+        self.instances() + usize::from(self.host.is_child())
     }
 
     /// Most requests at once in one instance.
@@ -316,7 +473,7 @@ impl Platform {
             (_, Host::Inline) => 1,
             (Some(bound), _) => bound.count(),
             (None, Host::Threads(_)) => 1,
-            (None, Host::Process(_)) => 32,
+            (None, Host::Process(_) | Host::Mcp(_)) => 32,
             (None, Host::Http) => 64,
         }
     }
@@ -407,6 +564,8 @@ pub const PLATFORMS_MAX: usize = 4096;
 pub const INSTANCES_MAX: usize = 16_384;
 /// Most routes.
 pub const ROUTES_MAX: usize = 65_536;
+/// Most entries of `http.hosts`; a request that names none of the usual hosts is compared with each.
+pub const HOSTS_MAX: usize = 64;
 
 /// A mistake in values that are each well formed: where it is and what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -431,6 +590,7 @@ impl Config {
     pub fn mistakes(&self, adapters: &[&str]) -> Vec<Mistake> {
         let mut found = Mistakes(Vec::new());
         self.check_listen(&mut found);
+        self.check_hosts(&mut found);
         self.check_sizes(&mut found);
         let names: Vec<&str> = self.platforms.iter().map(|platform| platform.name.as_str()).collect();
         let mut seen = BTreeSet::new();
@@ -515,6 +675,25 @@ impl Config {
         }
     }
 
+    fn check_hosts(&self, found: &mut Mistakes) {
+        if self.http.hosts.len() > HOSTS_MAX {
+            found.add(
+                "http.hosts".to_owned(),
+                format!("{} hosts are more than {HOSTS_MAX}", self.http.hosts.len()),
+                "have the reverse proxy pass requests on under fewer names",
+            );
+        }
+        for (index, host) in self.http.hosts.iter().enumerate() {
+            if host != "*" && !is_host(host) {
+                found.add(
+                    format!("http.hosts[{index}]"),
+                    format!("{host:?} is not a host"),
+                    "write a name or an IP address alone, as in \"demi.example\" or \"[fd00::1]\", or \"*\" for every host",
+                );
+            }
+        }
+    }
+
     fn check_sizes(&self, found: &mut Mistakes) {
         if self.store.path.is_empty() {
             found.add("store.path".to_owned(), "is empty".to_owned(), "name a directory, such as \"demi-data\"");
@@ -526,12 +705,12 @@ impl Config {
                 "run a second Demi for the rest",
             );
         }
-        let instances: usize = self.platforms.iter().map(Platform::instances).sum();
+        let instances: usize = self.platforms.iter().map(Platform::slots).sum();
         if instances > INSTANCES_MAX {
             found.add(
                 "platforms".to_owned(),
                 format!("{instances} instances over all platforms are more than {INSTANCES_MAX}"),
-                "lower the counts of Threads and Process",
+                "lower the counts of Threads, Process and Mcp",
             );
         }
         if self.routes.len() > ROUTES_MAX {
@@ -580,7 +759,7 @@ impl Platform {
                     found.add_unknown(at, "adapter", self.adapter(), adapters);
                 }
             }
-            Host::Process(_) => {
+            Host::Process(_) | Host::Mcp(_) => {
                 if self.command.first().is_none_or(String::is_empty) {
                     found.add(
                         format!("{at}.command"),
@@ -591,7 +770,7 @@ impl Platform {
             }
             Host::Http => self.check_upstreams(at, found),
         }
-        if let Host::Threads(count) | Host::Process(count) = self.host {
+        if let Host::Threads(count) | Host::Process(count) | Host::Mcp(count) = self.host {
             if count == 0 || count > 256 {
                 found.add(
                     format!("{at}.host"),
@@ -606,6 +785,15 @@ impl Platform {
                     format!("{at}.env"),
                     format!("{name:?} is not the name of an environment variable"),
                     "use a name without '='",
+                );
+            }
+        }
+        if let (Some(soft), Some(hard)) = (self.limits.memory_soft_mb, self.limits.memory_max_mb) {
+            if soft.value() > hard.value() {
+                found.add(
+                    format!("{at}.limits.memory_soft_mb"),
+                    "is above memory_max_mb".to_owned(),
+                    "lower it, so that there is time to trim before the kill",
                 );
             }
         }
@@ -640,6 +828,8 @@ impl Platform {
 
     /// Settings that the host would silently pass over.
     fn check_strays(&self, at: &str, found: &mut Mistakes) {
+        let is_child = self.host.is_child();
+        let is_local = !matches!(self.host, Host::Http);
         let strays = [
             (
                 "adapter",
@@ -647,15 +837,26 @@ impl Platform {
                 matches!(self.host, Host::Inline | Host::Threads(_)),
                 "Inline and Threads",
             ),
-            ("command", !self.command.is_empty(), matches!(self.host, Host::Process(_)), "Process"),
-            ("env", !self.env.is_empty(), matches!(self.host, Host::Process(_)), "Process"),
+            ("command", !self.command.is_empty(), is_child, "Process and Mcp"),
+            ("env", !self.env.is_empty(), is_child, "Process and Mcp"),
+            ("directory", self.directory.is_some(), is_child, "Process and Mcp"),
+            ("limits", self.limits != Limits::default(), is_child, "Process and Mcp"),
+            ("hot_reload", self.hot_reload, is_child, "Process and Mcp"),
+            (
+                "permissions",
+                self.permissions != Permissions::default(),
+                matches!(self.host, Host::Process(_)),
+                "Process",
+            ),
+            ("start", self.start != Start::Eager, is_local, "Inline, Threads, Process and Mcp"),
+            ("sleep_after_ms", self.sleep_after_ms.is_some(), is_local, "Inline, Threads, Process and Mcp"),
             ("upstreams", !self.upstreams.is_empty(), matches!(self.host, Host::Http), "Http"),
             ("health_path", self.health_path.is_some(), matches!(self.host, Host::Http), "Http"),
             (
                 "in_flight_max",
                 self.in_flight_max.is_some(),
                 !matches!(self.host, Host::Inline),
-                "Threads, Process and Http",
+                "Threads, Process, Mcp and Http",
             ),
             // One that is given as its default changes nothing and is not told apart from one that is absent.
             ("wedged_ms", self.wedged_ms != Bounded::default(), matches!(self.host, Host::Threads(_)), "Threads"),
@@ -719,6 +920,17 @@ impl Mistakes {
         };
         self.add(at, format!("no {noun} is named {name:?}"), &remedy);
     }
+}
+
+/// Whether this is a host as it stands in a URL, without a port: a name of at most 253 bytes whose labels have 1 to 63
+/// (RFC 1035 §2.3.4), perhaps with a dot at the end; an IPv4 address; or an IPv6 address in brackets.
+fn is_host(host: &str) -> bool {
+    if let Some(literal) = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        return literal.parse::<std::net::Ipv6Addr>().is_ok();
+    }
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    let name = host.strip_suffix('.').unwrap_or(host);
+    name.len() <= 253 && name.split('.').all(|label| matches!(label.len(), 1..=63) && label.bytes().all(plain))
 }
 
 /// The known name that a mistyped one most likely meant: smallest edit distance, at most a third of its length.
@@ -802,6 +1014,43 @@ mod tests {
         let mut config = config();
         config.http.listen = "0.0.0.0:8787".to_owned();
         assert_eq!(config.mistakes(&["echo"])[0].at, "http.listen");
+    }
+
+    #[test]
+    fn hosts_are_names_or_addresses_alone() {
+        let mut config = config();
+        config.http.hosts =
+            ["demi.example", "Demi_1.Example.", "localhost", "192.168.1.2", "[fd00::1]", "xn--bcher-kva.example", "*"]
+                .map(str::to_owned)
+                .to_vec();
+        assert_eq!(config.mistakes(&["echo"]), []);
+        let long = format!("{}a", "a.".repeat(127));
+        for wrong in [
+            "",
+            ".",
+            "a..b",
+            ".a",
+            "a:80",
+            "http://a",
+            "a/b",
+            "me@a",
+            "*.a",
+            "a b",
+            "bücher.example",
+            "fd00::1",
+            "[fd00::1",
+            "[fd00::1]:80",
+            "[a]",
+            &long,
+            &"a".repeat(64),
+        ] {
+            config.http.hosts = vec!["a".to_owned(), wrong.to_owned()];
+            let mistakes = config.mistakes(&["echo"]);
+            assert_eq!(mistakes.len(), 1, "{wrong:?}");
+            assert_eq!(mistakes[0].at, "http.hosts[1]", "{wrong:?}");
+        }
+        config.http.hosts = vec!["a".to_owned(); HOSTS_MAX + 1];
+        assert_eq!(config.mistakes(&["echo"])[0].at, "http.hosts");
     }
 
     #[test]

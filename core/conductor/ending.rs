@@ -1,7 +1,7 @@
 //! The end, phase by phase: see [`Phase`].
 
 use crate::event::{Action, Errand, Signal};
-use crate::lifecycle::{Input, State};
+use crate::lifecycle::{Input, Reason, State, Then};
 use crate::shutdown::Phase;
 use crate::timers::Timer;
 use crate::Conductor;
@@ -14,6 +14,7 @@ impl Conductor {
     pub(crate) fn stop_ordered(&mut self, out: &mut Vec<Action>) {
         if self.phase == Phase::Running {
             self.stop_ordered_at = self.now;
+            self.forget_orders(out);
         }
         self.enter(self.phase.next(), out);
     }
@@ -66,7 +67,7 @@ impl Conductor {
 
     fn stop(&mut self, slot: usize, out: &mut Vec<Action>) {
         self.timers.cancel(Timer::Restart(slot as u32));
-        self.take(slot, Input::Stop, out);
+        self.take(slot, Input::End(Then::Rest, Reason::Shutdown), out);
     }
 
     /// Goes on to the next phase when the work of the present one is done.

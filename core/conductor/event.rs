@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::config::Platform;
+use crate::lifecycle::{Reason, State};
 use crate::router::RouteId;
+use crate::time::Time;
 
 /// One run of one instance of a platform. `run` goes up at each start, so late news of an old run misses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -107,6 +110,20 @@ pub enum Event {
         /// Which run.
         instance: Instance,
     },
+    /// An instance that is starting says that it needs so much longer from now on.
+    Extended {
+        /// Which run.
+        instance: Instance,
+        /// How much longer.
+        by: Duration,
+    },
+    /// An instance's process tree was weighed.
+    Weighed {
+        /// Which run.
+        instance: Instance,
+        /// What was found.
+        weight: Weight,
+    },
     /// An instance is no more, or never came to be.
     Exited {
         /// Which run.
@@ -135,6 +152,15 @@ pub enum Event {
     },
     /// A person, or the host program, wants something.
     Ordered(Order),
+    /// The store remembers how often a platform was started today. Before `Began`.
+    Recalled {
+        /// Index of the platform.
+        platform: u32,
+        /// How often.
+        starts: u32,
+    },
+    /// Another day has begun (UTC): what is counted by day starts anew.
+    DayBegan,
     /// Time passed up to `deadline()`.
     Elapsed,
 }
@@ -168,10 +194,23 @@ pub enum Exit {
     NotStarted,
     /// It was started and then refused, or misunderstood, its initialisation.
     NotInitialised,
+    /// The kernel ended it, because its control group or the machine had no memory left.
+    OutOfMemory,
     /// It broke the protocol and was put down.
     Misbehaved,
     /// A thread that could not be ended and was left behind.
     Abandoned,
+}
+
+/// What an instance's process tree uses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+pub struct Weight {
+    /// Resident memory of all its processes, bytes.
+    pub rss_bytes: u64,
+    /// How many there are.
+    pub processes: u32,
+    /// Open descriptors of the one that has most.
+    pub descriptors: u32,
 }
 
 /// What a probe found.
@@ -214,8 +253,158 @@ pub enum Errand {
 /// What a person, or the host program, wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Order {
-    /// End in order; a second time: end the present phase now.
-    Stop,
+    /// End Demi in order; a second time: end the present phase now.
+    Shutdown,
+    /// Start a platform and what it needs, whatever kept it from running, and let it have requests.
+    Start {
+        /// Index of the platform.
+        platform: u32,
+    },
+    /// Stop a platform, after those that need it; they wait for it to come back.
+    Stop {
+        /// Index of the platform.
+        platform: u32,
+    },
+    /// Stop a platform whose folder is not there any more, in the same way.
+    Retire {
+        /// Index of the platform.
+        platform: u32,
+    },
+    /// Stop it and start it again, as it is configured now.
+    Restart {
+        /// Index of the platform.
+        platform: u32,
+    },
+    /// Start a new edition beside the one that runs, and replace that once the new one has proven itself.
+    Reload {
+        /// Index of the platform.
+        platform: u32,
+        /// The number of the new edition; each reload's is higher than all before.
+        edition: u32,
+        /// What holds for it once it has taken over.
+        terms: Terms,
+    },
+    /// Let it run and give it no requests until it is started by hand.
+    Isolate {
+        /// Index of the platform.
+        platform: u32,
+    },
+}
+
+/// What of a platform's configuration a reload may change in the conductor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Terms {
+    /// Most requests at once in one instance.
+    pub in_flight_max: u32,
+    /// Most requests that wait.
+    pub queue_max: usize,
+    /// From the start to the handshake.
+    pub start_timeout: Duration,
+    /// From the order to end to KILL.
+    pub stop_grace: Duration,
+    /// From the order to drain to the order to end.
+    pub drain: Duration,
+    /// Patience with a worker that does not let go.
+    pub wedged: Duration,
+    /// Idle for so long, and it sleeps.
+    pub sleep_after: Option<Duration>,
+    /// Longest attempt.
+    pub request_timeout: Option<Duration>,
+    /// Whether those that need it are restarted after it.
+    pub restart_dependents: bool,
+    /// Most starts in a day.
+    pub start_budget: u32,
+    /// Memory of a tree above which it is asked to trim, bytes.
+    pub memory_soft: Option<u64>,
+    /// Above this it is killed, bytes.
+    pub memory_max: Option<u64>,
+    /// Most processes of a tree.
+    pub processes_max: u32,
+    /// Most descriptors of a process.
+    pub descriptors_max: u32,
+}
+
+/// Bytes of a megabyte, as limits count them.
+pub const MEGABYTE: u64 = 1_000_000;
+
+impl Terms {
+    /// As the configuration says.
+    pub fn of(platform: &Platform) -> Terms {
+        let limits = &platform.limits;
+        Terms {
+            in_flight_max: platform.in_flight_max(),
+            queue_max: platform.queue_max.size(),
+            start_timeout: platform.start_timeout_ms.millis(),
+            stop_grace: platform.stop_grace_ms.millis(),
+            drain: platform.drain_ms.millis(),
+            wedged: platform.wedged_ms.millis(),
+            sleep_after: platform.sleep_after_ms.map(|bound| bound.millis()),
+            request_timeout: platform.request_timeout_ms.map(|bound| bound.millis()),
+            restart_dependents: platform.restart_dependents,
+            start_budget: platform.start_budget_per_day.count(),
+            memory_soft: limits.memory_soft_mb.map(|bound| bound.value() * MEGABYTE),
+            memory_max: limits.memory_max_mb.map(|bound| bound.value() * MEGABYTE),
+            processes_max: limits.processes_max.count(),
+            descriptors_max: limits.descriptors_max.count(),
+        }
+    }
+}
+
+/// What is worth telling of a platform: kept in a ring and in the store, for `demi why`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum News {
+    /// The state of an instance changed.
+    State {
+        /// Before.
+        was: State,
+        /// Now.
+        now: State,
+        /// Why.
+        reason: Reason,
+    },
+    /// Its breaker opened.
+    BreakerOpened {
+        /// Until when.
+        until: Time,
+    },
+    /// Its health checks took it out.
+    HealthDown,
+    /// Its health checks pass again.
+    HealthUp,
+    /// Its tree is above its soft limit and it was asked to trim.
+    Trimmed {
+        /// What it has, bytes.
+        rss_bytes: u64,
+        /// The soft limit, bytes.
+        soft_bytes: u64,
+    },
+    /// It needs longer to start.
+    Extended {
+        /// How much longer, from now.
+        by: Duration,
+    },
+    /// A reload began: this instance is of the new edition.
+    SwapBegan,
+    /// Every instance is of the new edition.
+    SwapDone,
+    /// None runs: the next start is of the new edition.
+    SwapUntried,
+    /// The new edition did not prove itself; the old one stays.
+    SwapFailed {
+        /// What became of the new one.
+        reason: Reason,
+    },
+    /// A person keeps requests away from it.
+    Isolated,
+    /// It may have requests again.
+    Released,
+    /// It has been started often today.
+    BudgetLow {
+        /// How often.
+        starts: u32,
+        /// How often it may.
+        budget: u32,
+    },
 }
 
 /// What to do about it, in order of performance.
@@ -265,6 +454,45 @@ pub enum Action {
     Start {
         /// Which run it will be.
         instance: Instance,
+        /// Of which edition of the platform: 0 is what Demi began with, and each reload is one more.
+        edition: u32,
+    },
+    /// Ask an instance to give memory back.
+    Trim {
+        /// Which run.
+        instance: Instance,
+    },
+    /// Weigh the process tree of every child.
+    Weigh,
+    /// Every instance is of this edition now: earlier ones are not needed any more.
+    Adopt {
+        /// Index of the platform.
+        platform: u32,
+        /// The edition.
+        edition: u32,
+    },
+    /// This edition did not prove itself and is not needed any more.
+    Reject {
+        /// Index of the platform.
+        platform: u32,
+        /// The edition.
+        edition: u32,
+    },
+    /// Remember how often a platform was started today.
+    Spend {
+        /// Index of the platform.
+        platform: u32,
+        /// How often.
+        starts: u32,
+    },
+    /// Something worth telling happened.
+    Tell {
+        /// Index of the platform.
+        platform: u32,
+        /// To which instance, if not to all.
+        instance: Option<Instance>,
+        /// What.
+        news: News,
     },
     /// End an instance.
     Signal {
@@ -325,18 +553,21 @@ pub enum Refusal {
     NotReady,
     /// Demi is ending.
     Draining,
+    /// A person keeps requests away from the platform.
+    Isolated,
     /// As many requests are under way in all of Demi as may.
     TooMany,
 }
 
 impl Refusal {
     /// Every refusal, for tables of counters.
-    pub const ALL: [Refusal; 6] = [
+    pub const ALL: [Refusal; 7] = [
         Refusal::QueueFull,
         Refusal::QueueTimeout,
         Refusal::BreakerOpen,
         Refusal::NotReady,
         Refusal::Draining,
+        Refusal::Isolated,
         Refusal::TooMany,
     ];
 
@@ -348,6 +579,7 @@ impl Refusal {
             Refusal::BreakerOpen => "breaker_open",
             Refusal::NotReady => "not_ready",
             Refusal::Draining => "draining",
+            Refusal::Isolated => "isolated",
             Refusal::TooMany => "too_many",
         }
     }

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use crate::breaker::{Breaker, Finding};
-use crate::config::Host;
-use crate::event::{Action, Exit, Instance, Signal, Verdict};
+use crate::event::{Action, Exit, Instance, News, Signal, Verdict};
 use crate::health::{self, Health, Turn};
-use crate::lifecycle::{Input, Reason, State, Step};
+use crate::lifecycle::{Input, Reason, State, Step, Then};
+use crate::swap::is_making_room;
 use crate::time::Time;
 use crate::timers::Timer;
 use crate::Conductor;
@@ -19,8 +19,18 @@ const SLEPT_THROUGH: Duration = Duration::from_secs(1);
 /// then, with its `shutdown` done, and one that does not ends by TERM, unless it handles that.
 const TERMINATE_AFTER: Duration = Duration::from_secs(1);
 
+/// An instance that starts may have its time extended so often as a whole; each extension is as long as that at most.
+const EXTENSIONS_MAX: u32 = 10;
+/// Its extensions are told so often at most.
+const EXTENSION_TOLD_EVERY: Duration = Duration::from_secs(10);
+
 impl Conductor {
     pub(crate) fn began(&mut self, out: &mut Vec<Action>) {
+        for platform in 0..self.platforms.len() {
+            if self.platforms[platform].start == crate::config::Start::Eager {
+                self.want_needs_of(platform, out);
+            }
+        }
         self.start_what_can(out);
         self.sample_due(out);
         out.push(Action::Admit(true));
@@ -31,61 +41,180 @@ impl Conductor {
         out.push(Action::Measure);
     }
 
-    /// Starts every platform that waits for nothing any more.
-    fn start_what_can(&mut self, out: &mut Vec<Action>) {
+    /// Starts every platform that is wanted and waits for nothing any more.
+    pub(crate) fn start_what_can(&mut self, out: &mut Vec<Action>) {
         for platform in 0..self.platforms.len() {
-            if self.platforms[platform].needs.iter().all(|need| self.is_platform_ready(*need as usize)) {
+            // One that is about to end is no longer to be counted on.
+            let is_there =
+                |need: &u32| self.is_platform_ready(*need as usize) && self.platforms[*need as usize].ending.is_none();
+            if self.platforms[platform].needs.iter().all(is_there) {
                 for slot in self.platforms[platform].slots() {
-                    self.take(slot, Input::Start, out);
+                    if self.slots[slot].life.state() == State::Waiting {
+                        self.start(slot, Input::Start, out);
+                    }
                 }
             }
         }
     }
 
-    fn is_platform_ready(&self, platform: usize) -> bool {
-        self.slots[self.platforms[platform].slots()].iter().any(|slot| slot.life.is_ready())
+    /// Starts the slot's next run, if its platform may be started once more today.
+    fn start(&mut self, slot: usize, input: Input, out: &mut Vec<Action>) {
+        let input = match self.refusal_to_start(slot) {
+            Some(reason) => Input::Refuse(reason),
+            None => input,
+        };
+        self.take(slot, input, out);
+        if let Input::Refuse(reason) = input {
+            log::error!("{} is not started: {reason}", self.title(slot));
+            if self.slots[slot].is_candidate {
+                self.break_off_swap(self.slots[slot].platform as usize, reason, out);
+            }
+            self.pump(self.slots[slot].platform as usize, out);
+        }
+    }
+
+    fn refusal_to_start(&self, slot: usize) -> Option<Reason> {
+        let platform = &self.platforms[self.slots[slot].platform as usize];
+        let (starts, budget) = (u64::from(platform.starts), u64::from(platform.terms.start_budget));
+        let is_by_hand = self.slots[slot].life.since().1 == Reason::ByHand;
+        // The last twentieth is for people, and one at least.
+        let kept = if budget > 1 { budget.div_ceil(20) } else { 0 };
+        let may_start = starts < if is_by_hand { budget } else { budget - kept };
+        let reason = Reason::BudgetSpent { budget: platform.terms.start_budget };
+        (platform.host.can_be_replaced() && !may_start).then_some(reason)
+    }
+
+    pub(crate) fn is_platform_ready(&self, platform: usize) -> bool {
+        let slots = &self.slots[self.platforms[platform].slots()];
+        slots.iter().any(|slot| slot.life.is_ready() && !slot.is_candidate)
     }
 
     /// Lets the lifecycle take what happened, and does what it says.
     pub(crate) fn take(&mut self, slot: usize, input: Input, out: &mut Vec<Action>) {
-        let step = self.slots[slot].life.take(self.now, input, &self.settings.restart, &mut self.random);
+        let step = self.let_live(slot, input, out);
         self.do_step(slot, step, out);
+    }
+
+    /// Lets the lifecycle take what happened, and tells if that changed its state.
+    fn let_live(&mut self, slot: usize, input: Input, out: &mut Vec<Action>) -> Step {
+        let life = &mut self.slots[slot].life;
+        let was = life.state();
+        let step = life.take(self.now, input, &self.settings.restart, &mut self.random);
+        let (now, (_, reason)) = (life.state(), life.since());
+        if was != now {
+            self.tell(slot, News::State { was, now, reason }, out);
+        }
+        step
+    }
+
+    pub(crate) fn tell(&self, slot: usize, news: News, out: &mut Vec<Action>) {
+        out.push(Action::Tell { platform: self.slots[slot].platform, instance: Some(self.instance(slot)), news });
     }
 
     fn do_step(&mut self, slot: usize, step: Step, out: &mut Vec<Action>) {
         let instance = self.instance(slot);
         match step {
-            Step::None | Step::Rest => {}
+            Step::None => {}
+            // Nothing is left of a wait that it was in.
+            Step::Rest => self.timers.cancel(Timer::Restart(slot as u32)),
+            Step::Await => {
+                self.timers.cancel(Timer::Restart(slot as u32));
+                self.start_what_can(out);
+            }
             Step::Spawn => self.spawn(slot, out),
             Step::Welcome => self.welcome(instance, out),
+            Step::Drain => {
+                self.keep_requests_away(instance);
+                let drain = self.terms_of(slot).drain;
+                self.set_timer(Timer::DrainLate(instance), self.now + drain);
+                self.has_unsettled = true;
+            }
             Step::Terminate => {
+                self.keep_requests_away(instance);
                 self.timers.cancel(Timer::StartLate(instance));
-                self.timers.cancel(Timer::Probe(instance));
+                self.timers.cancel(Timer::DrainLate(instance));
                 out.push(Action::Signal { instance, signal: Signal::Shutdown });
-                let platform = self.platform_at(slot);
-                let (host, grace) = (platform.host, platform.stop_grace);
-                if matches!(host, Host::Process(_)) {
+                let (host, grace) = (self.platform_at(slot).host, self.terms_of(slot).stop_grace);
+                if host.is_child() {
                     self.set_timer(Timer::Terminate(instance), self.now + TERMINATE_AFTER.min(grace / 2));
                 }
                 self.set_timer(Timer::Kill(instance), self.now + grace);
             }
             Step::Kill => out.push(Action::Signal { instance, signal: Signal::Kill }),
-            Step::Again(Duration::ZERO) => self.take(slot, Input::Due, out),
+            Step::Again(Duration::ZERO) => self.start(slot, Input::Due, out),
             Step::Again(wait) => self.set_timer(Timer::Restart(slot as u32), self.now + wait),
         }
     }
 
+    /// It is not asked any more how it is, nor tried.
+    fn keep_requests_away(&mut self, instance: Instance) {
+        self.timers.cancel(Timer::Probe(instance));
+        self.timers.cancel(Timer::ProbeLate(instance));
+        self.timers.cancel(Timer::HalfOpen(instance));
+    }
+
     fn spawn(&mut self, slot: usize, out: &mut Vec<Action>) {
+        let now = self.now;
+        let edition = self.next_edition(slot);
         let entry = &mut self.slots[slot];
         entry.run += 1;
+        entry.edition = edition;
         entry.health = Health::new(false);
+        entry.started_at = now;
+        (entry.weight, entry.trimmed_at, entry.extended_at) = (None, None, None);
         let is_again = entry.run > 1;
+        // A new edition and one that was asleep are started, not started again.
+        let is_restart = matches!(
+            entry.life.since().1,
+            Reason::BackoffOver | Reason::ByHand | Reason::NeedRestarts | Reason::NeedStopped
+        );
         let instance = self.instance(slot);
+        let index = self.slots[slot].platform;
         let platform = self.platform_at(slot);
-        platform.stats.restarts += u64::from(is_again);
-        let timeout = platform.start_timeout;
-        self.set_timer(Timer::StartLate(instance), self.now + timeout);
-        out.push(Action::Start { instance });
+        platform.stats.restarts += u64::from(is_again && is_restart);
+        let host = platform.host;
+        let timeout = self.terms_of(slot).start_timeout;
+        self.set_timer(Timer::StartLate(instance), now + timeout);
+        out.push(Action::Start { instance, edition });
+        if host.can_be_replaced() {
+            self.spend_start(index, out);
+        }
+        if host.is_child() {
+            self.weigh_soon();
+        }
+    }
+
+    /// One start of today's is spent.
+    fn spend_start(&mut self, index: u32, out: &mut Vec<Action>) {
+        let platform = &mut self.platforms[index as usize];
+        platform.starts = platform.starts.saturating_add(1);
+        let (starts, budget) = (platform.starts, platform.terms.start_budget);
+        out.push(Action::Spend { platform: index, starts });
+        let low = (u64::from(budget) * 4).div_ceil(5);
+        if u64::from(starts) == low {
+            log::warn!("{} has been started {starts} times today; {budget} is the most it may", platform.name);
+            let news = News::BudgetLow { starts, budget };
+            out.push(Action::Tell { platform: index, instance: None, news });
+        }
+    }
+
+    pub(crate) fn recalled(&mut self, platform: u32, starts: u32) {
+        if let Some(platform) = self.platforms.get_mut(platform as usize) {
+            platform.starts = platform.starts.max(starts);
+        }
+    }
+
+    pub(crate) fn day_began(&mut self, out: &mut Vec<Action>) {
+        self.platforms.iter_mut().for_each(|platform| platform.starts = 0);
+        if self.phase != crate::Phase::Running {
+            return;
+        }
+        for slot in 0..self.slots.len() {
+            let life = &self.slots[slot].life;
+            if life.state() == State::Failed && matches!(life.since().1, Reason::BudgetSpent { .. }) {
+                self.take(slot, Input::Want(Reason::DayBegan), out);
+            }
+        }
     }
 
     pub(crate) fn started(&mut self, instance: Instance, out: &mut Vec<Action>) {
@@ -96,11 +225,35 @@ impl Conductor {
         self.take(instance.slot as usize, Input::Started, out);
     }
 
+    /// A slow starter needs longer.
+    pub(crate) fn extended(&mut self, instance: Instance, by: Duration, out: &mut Vec<Action>) {
+        let slot = instance.slot as usize;
+        if !self.is_current(instance) || self.slots[slot].life.state() != State::Starting {
+            self.stats.stale += 1;
+            return;
+        }
+        let timeout = self.terms_of(slot).start_timeout;
+        let latest = self.slots[slot].started_at + timeout * (1 + EXTENSIONS_MAX);
+        let until = (self.now + by.min(timeout)).min(latest);
+        // It asks for more time, never for less.
+        if self.timers.at(Timer::StartLate(instance)).is_some_and(|at| at < until) {
+            self.set_timer(Timer::StartLate(instance), until);
+            // One that says so all the while is told of now and then.
+            if self.slots[slot].extended_at.is_none_or(|told| self.now - told >= EXTENSION_TOLD_EVERY) {
+                self.slots[slot].extended_at = Some(self.now);
+                self.tell(slot, News::Extended { by: until - self.now }, out);
+            }
+        }
+    }
+
     fn welcome(&mut self, instance: Instance, out: &mut Vec<Action>) {
         let slot = instance.slot as usize;
         self.timers.cancel(Timer::StartLate(instance));
+        if self.slots[slot].is_candidate {
+            return self.probe_due(instance, out);
+        }
         // A handshake shows that an instance is well; to a service elsewhere nobody has spoken yet.
-        let is_proven = self.platform_at(slot).host != Host::Http;
+        let is_proven = self.platform_at(slot).host != crate::config::Host::Http;
         self.slots[slot].health = Health::new(is_proven);
         if is_proven {
             let phase = health::phase(instance.slot, self.settings.health.interval_ms.millis());
@@ -111,12 +264,17 @@ impl Conductor {
         if is_proven {
             log::info!("{} is ready", self.title(slot));
         }
+        self.let_sleep(self.slots[slot].platform as usize);
         self.start_what_can(out);
         self.pump(self.slots[slot].platform as usize, out);
     }
 
     pub(crate) fn restart_due(&mut self, slot: u32, out: &mut Vec<Action>) {
-        self.take(slot as usize, Input::Due, out);
+        self.start(slot as usize, Input::Due, out);
+    }
+
+    pub(crate) fn drain_late(&mut self, instance: Instance, out: &mut Vec<Action>) {
+        self.take(instance.slot as usize, Input::Drained, out);
     }
 
     pub(crate) fn start_late(&mut self, instance: Instance, out: &mut Vec<Action>) {
@@ -137,22 +295,36 @@ impl Conductor {
         self.slots[slot].abandoned.clear();
         self.slots[slot].suspect = false;
         self.slots[slot].breaker = Breaker::default();
+        self.slots[slot].weight = None;
+        if self.slots[slot].is_candidate {
+            // One that was put down is told with the reason for that.
+            let reason = match self.slots[slot].life.state() {
+                State::Stopping { .. } => self.slots[slot].life.since().1,
+                _ => Reason::Exited(exit),
+            };
+            self.swap_failed(self.slots[slot].platform as usize, reason, out);
+            // There is nobody left to be told to end.
+            self.let_live(slot, Input::End(Then::Spare, reason), out);
+        }
         let before = self.slots[slot].life.state();
-        let step = self.slots[slot].life.take(self.now, Input::Exited(exit), &self.settings.restart, &mut self.random);
-        match (before, step) {
-            (State::Stopping { again: false }, _) => log::debug!("{} ended in order", self.title(slot)),
+        let step = self.let_live(slot, Input::Exited(exit), out);
+        let (_, reason) = self.slots[slot].life.since();
+        match (self.slots[slot].life.state(), step) {
             (_, Step::Again(wait)) => {
-                let (_, reason) = self.slots[slot].life.since();
                 log::warn!("{} ended: {reason}; it is started again in {:.1} s", self.title(slot), wait.as_secs_f64());
             }
-            (_, _) => {
-                let (_, reason) = self.slots[slot].life.since();
-                log::error!("{} ended: {reason}; it is not started again", self.title(slot));
-            }
+            (State::Failed, _) => log::error!("{} ended: {reason}; it is not started again", self.title(slot)),
+            (State::Asleep, _) => log::info!("{} sleeps: {reason}", self.title(slot)),
+            (_, _) => log::debug!("{} ended in order: {reason}", self.title(slot)),
         }
         // Its requests are broken before its next run exists, so that nothing of the old run is counted on the new.
         self.break_requests_of(instance, out);
+        let is_to_come_back = matches!(self.slots[slot].life.state(), State::Backoff { .. } | State::Waiting);
+        if is_to_come_back && matches!(before, State::Ready | State::Draining { .. } | State::Stopping { .. }) {
+            self.restart_dependents_of(self.slots[slot].platform as usize, out);
+        }
         self.do_step(slot, step, out);
+        self.has_unsettled |= step == Step::Rest;
         self.pump(self.slots[slot].platform as usize, out);
     }
 
@@ -165,6 +337,7 @@ impl Conductor {
             Timer::Kill(instance),
             Timer::HalfOpen(instance),
             Timer::Wedged(instance),
+            Timer::DrainLate(instance),
         ] {
             self.timers.cancel(timer);
         }
@@ -193,7 +366,7 @@ impl Conductor {
 
     pub(crate) fn probe_late(&mut self, at: Time, instance: Instance, out: &mut Vec<Action>) {
         let slot = &self.slots[instance.slot as usize];
-        let is_full = slot.occupied() >= self.platforms[slot.platform as usize].in_flight_max;
+        let is_full = slot.occupied() >= self.platforms[slot.platform as usize].terms.in_flight_max;
         let has_moved = slot.health.sent_at().is_some_and(|sent| slot.heard_at > sent);
         let is_excused = is_full || has_moved || self.now - at > SLEPT_THROUGH;
         let verdict = if is_excused { Verdict::Busy } else { Verdict::Fail };
@@ -209,17 +382,27 @@ impl Conductor {
         self.timers.cancel(Timer::ProbeLate(instance));
         let took = self.now - sent;
         self.platform_at(slot).stats.count_probe(verdict, took);
+        if self.slots[slot].is_candidate && self.slots[slot].life.is_ready() {
+            let _ = self.slots[slot].health.take(self.now, verdict, &self.settings.health);
+            return self.judge_candidate(instance, verdict, out);
+        }
         if verdict == Verdict::Pass {
             self.slots[slot].suspect = false;
         }
         let turn = self.slots[slot].health.take(self.now, verdict, &self.settings.health);
-        self.judge_breaker(instance, verdict);
+        self.judge_breaker(instance, verdict, out);
         match turn {
             Turn::None => {}
-            Turn::WentDown => log::warn!("{} is out: its health checks fail", self.title(slot)),
-            Turn::CameUp => log::info!("{} is back: its health checks pass", self.title(slot)),
+            Turn::WentDown => {
+                log::warn!("{} is out: its health checks fail", self.title(slot));
+                self.tell(slot, News::HealthDown, out);
+            }
+            Turn::CameUp => {
+                log::info!("{} is back: its health checks pass", self.title(slot));
+                self.tell(slot, News::HealthUp, out);
+            }
         }
-        if turn == Turn::WentDown && self.platform_at(slot).can_be_replaced() {
+        if turn == Turn::WentDown && self.platform_at(slot).host.can_be_replaced() {
             self.take(slot, Input::Sick(Reason::HealthFailed), out);
         }
         if self.slots[slot].life.is_ready() {
@@ -229,7 +412,7 @@ impl Conductor {
         self.pump(self.slots[slot].platform as usize, out);
     }
 
-    fn judge_breaker(&mut self, instance: Instance, verdict: Verdict) {
+    fn judge_breaker(&mut self, instance: Instance, verdict: Verdict, out: &mut Vec<Action>) {
         let slot = instance.slot as usize;
         let finding = match verdict {
             Verdict::Pass => Finding::Good,
@@ -246,15 +429,16 @@ impl Conductor {
         let now = self.now;
         let breaker = &mut self.slots[slot].breaker;
         if let Some(until) = breaker.probed(now, finding, &self.settings.breaker, &mut self.random) {
-            self.note_opened(slot, until);
+            self.note_opened(slot, until, out);
         }
     }
 
     /// A breaker has opened until this time.
-    pub(crate) fn note_opened(&mut self, slot: usize, until: Time) {
+    pub(crate) fn note_opened(&mut self, slot: usize, until: Time, out: &mut Vec<Action>) {
         let wait = (until - self.now).as_secs_f64();
         log::warn!("{}: its breaker opens for {wait:.1} s after repeated failures", self.title(slot));
         self.platform_at(slot).stats.opened += 1;
+        self.tell(slot, News::BreakerOpened { until }, out);
         self.set_timer(Timer::HalfOpen(self.instance(slot)), until);
     }
 
@@ -266,11 +450,17 @@ impl Conductor {
     }
 
     pub(crate) fn check_instances(&self) {
+        for platform in self.platforms.iter().filter(|platform| platform.host.is_child()) {
+            let slots = &self.slots[platform.slots()];
+            let has_candidate = slots.iter().any(|slot| slot.is_candidate);
+            let spares = slots.iter().filter(|slot| is_making_room(slot.life.state())).count();
+            let is_running = self.phase == crate::Phase::Running;
+            assert!(!is_running || spares + usize::from(has_candidate) == 1, "{} has {spares} spares", platform.name);
+        }
         for (index, slot) in self.slots.iter().enumerate() {
             let instance = self.instance(index);
             let platform = &self.platforms[slot.platform as usize];
             slot.breaker.check(&self.settings.breaker);
-            assert!(slot.occupied() <= platform.in_flight_max, "{instance:?} has more than it may");
             assert!(slot.life.is_alive() || slot.occupied() == 0, "{instance:?} is not alive and has requests");
             if slot.life.is_ready() {
                 let is_probed = self.timers.at(Timer::Probe(instance)).is_some();
@@ -286,6 +476,18 @@ impl Conductor {
             assert_eq!(is_to_restart, self.timers.at(Timer::Restart(index as u32)).is_some(), "{instance:?} restart");
             if slot.life.state() == State::Starting {
                 assert!(self.timers.at(Timer::StartLate(instance)).is_some(), "{instance:?} may start for ever");
+            }
+            if let State::Draining { .. } = slot.life.state() {
+                assert!(self.timers.at(Timer::DrainLate(instance)).is_some(), "{instance:?} may drain for ever");
+                assert!(slot.in_flight > 0, "{instance:?} drains and has nothing left");
+            }
+            if slot.life.is_alive() && platform.host.is_child() && !self.has_exited {
+                assert!(self.timers.at(Timer::Weigh).is_some(), "{instance:?} is alive and never weighed");
+            }
+            if slot.is_candidate {
+                let of_swap = platform.swap.is_some_and(|swap| swap.candidate == Some(index as u32));
+                assert!(of_swap && slot.in_flight == 0, "{instance:?} has to prove itself and nobody looks");
+                assert!(slot.life.is_alive(), "{instance:?} has to prove itself and does not run");
             }
             let wedges = self.timers.at(Timer::Wedged(instance)).is_some();
             assert!(slot.abandoned.is_empty() || wedges || !slot.life.is_ready(), "{instance:?} may be stuck for ever");

@@ -8,6 +8,9 @@
 //! |---|---|
 //! | a request, from the question to its one end | `requests.rs` |
 //! | an instance: started, probed, cut off, replaced | `instances.rs` |
+//! | what people and other platforms want of a platform; sleep | `orders.rs` |
+//! | a new edition beside the old | `swap.rs` |
+//! | what a child may use | `limits.rs` |
 //! | the end, phase by phase | `ending.rs` |
 //!
 //! The leaves (`lifecycle`, `health`, `breaker`, `router`, `balance`, `retry`, `dead_letter`, `shutdown`) answer
@@ -24,6 +27,9 @@ mod event;
 pub mod health;
 mod instances;
 pub mod lifecycle;
+mod limits;
+pub mod manifest;
+mod orders;
 mod random;
 mod requests;
 pub mod retry;
@@ -32,6 +38,9 @@ mod shutdown;
 pub mod stats;
 mod status;
 #[cfg(test)]
+mod stories;
+mod swap;
+#[cfg(test)]
 mod tests;
 mod time;
 mod timers;
@@ -39,7 +48,8 @@ mod timers;
 use std::collections::VecDeque;
 
 pub use event::{
-    Action, Answer, Errand, Event, Exit, Instance, Order, Outcome, Refusal, Sample, Signal, Ticket, TicketBook, Verdict,
+    Action, Answer, Errand, Event, Exit, Instance, News, Order, Outcome, Refusal, Sample, Signal, Terms, Ticket,
+    TicketBook, Verdict, Weight, MEGABYTE,
 };
 pub use random::Random;
 pub use router::{Question, RouteId, Router, Rule};
@@ -49,12 +59,13 @@ pub use time::Time;
 pub use timers::{Timer, Timers};
 
 use breaker::Breaker;
-use config::{Config, Host};
+use config::{Config, Host, Start};
 use health::Health;
-use lifecycle::Lifecycle;
+use lifecycle::{Lifecycle, Reason, State, Then};
 use requests::Request;
 use retry::Budget;
 use stats::{PlatformStats, Stats};
+use swap::Swap;
 
 /// Bugs that can be planted to show that the world finds them.
 #[cfg(feature = "plants")]
@@ -66,6 +77,8 @@ pub enum Plant {
     TrialNeverReturned,
     /// The answer of an old run is taken for one of the present run.
     LateAnswerAccepted,
+    /// A reload ends the old edition with its requests in hand.
+    ReplacedWithoutDraining,
 }
 
 /// Decides. See the crate's documentation.
@@ -84,6 +97,9 @@ pub struct Conductor {
     stop_ordered_at: Time,
     exit_code: u8,
     has_exited: bool,
+    /// Some instance drains, some platform is to end after others, or some reload is under way: see to it at the end of
+    /// the turn.
+    has_unsettled: bool,
     sample: Option<(Time, Sample)>,
     stats: Stats,
     now: Time,
@@ -108,29 +124,57 @@ struct Settings {
 struct Platform {
     name: String,
     host: Host,
-    /// Its instances are the slots `first..first + count`.
+    start: Start,
+    /// Its slots are `first..first + count`; of a child process one more than it has instances.
     first: u32,
     count: u32,
-    in_flight_max: u32,
+    terms: Terms,
     queue: VecDeque<Ticket>,
-    queue_max: usize,
-    start_timeout: std::time::Duration,
-    stop_grace: std::time::Duration,
-    wedged: std::time::Duration,
     needs: Vec<u32>,
     needed_by: Vec<u32>,
+    /// To be drained for this once those that need it have ended.
+    ending: Option<(Then, Reason)>,
+    /// A person keeps requests away from it.
+    is_isolated: bool,
+    /// The edition that its instances are started from.
+    edition: u32,
+    swap: Option<Swap>,
+    /// Starts since the day began.
+    starts: u32,
+    /// Requests for it that have not ended.
+    live: u32,
+    /// When its last request came or ended.
+    used_at: Time,
     budget: Budget,
     stats: PlatformStats,
 }
 
 impl Platform {
-    fn slots(&self) -> std::ops::Range<usize> {
-        self.first as usize..(self.first + self.count) as usize
+    fn new(config: &config::Platform, first: usize, retry: &config::Retry) -> Platform {
+        Platform {
+            name: config.name.clone(),
+            host: config.host,
+            start: config.start,
+            first: first as u32,
+            count: config.slots() as u32,
+            terms: Terms::of(config),
+            queue: VecDeque::new(),
+            needs: Vec::new(),
+            needed_by: Vec::new(),
+            ending: None,
+            is_isolated: false,
+            edition: 0,
+            swap: None,
+            starts: 0,
+            live: 0,
+            used_at: Time::ZERO,
+            budget: Budget::new(retry),
+            stats: PlatformStats::default(),
+        }
     }
 
-    /// Whether ending a run and starting another is a cure: a thread or process, not a remote service.
-    fn can_be_replaced(&self) -> bool {
-        matches!(self.host, Host::Threads(_) | Host::Process(_))
+    fn slots(&self) -> std::ops::Range<usize> {
+        self.first as usize..(self.first + self.count) as usize
     }
 }
 
@@ -156,6 +200,17 @@ struct Slot {
     suspect: bool,
     /// How long it usually takes to answer.
     usual: std::time::Duration,
+    /// Of which edition of its platform its run is, or its last one was.
+    edition: u32,
+    /// Of a new edition that has to prove itself; takes no requests.
+    is_candidate: bool,
+    started_at: Time,
+    /// What its process tree was last found to use.
+    weight: Option<Weight>,
+    /// When it was last asked to give memory back, as long as it has not.
+    trimmed_at: Option<Time>,
+    /// When it was last told that it needs longer to start.
+    extended_at: Option<Time>,
 }
 
 impl Slot {
@@ -171,35 +226,62 @@ impl Conductor {
     /// If platforms need each other in a circle, which is such a mistake.
     pub fn new(config: &Config, seed: u64) -> Conductor {
         config.start_order().expect("a configuration without mistakes has no circle of needs");
-        let position = |name: &String| config.platforms.iter().position(|other| other.name == *name);
-        let mut platforms = Vec::with_capacity(config.platforms.len());
-        let mut slots = Vec::new();
-        for (index, platform) in config.platforms.iter().enumerate() {
-            let first = slots.len() as u32;
-            slots.extend((0..platform.instances()).map(|_| Slot::new(index as u32)));
-            let needs: Vec<u32> = platform.needs.iter().filter_map(position).map(|need| need as u32).collect();
-            platforms.push(Platform {
-                name: platform.name.clone(),
-                host: platform.host,
-                first,
-                count: platform.instances() as u32,
-                in_flight_max: platform.in_flight_max(),
-                queue: VecDeque::new(),
-                queue_max: platform.queue_max.size(),
-                start_timeout: platform.start_timeout_ms.millis(),
-                stop_grace: platform.stop_grace_ms.millis(),
-                wedged: platform.wedged_ms.millis(),
-                needs,
-                needed_by: Vec::new(),
-                budget: Budget::new(&config.retry),
-                stats: PlatformStats::default(),
-            });
+        let mut conductor = Conductor::empty(config, seed);
+        // Needs may stand after what needs them.
+        for platform in &config.platforms {
+            conductor.add_platform(platform);
         }
-        for index in 0..platforms.len() {
-            for need in platforms[index].needs.clone() {
-                platforms[need as usize].needed_by.push(index as u32);
+        for (index, platform) in config.platforms.iter().enumerate() {
+            for need in &platform.needs {
+                let position = config.platforms.iter().position(|other| other.name == *need);
+                let position = position.expect("a configuration without mistakes names what is there");
+                conductor.connect(index as u32, position as u32);
             }
         }
+        conductor
+    }
+
+    /// Takes in a platform that was found after the start; returns its index. [`Event::Ordered`] with
+    /// [`Order::Start`] starts it, and so does its first request if it is lazy. What it needs must be there already.
+    ///
+    /// The one input that is no event: an event holds no text.
+    ///
+    /// # Panics
+    /// If something that it needs is not there, or its name is taken.
+    pub fn add(&mut self, platform: &config::Platform) -> u32 {
+        assert!(self.router.to(&platform.name).is_none(), "{} is there already", platform.name);
+        self.router.add(platform);
+        let index = self.add_platform(platform);
+        for need in &platform.needs {
+            let position = self.platforms.iter().position(|other| other.name == *need);
+            let position = position.expect("whoever adds a platform has seen that what it needs is there");
+            self.connect(index, position as u32);
+        }
+        index
+    }
+
+    fn add_platform(&mut self, platform: &config::Platform) -> u32 {
+        let index = self.platforms.len() as u32;
+        let first = self.slots.len();
+        let (state, reason) = match platform.start {
+            Start::Eager => (State::Waiting, Reason::NeedsOthers),
+            Start::Lazy => (State::Asleep, Reason::NotAskedYet),
+            Start::Manual => (State::Stopped, Reason::Manual),
+        };
+        self.slots.extend((0..platform.instances()).map(|_| Slot::new(index, Lifecycle::new(state, reason))));
+        let spares = platform.slots() - platform.instances();
+        let spare = || Slot::new(index, Lifecycle::new(State::Spare, Reason::Unused));
+        self.slots.extend((0..spares).map(|_| spare()));
+        self.platforms.push(Platform::new(platform, first, &self.settings.retry));
+        index
+    }
+
+    fn connect(&mut self, needy: u32, need: u32) {
+        self.platforms[needy as usize].needs.push(need);
+        self.platforms[need as usize].needed_by.push(needy);
+    }
+
+    fn empty(config: &Config, seed: u64) -> Conductor {
         Conductor {
             settings: Settings {
                 health: config.health.clone(),
@@ -211,8 +293,8 @@ impl Conductor {
                 requests_max: config.requests_max.size(),
             },
             router: Router::new(config),
-            platforms,
-            slots,
+            platforms: Vec::new(),
+            slots: Vec::new(),
             requests: Vec::new(),
             live: 0,
             timers: Timers::default(),
@@ -221,6 +303,7 @@ impl Conductor {
             stop_ordered_at: Time::ZERO,
             exit_code: 0,
             has_exited: false,
+            has_unsettled: false,
             sample: None,
             stats: Stats::default(),
             now: Time::ZERO,
@@ -249,12 +332,19 @@ impl Conductor {
             Event::Answered { ticket, instance, outcome } => self.answered(ticket, instance, outcome, out),
             Event::Gone { ticket } => self.gone(ticket, out),
             Event::Started { instance } => self.started(instance, out),
+            Event::Extended { instance, by } => self.extended(instance, by, out),
+            Event::Weighed { instance, weight } => self.weighed(instance, weight, out),
             Event::Exited { instance, exit } => self.exited(instance, exit, out),
             Event::Probed { instance, verdict } => self.probed(instance, verdict, out),
             Event::Measured { sample } => self.sample = Some((now, sample)),
             Event::Stored { errand, done } => self.stored(errand, done, out),
-            Event::Ordered(Order::Stop) => self.stop_ordered(out),
+            Event::Ordered(order) => self.ordered(order, out),
+            Event::Recalled { platform, starts } => self.recalled(platform, starts),
+            Event::DayBegan => self.day_began(out),
             Event::Elapsed => {}
+        }
+        if self.has_unsettled {
+            self.settle_platforms(out);
         }
         if self.phase != Phase::Running {
             self.advance_ending(out);
@@ -277,6 +367,9 @@ impl Conductor {
             Timer::Kill(instance) => out.push(Action::Signal { instance, signal: Signal::Kill }),
             Timer::HalfOpen(instance) => self.half_open_due(instance, out),
             Timer::Wedged(instance) => self.wedged(instance, out),
+            Timer::DrainLate(instance) => self.drain_late(instance, out),
+            Timer::Sleep(platform) => self.sleep_due(platform, out),
+            Timer::Weigh => self.weigh_due(out),
             Timer::Sample => self.sample_due(out),
             Timer::Phase => self.phase_over(out),
         }
@@ -317,7 +410,7 @@ impl Conductor {
         self.slots[instance.slot as usize].platform as usize
     }
 
-    /// Which of its platform's instances this is, counted from 0.
+    /// Which of its platform's slots this is, counted from 0.
     pub fn index_of(&self, instance: Instance) -> u32 {
         instance.slot - self.platforms[self.platform_of(instance)].first
     }
@@ -366,11 +459,11 @@ impl Conductor {
 }
 
 impl Slot {
-    fn new(platform: u32) -> Slot {
+    fn new(platform: u32, life: Lifecycle) -> Slot {
         Slot {
             platform,
             run: 0,
-            life: Lifecycle::default(),
+            life,
             health: Health::new(false),
             breaker: Breaker::default(),
             in_flight: 0,
@@ -380,6 +473,12 @@ impl Slot {
             progress: Time::ZERO,
             suspect: false,
             usual: std::time::Duration::ZERO,
+            edition: 0,
+            is_candidate: false,
+            started_at: Time::ZERO,
+            weight: None,
+            trimmed_at: None,
+            extended_at: None,
         }
     }
 }

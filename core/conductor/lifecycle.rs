@@ -1,14 +1,16 @@
 //! The life of one instance, and when it is started again.
 //!
 //! ```text
-//!            Start             Started                 Stop
-//!   Waiting ───────► Starting ─────────► Ready ─────────────────► Stopping ──Exited──► Stopped
-//!                     ▲  │  │              │  │                    ▲  │
-//!                 Due │  │  │ TooLate      │  │ Sick               │  │ Exited, to be started again
-//!                     │  │  └──────────────┼──┴────────────────────┘  │
-//!                  Backoff ◄──── Exited ───┘ ◄────────────────────────┘
+//!                Want           Start             Started           Drain
+//!   Asleep   ─┬───────► Waiting ───────► Starting ────────► Ready ─────────► Draining
+//!   Stopped  ─┤            ▲              ▲  │  │             │                 │ Drained, Sick, Kill
+//!   Failed   ─┤            │ Want     Due │  │  │ TooLate,    │ Sick, Kill,     ▼
+//!   Spare    ─┘            └─────── Backoff  │  └─ Sick, End ─┴─ End ──────► Stopping ──Exited──► as it was ended for:
+//!                                     ▲ ▲    │                │                 │        Asleep, Stopped, Spare, Waiting
+//!                                     │ └────┴─── Exited ─────┘                 │
+//!                                     └───────────── Exited, to be started again┘
 //!
-//!   Exited with 78 (bad configuration) ──► Failed, from anywhere
+//!   Exited with 78 (bad configuration), unless it was to rest or make room, or Refuse ──► Failed
 //! ```
 
 use std::time::Duration;
@@ -21,62 +23,104 @@ use crate::random::Random;
 use crate::time::Time;
 
 /// What an instance's process, thread or connection is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum State {
-    /// Not started yet: a platform that it needs is not ready.
+    /// Not running; its next request starts it.
+    Asleep,
+    /// To be started as soon as the platforms that it needs are ready.
     Waiting,
     /// Started; its handshake is not answered yet.
     Starting,
     /// Takes requests, as far as health and breaker let it.
     Ready,
-    /// Told to end; `again` says whether it is to be started after that.
+    /// Takes no more requests, and is told to end when those it has have ended.
+    Draining {
+        /// What it becomes.
+        then: Then,
+    },
+    /// Told to end.
     Stopping {
-        /// To be started again.
-        again: bool,
+        /// What it becomes.
+        then: Then,
     },
     /// Ended; to be started at this time.
     Backoff {
         /// When.
         until: Time,
     },
-    /// Ended in order.
+    /// Ended in order, or never started; until a person starts it.
     Stopped,
-    /// Ended, and starting it again would be useless until the configuration changes.
+    /// Ended, and starting it again would be useless until something changes.
     Failed,
+    /// A slot that is not in use: the next edition of its platform starts here.
+    Spare,
+}
+
+/// What an instance that is ended becomes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Then {
+    /// Started again, after a wait if it did not last.
+    Again,
+    /// Started again as soon as what it needs is ready.
+    Wait,
+    /// Started by its next request.
+    Sleep,
+    /// Nothing, until a person starts it.
+    Rest,
+    /// A slot that is free for the next edition.
+    Spare,
 }
 
 impl State {
     /// The name in status; one of [`crate::INSTANCE_STATES`].
     pub const fn name(self) -> &'static str {
         match self {
+            State::Asleep => "asleep",
             State::Waiting => "waiting",
             State::Starting => "starting",
             State::Ready => "ready",
+            State::Draining { .. } => "draining",
             State::Stopping { .. } => "stopping",
             State::Backoff { .. } => "backoff",
             State::Stopped => "stopped",
             State::Failed => "failed",
+            State::Spare => "spare",
         }
+    }
+
+    /// Whether a run exists in it: started, and not known to have ended.
+    pub const fn is_alive(self) -> bool {
+        matches!(self, State::Starting | State::Ready | State::Draining { .. } | State::Stopping { .. })
     }
 }
 
 /// What happened to an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Input {
-    /// What it needs is ready.
+    /// Somebody wants it to run.
+    Want(Reason),
+    /// It is wanted, and what it needs is ready.
     Start,
+    /// It is wanted, and may not be started.
+    Refuse(Reason),
     /// Its handshake was answered.
     Started,
     /// It took too long to start.
     TooLate,
     /// Its health or a stuck request says that it must be replaced.
     Sick(Reason),
+    /// It took more than it may and must go at once.
+    Kill(Reason),
+    /// It shall end once its requests have ended.
+    Drain(Then, Reason),
+    /// They have, or their time is up.
+    Drained,
+    /// It shall end.
+    End(Then, Reason),
     /// It is no more.
     Exited(Exit),
     /// The wait before the next start is over.
     Due,
-    /// Demi ends.
-    Stop,
 }
 
 /// What to do about it.
@@ -84,30 +128,52 @@ pub enum Input {
 pub enum Step {
     /// Nothing.
     None,
+    /// See whether it may start.
+    Await,
     /// Start its next run.
     Spawn,
     /// It is ready.
     Welcome,
+    /// Give it no more requests, and tell when it has none left.
+    Drain,
     /// Ask it to end, and put it down if it does not.
     Terminate,
     /// Put it down.
     Kill,
     /// Start it again after this long.
     Again(Duration),
-    /// It has ended for good.
+    /// It is not running and nothing is to be done.
     Rest,
 }
 
 /// Why an instance is in its state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
     /// A platform that it needs is not ready.
     NeedsOthers,
     /// Demi began.
     Began,
+    /// It is lazy and nobody has asked for it yet.
+    NotAskedYet,
+    /// It is started by hand only.
+    Manual,
+    /// The slot has not been needed yet.
+    Unused,
+    /// Its folder was found while Demi runs.
+    Found,
+    /// Its folder is not there any more.
+    Gone,
+    /// A request asked for it.
+    Asked,
+    /// Another platform needs it.
+    Needed,
+    /// A person said so.
+    ByHand,
     /// The wait after its last end was over.
     BackoffOver,
+    /// Another day has begun, and with it another budget of starts.
+    DayBegan,
     /// Its handshake was answered.
     HandshakeAnswered,
     /// It took too long to start.
@@ -116,6 +182,44 @@ pub enum Reason {
     HealthFailed,
     /// A worker did not let go of a request.
     Wedged,
+    /// Its process tree used more memory than it may. Bytes.
+    MemoryLimit {
+        /// What it used.
+        used: u64,
+        /// What it may.
+        max: u64,
+    },
+    /// Its process tree had more processes than it may.
+    ProcessLimit {
+        /// How many.
+        used: u32,
+        /// How many it may.
+        max: u32,
+    },
+    /// It has nearly as many descriptors open as it may.
+    DescriptorLimit {
+        /// How many.
+        used: u32,
+        /// How many it may.
+        max: u32,
+    },
+    /// It has been started as often today as it may.
+    BudgetSpent {
+        /// How often it may.
+        budget: u32,
+    },
+    /// Nobody has asked for it for a while.
+    Idle,
+    /// What it needs was stopped.
+    NeedStopped,
+    /// What it needs was restarted.
+    NeedRestarts,
+    /// It is of a new edition, which has to prove itself.
+    NewEdition,
+    /// A new edition took its place.
+    Replaced,
+    /// Its reload was broken off.
+    SwapBrokenOff,
     /// It ended.
     Exited(Exit),
     /// Demi ends.
@@ -124,18 +228,56 @@ pub enum Reason {
 
 impl std::fmt::Display for Reason {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
+        let megabytes = |bytes: u64| bytes as f64 / 1e6;
+        match *self {
             Reason::NeedsOthers => write!(formatter, "a platform that it needs is not ready"),
             Reason::Began => write!(formatter, "Demi began"),
+            Reason::NotAskedYet => write!(formatter, "nobody has asked for it yet"),
+            Reason::Manual => write!(formatter, "it is started by hand only"),
+            Reason::Unused => write!(formatter, "it has not been needed yet"),
+            Reason::Found => write!(formatter, "its folder was found"),
+            Reason::Gone => write!(formatter, "its folder is gone"),
+            Reason::Asked => write!(formatter, "a request asked for it"),
+            Reason::Needed => write!(formatter, "another platform needs it"),
+            Reason::ByHand => write!(formatter, "it was ordered by hand"),
             Reason::BackoffOver => write!(formatter, "the wait after its last end is over"),
+            Reason::DayBegan => write!(formatter, "another day has begun"),
             Reason::HandshakeAnswered => write!(formatter, "it has started"),
             Reason::StartTimeout => write!(formatter, "it took longer than start_timeout_ms to start"),
             Reason::HealthFailed => write!(formatter, "its health checks failed"),
             Reason::Wedged => write!(formatter, "a worker did not let go of a request"),
+            Reason::MemoryLimit { used, max } => write!(
+                formatter,
+                "it used {:.0} MB of memory, and limits.memory_max_mb is {:.0}",
+                megabytes(used),
+                megabytes(max)
+            ),
+            Reason::ProcessLimit { used, max } => {
+                write!(formatter, "it had {used} processes, and limits.processes_max is {max}")
+            }
+            Reason::DescriptorLimit { used, max } => {
+                write!(formatter, "it had {used} descriptors open, and limits.descriptors_max is {max}")
+            }
+            Reason::BudgetSpent { budget } => {
+                write!(formatter, "it has been started too often today: start_budget_per_day is {budget}")
+            }
+            Reason::Idle => write!(formatter, "nobody asked for it for sleep_after_ms"),
+            Reason::NeedStopped => write!(formatter, "a platform that it needs was stopped"),
+            Reason::NeedRestarts => write!(formatter, "a platform that it needs was restarted"),
+            Reason::NewEdition => write!(formatter, "a new edition has to prove itself"),
+            Reason::Replaced => write!(formatter, "a new edition took its place"),
+            Reason::SwapBrokenOff => write!(formatter, "its reload was broken off"),
+            Reason::Exited(Exit::Code(78)) => {
+                write!(formatter, "it exited with code 78, which says that its configuration is bad")
+            }
             Reason::Exited(Exit::Code(code)) => write!(formatter, "it exited with code {code}"),
             Reason::Exited(Exit::Signal(signal)) => write!(formatter, "signal {signal} ended it"),
             Reason::Exited(Exit::NotStarted) => write!(formatter, "it could not be started"),
             Reason::Exited(Exit::NotInitialised) => write!(formatter, "its initialisation failed"),
+            Reason::Exited(Exit::OutOfMemory) => write!(
+                formatter,
+                "the kernel ended it for want of memory: it reached limits.memory_max_mb, or the machine had none left"
+            ),
             Reason::Exited(Exit::Misbehaved) => write!(formatter, "it broke the protocol"),
             Reason::Exited(Exit::Abandoned) => write!(formatter, "its thread was left behind"),
             Reason::Shutdown => write!(formatter, "Demi is ending"),
@@ -159,76 +301,117 @@ pub struct Lifecycle {
 /// The exit code that says "bad configuration" (`EX_CONFIG` of sysexits.h).
 const BAD_CONFIG: Exit = Exit::Code(78);
 
-impl Default for Lifecycle {
-    fn default() -> Self {
-        Lifecycle {
-            state: State::Waiting,
-            since: Time::ZERO,
-            reason: Reason::NeedsOthers,
-            ready_since: None,
-            ended: None,
-            restarts: 0,
-        }
-    }
-}
-
 impl Lifecycle {
+    /// A slot that has never run.
+    pub fn new(state: State, reason: Reason) -> Lifecycle {
+        Lifecycle { state, since: Time::ZERO, reason, ready_since: None, ended: None, restarts: 0 }
+    }
+
     /// Takes what happened and says what to do.
     pub fn take(&mut self, now: Time, input: Input, settings: &config::Restart, random: &mut Random) -> Step {
+        use State::{Asleep, Backoff, Draining, Failed, Ready, Spare, Starting, Stopped, Stopping, Waiting};
         match (self.state, input) {
-            (State::Waiting, Input::Start) => self.to(now, State::Starting, Reason::Began, Step::Spawn),
-            (State::Backoff { .. }, Input::Due) => self.to(now, State::Starting, Reason::BackoffOver, Step::Spawn),
-            (State::Starting, Input::Started) => {
+            (Asleep | Stopped | Failed | Spare | Backoff { .. }, Input::Want(reason)) => {
+                self.wanted(now, reason);
+                Step::Await
+            }
+            // It may go on when it has ended. What makes room for a new edition is wanted there.
+            (Draining { then: Then::Sleep | Then::Rest }, Input::Want(reason)) => {
+                self.to(now, Draining { then: Then::Wait }, reason, Step::None)
+            }
+            (Stopping { then: Then::Sleep | Then::Rest }, Input::Want(reason)) => {
+                self.to(now, Stopping { then: Then::Wait }, reason, Step::None)
+            }
+            (
+                Waiting
+                | Starting
+                | Ready
+                | Draining { then: Then::Again | Then::Wait | Then::Spare }
+                | Stopping { then: Then::Again | Then::Wait | Then::Spare },
+                Input::Want(_),
+            ) => Step::None,
+
+            (Waiting, Input::Start) => {
+                let reason = if self.reason == Reason::NeedsOthers { Reason::Began } else { self.reason };
+                self.to(now, Starting, reason, Step::Spawn)
+            }
+            (Backoff { .. }, Input::Due) => self.to(now, Starting, Reason::BackoffOver, Step::Spawn),
+            (Waiting | Backoff { .. }, Input::Refuse(reason)) => self.to(now, Failed, reason, Step::Rest),
+            (
+                Asleep | Starting | Ready | Draining { .. } | Stopping { .. } | Stopped | Failed | Spare,
+                Input::Start | Input::Due | Input::Refuse(_),
+            )
+            | (Waiting, Input::Due)
+            | (Backoff { .. }, Input::Start) => Step::None,
+
+            (Starting, Input::Started) => {
                 self.ready_since = Some(now);
-                self.to(now, State::Ready, Reason::HandshakeAnswered, Step::Welcome)
+                self.to(now, Ready, Reason::HandshakeAnswered, Step::Welcome)
             }
-            (State::Starting, Input::TooLate) => {
-                self.to(now, State::Stopping { again: true }, Reason::StartTimeout, Step::Kill)
+            (Starting, Input::TooLate) => {
+                self.to(now, Stopping { then: Then::Again }, Reason::StartTimeout, Step::Kill)
             }
-            (State::Starting | State::Ready, Input::Sick(reason)) => {
-                self.to(now, State::Stopping { again: true }, reason, Step::Terminate)
+            (
+                Asleep
+                | Waiting
+                | Ready
+                | Draining { .. }
+                | Stopping { .. }
+                | Backoff { .. }
+                | Stopped
+                | Failed
+                | Spare,
+                Input::Started | Input::TooLate,
+            ) => Step::None,
+
+            (Starting | Ready, Input::Sick(reason)) => {
+                self.to(now, Stopping { then: Then::Again }, reason, Step::Terminate)
             }
-            (State::Starting | State::Ready, Input::Stop) => {
-                self.to(now, State::Stopping { again: false }, Reason::Shutdown, Step::Terminate)
+            (Starting | Ready, Input::Kill(reason)) => self.to(now, Stopping { then: Then::Again }, reason, Step::Kill),
+            (Draining { then }, Input::Drained) => self.to(now, Stopping { then }, self.reason, Step::Terminate),
+            (Draining { then }, Input::Sick(reason)) => self.to(now, Stopping { then }, reason, Step::Terminate),
+            (Draining { then }, Input::Kill(reason)) => self.to(now, Stopping { then }, reason, Step::Kill),
+            (Stopping { then }, Input::Kill(reason)) => self.to(now, Stopping { then }, reason, Step::Kill),
+            (Starting | Ready, Input::Drained)
+            | (Stopping { .. }, Input::Sick(_) | Input::Drained)
+            | (
+                Asleep | Waiting | Backoff { .. } | Stopped | Failed | Spare,
+                Input::Sick(_) | Input::Kill(_) | Input::Drained,
+            ) => Step::None,
+
+            (Ready, Input::Drain(then, reason)) => self.to(now, Draining { then }, reason, Step::Drain),
+            (Draining { then: Then::Spare } | Stopping { then: Then::Spare }, Input::Drain(_, _)) => Step::None,
+            (Draining { .. }, Input::Drain(then, reason)) => self.to(now, Draining { then }, reason, Step::None),
+            (Starting, Input::Drain(then, reason)) | (Starting | Ready | Draining { .. }, Input::End(then, reason)) => {
+                self.to(now, Stopping { then }, reason, Step::Terminate)
             }
-            (State::Starting | State::Ready | State::Stopping { again: true }, Input::Exited(exit)) => {
+            (Stopping { .. }, Input::Drain(then, reason) | Input::End(then, reason)) => {
+                self.to(now, Stopping { then }, reason, Step::None)
+            }
+            (Spare, Input::Drain(_, _)) => Step::None,
+            (
+                Asleep | Waiting | Backoff { .. } | Stopped | Failed,
+                Input::Drain(then, reason) | Input::End(then, reason),
+            )
+            | (Spare, Input::End(then, reason)) => self.settle(now, then, reason),
+
+            (Starting | Ready | Stopping { then: Then::Again }, Input::Exited(exit)) => {
                 self.exited(now, exit, settings, random)
             }
-            (State::Stopping { again: false }, Input::Exited(_)) => {
-                self.to(now, State::Stopped, self.reason, Step::Rest)
+            (Draining { then } | Stopping { then }, Input::Exited(exit)) => {
+                self.ready_since = None;
+                // One that had an end of its own while it was to drain is told with that.
+                self.ended = Some(match self.state {
+                    Draining { .. } => Reason::Exited(exit),
+                    _ => self.reason,
+                });
+                // To wake it would be as useless as to start it again.
+                if exit == BAD_CONFIG && matches!(then, Then::Sleep | Then::Wait | Then::Again) {
+                    return self.to(now, Failed, Reason::Exited(exit), Step::Rest);
+                }
+                self.settle(now, then, self.reason)
             }
-            (State::Stopping { again: true }, Input::Stop) => {
-                self.to(now, State::Stopping { again: false }, Reason::Shutdown, Step::None)
-            }
-            (State::Waiting | State::Backoff { .. } | State::Failed, Input::Stop) => {
-                self.to(now, State::Stopped, Reason::Shutdown, Step::Rest)
-            }
-            (State::Stopping { again: false } | State::Stopped, Input::Stop)
-            | (State::Starting | State::Ready | State::Stopping { .. } | State::Stopped | State::Failed, Input::Due)
-            | (
-                State::Starting
-                | State::Ready
-                | State::Stopping { .. }
-                | State::Backoff { .. }
-                | State::Stopped
-                | State::Failed,
-                Input::Start,
-            )
-            | (
-                State::Waiting
-                | State::Ready
-                | State::Stopping { .. }
-                | State::Backoff { .. }
-                | State::Stopped
-                | State::Failed,
-                Input::Started | Input::TooLate,
-            )
-            | (
-                State::Waiting | State::Stopping { .. } | State::Backoff { .. } | State::Stopped | State::Failed,
-                Input::Sick(_),
-            )
-            | (State::Waiting | State::Backoff { .. } | State::Stopped | State::Failed, Input::Exited(_))
-            | (State::Waiting, Input::Due) => Step::None,
+            (Asleep | Waiting | Backoff { .. } | Stopped | Failed | Spare, Input::Exited(_)) => Step::None,
         }
     }
 
@@ -237,10 +420,34 @@ impl Lifecycle {
         step
     }
 
+    fn wanted(&mut self, now: Time, reason: Reason) {
+        if matches!(reason, Reason::ByHand | Reason::NewEdition) {
+            self.restarts = 0;
+        }
+        self.to(now, State::Waiting, reason, Step::None);
+    }
+
+    /// It is not running, and becomes what it was ended for.
+    fn settle(&mut self, now: Time, then: Then, reason: Reason) -> Step {
+        match then {
+            Then::Again | Then::Wait => {
+                self.wanted(now, reason);
+                Step::Await
+            }
+            Then::Sleep => self.to(now, State::Asleep, reason, Step::Rest),
+            Then::Rest => self.to(now, State::Stopped, reason, Step::Rest),
+            Then::Spare => self.to(now, State::Spare, reason, Step::Rest),
+        }
+    }
+
     /// Schedules the next start: at once the first time, then after a doubling wait; an instance that was ready for
     /// long enough has its earlier restarts forgotten.
     fn exited(&mut self, now: Time, exit: Exit, settings: &config::Restart, random: &mut Random) -> Step {
         let was_ready = self.ready_since.take();
+        // An ordered restart keeps the reason for which it was ordered: that is why the instance is down.
+        let is_ordered = matches!(self.state, State::Stopping { .. });
+        let reason = if is_ordered { self.reason } else { Reason::Exited(exit) };
+        self.ended = Some(reason);
         if exit == BAD_CONFIG {
             return self.to(now, State::Failed, Reason::Exited(exit), Step::None);
         }
@@ -249,17 +456,6 @@ impl Lifecycle {
         }
         let wait = restart_wait(self.restarts, settings, random);
         self.restarts = self.restarts.saturating_add(1);
-        // An ordered restart keeps the reason for which it was ordered: that is why the instance is down.
-        let reason = match self.state {
-            State::Stopping { .. } => self.reason,
-            State::Waiting
-            | State::Starting
-            | State::Ready
-            | State::Backoff { .. }
-            | State::Stopped
-            | State::Failed => Reason::Exited(exit),
-        };
-        self.ended = Some(reason);
         self.to(now, State::Backoff { until: now + wait }, reason, Step::Again(wait))
     }
 
@@ -285,7 +481,7 @@ impl Lifecycle {
 
     /// Whether a run of it exists: started, and not known to have ended.
     pub fn is_alive(&self) -> bool {
-        matches!(self.state, State::Starting | State::Ready | State::Stopping { .. })
+        self.state.is_alive()
     }
 
     /// Starts in a row that did not last.
@@ -310,6 +506,10 @@ fn restart_wait(restarts: u32, settings: &config::Restart, random: &mut Random) 
 mod tests {
     use super::*;
 
+    fn waiting() -> Lifecycle {
+        Lifecycle::new(State::Waiting, Reason::NeedsOthers)
+    }
+
     struct Life {
         life: Lifecycle,
         random: Random,
@@ -318,7 +518,7 @@ mod tests {
 
     impl Life {
         fn started() -> Life {
-            let mut life = Life { life: Lifecycle::default(), random: Random::new(5), now: Time::ZERO };
+            let mut life = Life { life: waiting(), random: Random::new(5), now: Time::ZERO };
             assert_eq!(life.take(Input::Start), Step::Spawn);
             life
         }
@@ -380,7 +580,7 @@ mod tests {
     fn a_stop_while_stopping_for_a_restart_cancels_the_restart() {
         let mut life = Life::ready();
         life.take(Input::Sick(Reason::HealthFailed));
-        assert_eq!(life.take(Input::Stop), Step::None);
+        assert_eq!(life.take(Input::End(Then::Rest, Reason::Shutdown)), Step::None);
         assert_eq!(life.take(Input::Exited(Exit::Signal(15))), Step::Rest);
     }
 
@@ -393,8 +593,66 @@ mod tests {
 
     #[test]
     fn what_never_ran_rests_at_once() {
-        let mut life = Life { life: Lifecycle::default(), random: Random::new(5), now: Time::ZERO };
-        assert_eq!(life.take(Input::Stop), Step::Rest);
+        let mut life = Life { life: waiting(), random: Random::new(5), now: Time::ZERO };
+        assert_eq!(life.take(Input::End(Then::Rest, Reason::Shutdown)), Step::Rest);
         assert_eq!(life.take(Input::Start), Step::None);
+    }
+
+    #[test]
+    fn what_sleeps_is_wanted_by_a_request_and_tells_so() {
+        let mut life = Life { life: Lifecycle::new(State::Asleep, Reason::NotAskedYet), ..Life::ready() };
+        assert_eq!(life.take(Input::Start), Step::None);
+        assert_eq!(life.take(Input::Want(Reason::Asked)), Step::Await);
+        assert_eq!(life.take(Input::Start), Step::Spawn);
+        assert_eq!(life.life.since().1, Reason::Asked);
+    }
+
+    #[test]
+    fn a_drained_instance_becomes_what_it_was_drained_for() {
+        for (then, state) in [
+            (Then::Sleep, State::Asleep),
+            (Then::Rest, State::Stopped),
+            (Then::Spare, State::Spare),
+            (Then::Wait, State::Waiting),
+        ] {
+            let mut life = Life::ready();
+            assert_eq!(life.take(Input::Drain(then, Reason::Idle)), Step::Drain);
+            assert!(!life.life.is_ready() && life.life.is_alive());
+            assert_eq!(life.take(Input::Drained), Step::Terminate);
+            life.take(Input::Exited(Exit::Code(0)));
+            assert_eq!(life.life.state(), state);
+        }
+    }
+
+    #[test]
+    fn what_is_wanted_while_it_ends_to_sleep_is_started_after_its_end() {
+        let mut life = Life::ready();
+        life.take(Input::Drain(Then::Sleep, Reason::Idle));
+        life.take(Input::Drained);
+        assert_eq!(life.take(Input::Want(Reason::Asked)), Step::None);
+        assert_eq!(life.take(Input::Exited(Exit::Code(0))), Step::Await);
+        assert_eq!(life.life.since().1, Reason::Asked);
+    }
+
+    #[test]
+    fn what_may_not_be_started_has_failed_until_it_is_wanted_again() {
+        let mut life = Life { life: waiting(), ..Life::ready() };
+        let spent = Reason::BudgetSpent { budget: 10 };
+        assert_eq!(life.take(Input::Refuse(spent)), Step::Rest);
+        assert_eq!((life.life.state(), life.life.since().1), (State::Failed, spent));
+        assert_eq!(life.take(Input::Want(Reason::DayBegan)), Step::Await);
+    }
+
+    #[test]
+    fn a_person_makes_it_forget_its_restarts() {
+        let mut life = Life::ready();
+        for _ in 0..5 {
+            life.take(Input::Exited(Exit::Code(1)));
+            life.take(Input::Due);
+        }
+        life.take(Input::Exited(Exit::Code(1)));
+        assert_eq!(life.take(Input::Want(Reason::ByHand)), Step::Await);
+        assert_eq!(life.take(Input::Start), Step::Spawn);
+        assert_eq!(life.take(Input::Exited(Exit::Code(1))), Step::Again(Duration::ZERO));
     }
 }

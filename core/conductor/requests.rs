@@ -17,7 +17,7 @@ use crate::breaker::{Finding, TRIAL_RETRY_AFTER};
 use crate::config::Host;
 use crate::dead_letter;
 use crate::event::{Action, Answer, Instance, Outcome, Refusal, Ticket};
-use crate::lifecycle::State;
+use crate::lifecycle::{Reason, State, Then};
 use crate::retry::{Decision, Failure, History};
 use crate::router::RouteId;
 use crate::shutdown::Phase;
@@ -63,7 +63,7 @@ enum Prospect {
 /// What a caller is told whose instance turned out to be full or gone, or who waited in vain.
 const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// What a caller is told when nothing is known of when the platform will be back.
-const NOT_SOON: Duration = Duration::from_secs(60);
+pub(crate) const NOT_SOON: Duration = Duration::from_secs(60);
 
 impl Conductor {
     pub(crate) fn asked(&mut self, ticket: Ticket, route: Option<RouteId>, idempotent: bool, out: &mut Vec<Action>) {
@@ -71,6 +71,8 @@ impl Conductor {
             self.stats.no_route += 1;
             return out.push(Action::Answer { ticket, answer: Answer::NoRoute });
         };
+        let platform = rule.platform as usize;
+        self.platforms[platform].used_at = self.now;
         let refusal = if self.phase != Phase::Running {
             Some((Refusal::Draining, self.settings.shutdown.grace_ms.millis()))
         } else if self.live >= self.settings.requests_max {
@@ -79,7 +81,7 @@ impl Conductor {
             None
         };
         if let Some((refusal, after)) = refusal {
-            let stats = &mut self.platforms[rule.platform as usize].stats;
+            let stats = &mut self.platforms[platform].stats;
             stats.asked += 1;
             stats.count_refusal(refusal);
             return out.push(Action::Answer { ticket, answer: Answer::Refused(refusal, after) });
@@ -101,7 +103,8 @@ impl Conductor {
             self.requests.resize(ticket.slot() + 1, None);
         }
         assert!(self.requests[ticket.slot()].is_none(), "{ticket:?} was issued while its place was taken");
-        self.platforms[request.platform as usize].stats.asked += 1;
+        self.platforms[platform].stats.asked += 1;
+        self.platforms[platform].live += 1;
         self.requests[ticket.slot()] = Some(request);
         self.live += 1;
         self.place(request, None, out);
@@ -109,6 +112,11 @@ impl Conductor {
 
     fn request(&self, ticket: Ticket) -> Option<Request> {
         self.requests.get(ticket.slot()).copied().flatten().filter(|request| request.ticket == ticket)
+    }
+
+    /// A request that is in a queue, and therefore has not ended.
+    pub(crate) fn queued(&self, ticket: Ticket) -> Request {
+        self.request(ticket).expect("what is queued has not ended")
     }
 
     fn request_mut(&mut self, ticket: Ticket) -> &mut Request {
@@ -121,12 +129,18 @@ impl Conductor {
         if self.now >= request.deadline {
             return self.end_waiting(request, out);
         }
+        if self.platforms[platform].is_isolated {
+            return self.end(request, Answer::Refused(Refusal::Isolated, NOT_SOON), None, out);
+        }
         if let Some(slot) = self.pick(platform, avoid) {
             return self.dispatch(request.ticket, slot, out);
         }
+        if self.phase == Phase::Running {
+            self.wake(platform, Reason::Asked, out);
+        }
         match self.prospect(platform, request.deadline) {
             Prospect::Refuse(refusal, after) => self.end(request, Answer::Refused(refusal, after), None, out),
-            Prospect::Wait if self.platforms[platform].queue.len() >= self.platforms[platform].queue_max => {
+            Prospect::Wait if self.platforms[platform].queue.len() >= self.platforms[platform].terms.queue_max => {
                 self.end(request, Answer::Refused(Refusal::QueueFull, TRY_AGAIN_AFTER), None, out);
             }
             Prospect::Wait => {
@@ -148,12 +162,19 @@ impl Conductor {
         let one = self.random.below(count);
         let other = (one + 1 + self.random.below(count - 1)) % count;
         let drawn = [first + one as usize, first + other as usize];
-        let best = self.best_of(drawn.into_iter(), avoid);
-        match best {
-            Some((slot, load)) if load.silence == Silence::NONE => Some(slot),
+        let candidates = drawn.map(|slot| avoid != Some(slot as u32) && self.takes_requests(slot));
+        if count == 2 && candidates != [true, true] {
+            // Nothing to choose: of a child process one of the two is the spare slot.
+            let only = drawn.into_iter().zip(candidates).find(|(_, takes)| *takes).map(|(slot, _)| slot);
+            return only.or_else(|| avoid.map(|slot| slot as usize).filter(|slot| self.takes_requests(*slot)));
+        }
+        match self.best_of(drawn.into_iter(), avoid) {
+            Some((slot, load)) if load.silence == Silence::NONE && candidates == [true, true] => Some(slot),
             Some(_) | None => {
-                let all = self.best_of(self.platforms[platform].slots(), avoid).map(|(slot, _)| slot);
-                all.or_else(|| avoid.map(|slot| slot as usize).filter(|slot| self.takes_requests(*slot)))
+                // From one of them on, so that chance decides between equals.
+                let all = (0..count).map(|step| first + ((one + step) % count) as usize);
+                let best = self.best_of(all, avoid).map(|(slot, _)| slot);
+                best.or_else(|| avoid.map(|slot| slot as usize).filter(|slot| self.takes_requests(*slot)))
             }
         }
     }
@@ -173,9 +194,10 @@ impl Conductor {
     fn takes_requests(&self, slot: usize) -> bool {
         let entry = &self.slots[slot];
         entry.life.is_ready()
+            && !entry.is_candidate
             && entry.health.is_up()
             && entry.breaker.admits()
-            && entry.occupied() < self.platforms[entry.platform as usize].in_flight_max
+            && entry.occupied() < self.platforms[entry.platform as usize].terms.in_flight_max
     }
 
     fn load(&self, slot: usize) -> Load {
@@ -197,7 +219,18 @@ impl Conductor {
         let mut soonest = (Refusal::NotReady, NOT_SOON);
         for slot in &self.slots[self.platforms[platform].slots()] {
             let candidate = match slot.life.state() {
-                State::Waiting | State::Starting | State::Stopping { again: true } => return Prospect::Wait,
+                // A slot that is to prove itself or is not in use is no prospect; the one that it stands beside is.
+                _ if slot.is_candidate => continue,
+                State::Spare | State::Draining { then: Then::Spare } | State::Stopping { then: Then::Spare } => {
+                    continue
+                }
+                // What it needs was stopped or has failed: it waits in vain.
+                State::Waiting if !self.can_come(platform) => (Refusal::NotReady, NOT_SOON),
+                State::Asleep
+                | State::Waiting
+                | State::Starting
+                | State::Draining { then: Then::Again | Then::Wait | Then::Sleep }
+                | State::Stopping { then: Then::Again | Then::Wait | Then::Sleep } => return Prospect::Wait,
                 State::Ready if slot.health.is_up() => match slot.breaker.open_until() {
                     None if slot.breaker.admits() => return Prospect::Wait,
                     None => (Refusal::BreakerOpen, TRIAL_RETRY_AFTER),
@@ -207,7 +240,10 @@ impl Conductor {
                 State::Ready => (Refusal::NotReady, slot.health.interval(&self.settings.health)),
                 State::Backoff { until } if until < deadline => return Prospect::Wait,
                 State::Backoff { until } => (Refusal::NotReady, until - self.now),
-                State::Stopping { again: false } | State::Stopped | State::Failed => (Refusal::NotReady, NOT_SOON),
+                State::Draining { then: Then::Rest }
+                | State::Stopping { then: Then::Rest }
+                | State::Stopped
+                | State::Failed => (Refusal::NotReady, NOT_SOON),
             };
             if candidate.1 < soonest.1 {
                 soonest = candidate;
@@ -234,8 +270,10 @@ impl Conductor {
             self.platform_at(slot).stats.retries += 1;
         }
         // Always set: an attempt that follows another in the same turn must not inherit its end.
+        let own_timeout = self.platform_at(slot).terms.request_timeout;
         let attempt_timeout = self.router.rule(route).map(|rule| rule.attempt_timeout);
-        let attempt_end = attempt_timeout.map_or(deadline, |span| deadline.min(now + span));
+        let attempt_end =
+            [own_timeout, attempt_timeout].into_iter().flatten().fold(deadline, |end, span| end.min(now + span));
         self.set_timer(Timer::Expire(ticket), attempt_end);
         out.push(Action::Dispatch { ticket, instance });
     }
@@ -268,7 +306,7 @@ impl Conductor {
         self.platforms[platform].stats.count_outcome(outcome);
         let missed_again = outcome == Outcome::Unsent && request.missed == Some(instance.slot);
         let finding = if missed_again { Finding::Nothing } else { Finding::of(outcome) };
-        self.release(slot, request, finding);
+        self.release(slot, request, finding, out);
         if matches!(outcome, Outcome::Replied | Outcome::Mistaken | Outcome::Failed | Outcome::Busy) {
             match request.place {
                 // Its head was what was waited for, and has been heard of.
@@ -323,7 +361,7 @@ impl Conductor {
     }
 
     /// The instance has the request no more.
-    fn release(&mut self, slot: usize, request: Request, finding: Finding) {
+    fn release(&mut self, slot: usize, request: Request, finding: Finding, out: &mut Vec<Action>) {
         let ticket = request.ticket;
         self.slots[slot].in_flight -= 1;
         self.slots[slot].flowing -= u32::from(matches!(request.place, Place::Out { headed: true, .. }));
@@ -337,7 +375,7 @@ impl Conductor {
         let entry = &mut self.slots[slot];
         let opened = entry.breaker.record(self.now, ticket, finding, &self.settings.breaker, &mut self.random);
         if let Some(until) = opened {
-            self.note_opened(slot, until);
+            self.note_opened(slot, until, out);
         }
     }
 
@@ -382,7 +420,8 @@ impl Conductor {
 
     fn retry_decision(&mut self, request: Request, failure: Failure) -> Decision {
         let is_headed = matches!(request.place, Place::Out { headed: true, .. });
-        if is_headed || self.phase > Phase::Draining || self.now >= request.deadline {
+        let is_isolated = self.platforms[request.platform as usize].is_isolated;
+        if is_headed || is_isolated || self.phase > Phase::Draining || self.now >= request.deadline {
             return Decision::GiveUp;
         }
         let history = History {
@@ -440,9 +479,9 @@ impl Conductor {
     /// Nobody waits for this attempt any more. A thread cannot be made to let go, so it stays occupied until it does.
     fn abandon(&mut self, request: Request, instance: Instance, finding: Finding, out: &mut Vec<Action>) {
         let slot = instance.slot as usize;
-        self.release(slot, request, finding);
+        self.release(slot, request, finding, out);
         if matches!(self.platforms[request.platform as usize].host, Host::Threads(_)) {
-            let patience = self.platforms[request.platform as usize].wedged;
+            let patience = self.platforms[request.platform as usize].terms.wedged;
             self.slots[slot].abandoned.push((request.ticket, request.deadline + patience));
             self.await_abandoned(instance);
         }
@@ -464,7 +503,10 @@ impl Conductor {
         self.live -= 1;
         self.timers.cancel(Timer::Expire(ticket));
         self.timers.cancel(Timer::Retry(ticket));
+        let now = self.now;
         let platform = &mut self.platforms[request.platform as usize];
+        platform.used_at = now;
+        platform.live -= 1;
         if place == Some(Place::Queued) {
             platform.queue.retain(|queued| *queued != ticket);
         }
@@ -485,7 +527,7 @@ impl Conductor {
     /// Something changed for the platform: gives what waits to whoever is free, and refuses what waits in vain.
     pub(crate) fn pump(&mut self, platform: usize, out: &mut Vec<Action>) {
         while let Some(ticket) = self.platforms[platform].queue.front().copied() {
-            let request = self.request(ticket).expect("what is queued has not ended");
+            let request = self.queued(ticket);
             // After a clock jump other timers may be served before the one that ends this request.
             if self.now >= request.deadline {
                 self.end_waiting(request, out);
@@ -540,7 +582,11 @@ impl Conductor {
             assert_eq!((is_queued, expires, retries), (queued, expiring, retrying), "{request:?} is misplaced");
         }
         for platform in &self.platforms {
-            assert!(platform.queue.len() <= platform.queue_max, "the queue of {} is too long", platform.name);
+            assert!(
+                platform.swap.is_some() || platform.queue.len() <= platform.terms.queue_max,
+                "the queue of {} is too long",
+                platform.name
+            );
             for ticket in &platform.queue {
                 assert!(self.request(*ticket).is_some(), "{ticket:?} is queued and has ended");
             }

@@ -3,11 +3,12 @@
 //! The router is asked before the event is made, by whoever holds the request's text; the conductor then sees only
 //! the rule's number. So the text never enters a decision, and a trace of decisions carries none.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::config::{Config, Content, OnFailure, Route};
+use crate::config::{Config, Content, OnFailure, Platform, Route};
 
-/// Index of a rule in the configuration.
+/// Index of a rule in the configuration, or the rule that stands for a platform itself: see [`Router::to`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RouteId(pub u32);
 
@@ -55,18 +56,51 @@ pub struct Rule {
     pub on_failure: OnFailure,
 }
 
-/// All rules.
+/// All rules, and one more for each platform, which takes what names it.
 #[derive(Debug)]
 pub struct Router {
     rules: Vec<Rule>,
+    /// By the index of the platform.
+    direct: Vec<Rule>,
+    platforms: BTreeMap<String, u32>,
 }
+
+/// Set in the number of a rule that stands for a platform.
+const DIRECT: u32 = 1 << 31;
+
+/// The time for a request that names its platform, if that sets none.
+const DIRECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Router {
     /// The rules of a configuration that has no mistakes; a rule to an unknown platform is left out by `None`.
     pub fn new(config: &Config) -> Router {
         let position = |name: &str| config.platforms.iter().position(|platform| platform.name == name);
         let rules = config.routes.iter().filter_map(|route| Some(Rule::new(route, position(&route.to)?)));
-        Router { rules: rules.collect() }
+        let mut router = Router { rules: rules.collect(), direct: Vec::new(), platforms: BTreeMap::new() };
+        config.platforms.iter().for_each(|platform| router.add(platform));
+        router
+    }
+
+    /// Adds the rule that stands for a platform; platforms are added in the order of their indices.
+    pub(crate) fn add(&mut self, platform: &Platform) {
+        let index = self.direct.len() as u32;
+        let timeout = platform.request_timeout_ms.map_or(DIRECT_TIMEOUT, |bound| bound.millis());
+        let mut rule = Rule::new(&Route::to(&platform.name), index as usize);
+        (rule.timeout, rule.attempt_timeout) = (timeout, timeout);
+        self.direct.push(rule);
+        self.platforms.insert(platform.name.clone(), index);
+    }
+
+    /// Changes the time for a request that names its platform.
+    pub(crate) fn set_timeout(&mut self, platform: usize, timeout: Option<Duration>) {
+        let rule = &mut self.direct[platform];
+        rule.timeout = timeout.unwrap_or(DIRECT_TIMEOUT);
+        rule.attempt_timeout = rule.timeout;
+    }
+
+    /// The rule for a request that names its platform.
+    pub fn to(&self, platform: &str) -> Option<RouteId> {
+        self.platforms.get(platform).map(|index| RouteId(DIRECT | index))
     }
 
     /// The first rule that matches.
@@ -76,7 +110,10 @@ impl Router {
 
     /// What the rule says; `None` for a number that the router did not give.
     pub fn rule(&self, route: RouteId) -> Option<&Rule> {
-        self.rules.get(route.0 as usize)
+        match route.0 & DIRECT {
+            0 => self.rules.get(route.0 as usize),
+            _ => self.direct.get((route.0 & !DIRECT) as usize),
+        }
     }
 }
 

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::config::Host;
+use crate::config::{Host, Start};
+use crate::event::Weight;
+use crate::lifecycle::State;
 use crate::stats::PlatformStats;
 use crate::time::Time;
 use crate::timers::Timer;
@@ -17,8 +19,18 @@ pub struct PlatformStatus<'c> {
     pub name: &'c str,
     /// What runs it.
     pub host: Host,
-    /// Whether at least one instance takes requests.
+    /// Whether a request to it would be served: an instance takes requests, or the platform sleeps and wakes by one.
     pub is_ready: bool,
+    /// When it is started.
+    pub start: Start,
+    /// Whether a person keeps requests away from it.
+    pub is_isolated: bool,
+    /// Whether a new edition is being tried.
+    pub is_reloading: bool,
+    /// The edition that its instances are started from.
+    pub edition: u32,
+    /// Starts since the day began, and the most that there may be.
+    pub starts_today: (u32, u32),
     /// Requests that wait for an instance.
     pub queued: usize,
     /// What is counted for it.
@@ -27,9 +39,12 @@ pub struct PlatformStatus<'c> {
     pub instances: Vec<InstanceStatus>,
 }
 
-/// Every state that an instance may be shown in: those of its life, and three of one that is ready and not well.
-pub const INSTANCE_STATES: [&str; 10] =
-    ["waiting", "starting", "ready", "degraded", "wedged", "down", "stopping", "backoff", "stopped", "failed"];
+/// Every state that an instance may be shown in: those of its life, and four of one that is ready and not
+/// well or not proven.
+pub const INSTANCE_STATES: [&str; 13] = [
+    "asleep", "waiting", "starting", "proving", "ready", "degraded", "wedged", "down", "draining", "stopping",
+    "backoff", "stopped", "failed",
+];
 
 /// An instance as it is now.
 #[derive(Clone, Debug, Serialize)]
@@ -61,6 +76,11 @@ pub struct InstanceStatus {
     pub probe_ms: Option<f64>,
     /// What happens next without anybody's doing, and in how long.
     pub next: Option<String>,
+    /// Of which edition of the platform it is.
+    pub edition: u32,
+    /// What its process tree was last found to use.
+    #[serde(skip)]
+    pub weight: Option<Weight>,
 }
 
 impl Conductor {
@@ -68,11 +88,17 @@ impl Conductor {
     pub fn platforms(&self) -> impl Iterator<Item = PlatformStatus<'_>> + '_ {
         self.platforms.iter().map(|platform| {
             let instances: Vec<InstanceStatus> =
-                platform.slots().map(|slot| self.instance_status(slot, platform.first)).collect();
+                self.shown_slots(platform).map(|slot| self.instance_status(slot, platform.first)).collect();
+            let sleeps = instances.iter().any(|instance| instance.state == "asleep");
             PlatformStatus {
                 name: &platform.name,
                 host: platform.host,
-                is_ready: instances.iter().any(|instance| instance.is_serving),
+                is_ready: !platform.is_isolated && (sleeps || instances.iter().any(|instance| instance.is_serving)),
+                start: platform.start,
+                is_isolated: platform.is_isolated,
+                is_reloading: platform.swap.is_some(),
+                edition: platform.edition,
+                starts_today: (platform.starts, platform.terms.start_budget),
                 queued: platform.queue.len(),
                 stats: &platform.stats,
                 instances,
@@ -80,17 +106,26 @@ impl Conductor {
         })
     }
 
-    /// Whether every platform has an instance that takes requests, and Demi is not ending.
+    /// The slots that are or will be instances: all but the one that is kept for the next edition.
+    fn shown_slots<'c>(&'c self, platform: &'c crate::Platform) -> impl Iterator<Item = usize> + 'c {
+        platform.slots().filter(|slot| self.slots[*slot].life.state() != State::Spare)
+    }
+
+    /// Whether Demi is not ending and every platform serves, sleeps, or is kept from it by a person.
     pub fn is_ready(&self) -> bool {
+        let is_fine = |slot: usize| {
+            let state = self.slots[slot].life.state();
+            self.is_serving(slot) || matches!(state, State::Asleep | State::Stopped)
+        };
         self.phase == crate::Phase::Running
-            && self.platforms.iter().all(|platform| platform.slots().any(|slot| self.is_serving(slot)))
+            && self.platforms.iter().all(|platform| platform.is_isolated || platform.slots().any(is_fine))
     }
 
     /// Whether a request would be given to it, now or when it has finished what it has.
     fn is_serving(&self, slot: usize) -> bool {
         let entry = &self.slots[slot];
-        let has_a_hand = (entry.abandoned.len() as u32) < self.platforms[entry.platform as usize].in_flight_max;
-        entry.life.is_ready() && entry.health.is_up() && entry.breaker.admits() && has_a_hand
+        let has_a_hand = (entry.abandoned.len() as u32) < self.platforms[entry.platform as usize].terms.in_flight_max;
+        entry.life.is_ready() && !entry.is_candidate && entry.health.is_up() && entry.breaker.admits() && has_a_hand
     }
 
     fn instance_status(&self, slot: usize, first: u32) -> InstanceStatus {
@@ -99,6 +134,7 @@ impl Conductor {
         let (since, reason) = entry.life.since();
         let is_wedged = !entry.abandoned.is_empty();
         let (state, why) = match entry.life.is_ready() {
+            true if entry.is_candidate => ("proving", "its new edition must pass two health checks".to_owned()),
             true if is_wedged => ("wedged", "it does not let go of a request whose caller is gone".to_owned()),
             true if entry.health.is_unproven() => ("starting", "its first health check is not back yet".to_owned()),
             true if entry.health.is_down() => ("down", "its health checks failed".to_owned()),
@@ -118,6 +154,7 @@ impl Conductor {
             (Timer::StartLate(instance), "its start is given up"),
             (Timer::Terminate(instance), "it is sent TERM"),
             (Timer::Kill(instance), "it is killed"),
+            (Timer::DrainLate(instance), "it is ended whatever requests it has"),
             (Timer::Wedged(instance), "it is replaced"),
             (Timer::HalfOpen(instance), "its breaker is tried"),
             (Timer::ProbeLate(instance), "its health check counts as failed"),
@@ -140,6 +177,8 @@ impl Conductor {
             in_flight: entry.in_flight,
             probe_ms: entry.health.last().map(|(took, _)| took.as_secs_f64() * 1000.0),
             next,
+            edition: entry.edition,
+            weight: entry.weight,
         }
     }
 }
@@ -147,16 +186,18 @@ impl Conductor {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lifecycle::State;
+    use crate::lifecycle::Then;
 
     #[test]
     fn every_state_of_a_life_is_among_those_that_are_shown() {
-        let until = Time::ZERO;
+        let (until, then) = (Time::ZERO, Then::Again);
         let states = [
+            State::Asleep,
             State::Waiting,
             State::Starting,
             State::Ready,
-            State::Stopping { again: false },
+            State::Draining { then },
+            State::Stopping { then },
             State::Backoff { until },
             State::Stopped,
             State::Failed,
@@ -164,6 +205,6 @@ mod tests {
         let names = states.map(State::name);
         assert!(names.iter().all(|name| INSTANCE_STATES.contains(name)));
         let of_the_ready: Vec<&str> = INSTANCE_STATES.into_iter().filter(|name| !names.contains(name)).collect();
-        assert_eq!(of_the_ready, ["degraded", "wedged", "down"]);
+        assert_eq!(of_the_ready, ["proving", "degraded", "wedged", "down"]);
     }
 }

@@ -33,6 +33,7 @@ impl Bench {
         let mut out = Vec::new();
         self.conductor.handle(self.now, event, &mut out);
         self.conductor.check();
+        out.retain(|action| *action != Action::Weigh);
         out
     }
 
@@ -209,7 +210,7 @@ fn a_process_is_asked_to_end_then_sent_term_then_killed() {
         platform.stop_grace_ms = bounded(grace_ms);
         let mut bench = Bench::new(platform, Route::to("one"));
         let signal = |signal| Action::Signal { instance: ONE, signal };
-        assert!(bench.at(1_000, Event::Ordered(Order::Stop)).contains(&signal(Signal::Shutdown)));
+        assert!(bench.at(1_000, Event::Ordered(Order::Shutdown)).contains(&signal(Signal::Shutdown)));
         assert_eq!(bench.at(1_000 + term_ms - 1, Event::Elapsed), []);
         assert_eq!(bench.at(1_000 + term_ms, Event::Elapsed), [signal(Signal::Terminate)]);
         assert_eq!(bench.at(1_000 + grace_ms, Event::Elapsed), [signal(Signal::Kill)]);
@@ -219,7 +220,7 @@ fn a_process_is_asked_to_end_then_sent_term_then_killed() {
 #[test]
 fn nothing_comes_after_the_exit() {
     let mut bench = Bench::new(process(), Route::to("one"));
-    bench.handle(Event::Ordered(Order::Stop));
+    bench.handle(Event::Ordered(Order::Shutdown));
     bench.handle(Event::Exited { instance: ONE, exit: crate::Exit::Code(0) });
     let asked = bench.asked();
     let actions = bench.at(60_000, asked);

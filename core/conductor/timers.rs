@@ -29,13 +29,19 @@ pub enum Timer {
     HalfOpen(Instance),
     /// The worker should have let go of a request that it was too late for.
     Wedged(Instance),
+    /// The instance has drained for as long as it may.
+    DrainLate(Instance),
+    /// The platform, by its index, may have been idle for long enough to sleep.
+    Sleep(u32),
+    /// The children are to be weighed.
+    Weigh,
     /// The machine is to be measured.
     Sample,
     /// The present phase of the shutdown is over.
     Phase,
 }
 
-const KINDS: usize = 12;
+const KINDS: usize = 15;
 const NOWHERE: u32 = u32::MAX;
 
 impl Timer {
@@ -54,6 +60,9 @@ impl Timer {
             Timer::Sample => (9, 0),
             Timer::Phase => (10, 0),
             Timer::Terminate(instance) => (11, instance.slot as usize),
+            Timer::DrainLate(instance) => (12, instance.slot as usize),
+            Timer::Sleep(platform) => (13, platform as usize),
+            Timer::Weigh => (14, 0),
         }
     }
 }

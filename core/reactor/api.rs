@@ -4,7 +4,6 @@ use std::borrow::Cow;
 
 use base64::engine::general_purpose::STANDARD;
 use base64::Engine;
-use demi_conductor::config::Host;
 use demi_conductor::{Conductor, Question, Time};
 use demi_platform::Request;
 use serde::{Deserialize, Serialize};
@@ -224,12 +223,7 @@ struct InstancePage {
 fn platforms<'s>(conductor: &'s Conductor, facts: &'s Facts<'_>) -> impl Iterator<Item = PlatformPage<'s>> + 's {
     conductor.platforms().map(|platform| PlatformPage {
         name: platform.name,
-        host: match platform.host {
-            Host::Inline => "inline",
-            Host::Threads(_) => "threads",
-            Host::Process(_) => "process",
-            Host::Http => "http",
-        },
+        host: platform.host.name(),
         ready: platform.is_ready,
         queued: platform.queued,
         requests: platform.stats.asked,

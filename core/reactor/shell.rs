@@ -124,7 +124,7 @@ impl Shell {
         let bays = config
             .platforms
             .iter()
-            .flat_map(|platform| (0..platform.instances()).map(|index| bay(&platform.name, index)))
+            .flat_map(|platform| (0..platform.slots()).map(|index| bay(&platform.name, index)))
             .collect();
         Shell {
             kit,
@@ -180,7 +180,7 @@ impl Shell {
         let Some(signals) = &mut self.signals else { return };
         for signal in signals.pending() {
             log::info!("signal {signal} orders the end");
-            self.kit.events.push_back(Event::Ordered(Order::Stop));
+            self.kit.events.push_back(Event::Ordered(Order::Shutdown));
         }
     }
 
@@ -215,7 +215,7 @@ impl Shell {
             }
             Letter::Buried(ticket, number) => return self.buried(ticket, number),
             Letter::Listed { place, serial, page } => return self.listed(place, serial, page),
-            Letter::Wished(Wish::Stop) => Event::Ordered(Order::Stop),
+            Letter::Wished(Wish::Stop) => Event::Ordered(Order::Shutdown),
             Letter::Wished(Wish::Ask(request, caller)) => return self.asked_by_host(request, caller, conductor),
             Letter::Wished(Wish::Status(sender)) => {
                 // Whoever does not wait any more needs no answer.
@@ -347,7 +347,7 @@ impl Shell {
             Action::Cancel { ticket, instance } => self.cancel(ticket, instance),
             Action::Bury { ticket, answer, attempts } => self.bury(ticket, answer, attempts),
             Action::Probe { instance } => self.probe(instance, conductor),
-            Action::Start { instance } => self.start(instance, conductor),
+            Action::Start { instance, .. } => self.start(instance, conductor),
             Action::Signal { instance, signal } => self.signal(instance, signal),
             Action::Measure => {
                 if !self.clerk.as_ref().is_some_and(Clerk::measure) {
@@ -365,6 +365,12 @@ impl Shell {
                 }
             }
             Action::Exit(code) => self.end(code),
+            Action::Trim { .. }
+            | Action::Weigh
+            | Action::Adopt { .. }
+            | Action::Reject { .. }
+            | Action::Spend { .. }
+            | Action::Tell { .. } => {}
         }
     }
 
@@ -493,7 +499,7 @@ impl Shell {
                 );
                 Err(Exit::NotStarted)
             }
-            (Host::Process(_), _, Some(recipe)) => self
+            (Host::Process(_) | Host::Mcp(_), _, Some(recipe)) => self
                 .children
                 .start(instance, &bay.name, recipe, &mut self.kit)
                 .map(|()| Hosted::Child)
@@ -501,7 +507,9 @@ impl Shell {
             (Host::Http, _, _) => {
                 blueprint.addresses.get(index).map(|address| Hosted::Upstream(*address)).ok_or(Exit::NotStarted)
             }
-            (Host::Inline | Host::Threads(_), None, _) | (Host::Process(_), _, None) => Err(Exit::NotStarted),
+            (Host::Inline | Host::Threads(_), None, _) | (Host::Process(_) | Host::Mcp(_), _, None) => {
+                Err(Exit::NotStarted)
+            }
         };
         match started {
             Ok(hosted) => {

@@ -38,6 +38,14 @@ kinds! {
         CallerGone => "a caller hung up",
         ClockJump => "the clock jumped",
         LateTurn => "a turn of the loop was late",
+        TooHeavy => "an instance used more memory than it may",
+        Heavy => "an instance used more memory than it should",
+        Forks => "an instance forked without end",
+        LeaksDescriptors => "an instance leaked descriptors",
+        SlowStart => "an instance needed longer to start and said so",
+        BadEdition => "a new edition could not run",
+        Person => "a person gave an order",
+        Midnight => "a day began",
         StoreFailed => "the store failed",
         StoreSilent => "the store did not answer",
     }
@@ -49,7 +57,9 @@ impl Fault {
         match self {
             Fault::ClockJump => 2,
             Fault::BadConfig => 12,
+            Fault::TooHeavy | Fault::Forks | Fault::LeaksDescriptors | Fault::Midnight => 10,
             Fault::Freeze => 15,
+            Fault::Heavy | Fault::Person => 50,
             Fault::CrashInFlight | Fault::StuckThread | Fault::NeverAnswered => 40,
             Fault::LateTurn => 60,
             Fault::NeverStarts
@@ -62,6 +72,7 @@ impl Fault {
             | Fault::BusyProbe => 100,
             Fault::SlowAnswer | Fault::LostProbe | Fault::SlowProbe | Fault::CallerGone => 150,
             Fault::Failed | Fault::FailedProbe | Fault::BrokenAfterHead | Fault::StoreSilent | Fault::Rotten => 250,
+            Fault::BadEdition | Fault::SlowStart => 300,
             Fault::CrashAtStart | Fault::IgnoredTerm | Fault::StoreFailed => 350,
             Fault::Thaw | Fault::AnswerAfterCancel | Fault::AnswerOfOldRun => 900,
         }

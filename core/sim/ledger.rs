@@ -7,11 +7,11 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use demi_conductor::config::{Config, Host, OnFailure};
-use demi_conductor::lifecycle::Reason;
+use demi_conductor::config::{Config, Host, OnFailure, Start};
+use demi_conductor::lifecycle::{Reason, State, Then};
 use demi_conductor::{
-    Action, Answer, Conductor, Event, Exit, Instance, InstanceStatus, Outcome, Phase, Refusal, RouteId, Signal, Ticket,
-    Time,
+    Action, Answer, Conductor, Event, Exit, Instance, InstanceStatus, News, Order, Outcome, Phase, Refusal, RouteId,
+    Signal, Ticket, Time, Verdict,
 };
 
 use crate::report::{Sight, Sights};
@@ -81,6 +81,12 @@ struct Slot {
     shadow: Shadow,
     /// The last start followed an exit in the same turn, and the run before it did not last.
     at_once: bool,
+    edition: u32,
+    /// Health checks that it has passed in this run.
+    passes: u32,
+    draining_since: Option<Time>,
+    /// Its last start was after a wait, or instead of one.
+    after_backoff: bool,
 }
 
 #[derive(Debug)]
@@ -90,6 +96,24 @@ struct Platform {
     wedged: Duration,
     needs: Vec<usize>,
     slots: std::ops::Range<usize>,
+    drain: Duration,
+    sleep_after: Option<Duration>,
+    request_timeout: Option<Duration>,
+    start_budget: u32,
+    /// Starts since the day began; unknown if that was in a turn in which it was started as well.
+    starts: Option<u32>,
+    /// Somebody asked for it, or a person had something to do with it or with what needs it.
+    is_wanted: bool,
+    /// A person stopped it, and nobody has wanted it since.
+    is_stopped: bool,
+    is_isolated: bool,
+    /// Editions that it may be started from, and the one that has taken over.
+    editions: BTreeSet<u32>,
+    adopted: u32,
+    /// Editions one of whose instances has passed its health checks.
+    proven: BTreeSet<u32>,
+    /// When its last request ended.
+    used_at: Time,
 }
 
 /// See the module's documentation.
@@ -112,6 +136,8 @@ pub(crate) struct Ledger {
     shutdown_why: String,
     sick_why: String,
     wedged_why: String,
+    /// Reasons for which nothing is ended before its requests have.
+    gentle_whys: Vec<String>,
 }
 
 impl Ledger {
@@ -121,29 +147,49 @@ impl Ledger {
         let mut platforms = Vec::new();
         for (index, platform) in config.platforms.iter().enumerate() {
             let first = slots.len();
-            slots.extend((0..platform.instances()).map(|_| Slot::new(index)));
+            slots.extend((0..platform.slots()).map(|_| Slot::new(index)));
             platforms.push(Platform {
                 host: platform.host,
                 in_flight_max: platform.in_flight_max(),
                 wedged: platform.wedged_ms.millis(),
                 needs: platform.needs.iter().filter_map(position).collect(),
                 slots: first..slots.len(),
+                drain: platform.drain_ms.millis(),
+                sleep_after: platform.sleep_after_ms.map(|bound| bound.millis()),
+                request_timeout: platform.request_timeout_ms.map(|bound| bound.millis()),
+                start_budget: platform.start_budget_per_day.count(),
+                starts: Some(0),
+                is_wanted: platform.start == Start::Eager,
+                is_stopped: platform.start == Start::Manual,
+                is_isolated: false,
+                editions: BTreeSet::from([0]),
+                adopted: 0,
+                proven: BTreeSet::from([0]),
+                used_at: Time::ZERO,
             });
         }
-        let promises = config.routes.iter().filter_map(|route| {
-            let timeout = route.timeout_ms.millis();
-            Some(Promise {
-                platform: position(&route.to)?,
-                timeout,
-                attempt_timeout: route.attempt_timeout_ms.map_or(timeout, |bound| bound.millis()),
-                attempts_max: 1 + route.retries.count(),
-                idempotent: route.idempotent,
-                is_kept: route.on_failure == OnFailure::DeadLetter,
+        let promises: Vec<Promise> = config
+            .routes
+            .iter()
+            .filter_map(|route| {
+                let timeout = route.timeout_ms.millis();
+                let own_timeout = platforms[position(&route.to)?].request_timeout;
+                Some(Promise {
+                    platform: position(&route.to)?,
+                    timeout,
+                    attempt_timeout: route
+                        .attempt_timeout_ms
+                        .map_or(timeout, |bound| bound.millis())
+                        .min(own_timeout.unwrap_or(timeout)),
+                    attempts_max: 1 + route.retries.count(),
+                    idempotent: route.idempotent,
+                    is_kept: route.on_failure == OnFailure::DeadLetter,
+                })
             })
-        });
+            .collect();
         Ledger {
             platforms,
-            promises: promises.collect(),
+            promises,
             breaker_failures: config.breaker.failures.count(),
             breaker_open: config.breaker.open_ms.millis(),
             forget: config.restart.forget_ms.millis(),
@@ -157,6 +203,9 @@ impl Ledger {
             shutdown_why: Reason::Shutdown.to_string(),
             sick_why: Reason::HealthFailed.to_string(),
             wedged_why: Reason::Wedged.to_string(),
+            gentle_whys: [Reason::ByHand, Reason::Idle, Reason::NeedStopped, Reason::NeedRestarts, Reason::Replaced]
+                .map(|reason| reason.to_string())
+                .to_vec(),
         }
     }
 
@@ -253,6 +302,10 @@ impl Ledger {
                 self.records[ticket.slot()] = Some(record);
                 self.due.insert((record.deadline, ticket));
                 self.live += 1;
+                turn.asked = Some(ticket);
+                if let Some(promise) = promise {
+                    self.want(promise.platform, false);
+                }
             }
             Event::Headed { ticket, instance } => {
                 turn.headed = self.is_awaited(ticket, instance).then_some(ticket);
@@ -280,11 +333,34 @@ impl Ledger {
                 slot.bad_config |= exit == Exit::Code(78);
                 turn.exited = Some(instance);
             }
-            Event::Began
-            | Event::Probed { .. }
+            Event::Probed { instance, verdict } => {
+                let slot = &mut self.slots[instance.slot as usize];
+                if slot.run == instance.run && verdict == Verdict::Pass {
+                    slot.passes += 1;
+                    if slot.passes >= 2 {
+                        self.platforms[slot.platform].proven.insert(slot.edition);
+                    }
+                }
+            }
+            Event::Recalled { platform, starts } => self.platforms[platform as usize].starts = Some(starts),
+            Event::DayBegan => {
+                for (index, platform) in self.platforms.iter_mut().enumerate() {
+                    let spends = |action: &Action| matches!(action, Action::Spend { platform, .. } if *platform as usize == index);
+                    platform.starts = (!actions.iter().any(spends)).then_some(0);
+                }
+            }
+            Event::Ordered(order) => self.note_order(order, actions),
+            Event::Began => {
+                for platform in 0..self.platforms.len() {
+                    if self.platforms[platform].is_wanted {
+                        self.want(platform, false);
+                    }
+                }
+            }
+            Event::Extended { .. }
+            | Event::Weighed { .. }
             | Event::Measured { .. }
             | Event::Stored { .. }
-            | Event::Ordered(_)
             | Event::Elapsed => {}
         }
         turn
@@ -337,7 +413,7 @@ impl Ledger {
                 self.due.remove(&(deadline, ticket));
                 self.saw(Sight::Streamed);
             }
-            Action::Cancel { ticket, instance } => self.note_cancel(now, ticket, instance, rest, conductor),
+            Action::Cancel { ticket, instance } => self.note_cancel(now, ticket, instance, rest),
             Action::Answer { ticket, answer } => self.note_end(now, ticket, answer, turn),
             Action::Bury { ticket, answer, attempts } => {
                 let record = self.record_mut(ticket, "the burial");
@@ -347,7 +423,34 @@ impl Ledger {
                 self.note_end(now, ticket, answer, turn);
             }
             Action::Probe { instance } => self.assert_in_use(instance, turn, "a probe"),
-            Action::Start { instance } => self.note_start(now, instance, turn),
+            Action::Start { instance, edition } => self.note_start(now, instance, edition, turn),
+            Action::Tell { platform, instance, news } => self.note_news(now, platform as usize, instance, news, turn),
+            Action::Adopt { platform, edition } => {
+                let entry = &mut self.platforms[platform as usize];
+                assert!(entry.editions.contains(&edition), "edition {edition} was adopted and never ordered");
+                entry.editions.retain(|other| *other >= edition);
+                entry.adopted = edition;
+                entry.proven.insert(edition);
+                let others = entry.slots.clone();
+                for slot in others {
+                    assert!(
+                        !self.is_alive(slot) || self.slots[slot].edition == edition,
+                        "edition {edition} was adopted while slot {slot} is of another"
+                    );
+                }
+            }
+            Action::Reject { platform, edition } => {
+                self.platforms[platform as usize].editions.remove(&edition);
+            }
+            Action::Spend { platform, starts } => {
+                let entry = &mut self.platforms[platform as usize];
+                if let Some(before) = entry.starts {
+                    assert_eq!(starts, before + 1, "starts of platform {platform} were miscounted");
+                    entry.starts = Some(starts);
+                }
+                assert!(starts <= entry.start_budget, "a platform was started beyond its budget");
+            }
+            Action::Trim { .. } => self.saw(Sight::Trimmed),
             Action::Signal { instance, signal } => self.note_signal(now, instance, signal, turn, conductor),
             Action::Exit(_) => {
                 assert_eq!(self.live, 0, "Demi exited and left requests without an end");
@@ -359,7 +462,7 @@ impl Ledger {
                 }
                 self.has_exited = true;
             }
-            Action::Measure | Action::Admit(_) | Action::Flush => {}
+            Action::Measure | Action::Admit(_) | Action::Flush | Action::Weigh => {}
         }
     }
 
@@ -387,7 +490,13 @@ impl Ledger {
         record.out = Some((instance, now));
         let deadline = record.deadline;
         let in_flight_max = self.platforms[promise.platform].in_flight_max;
+        let entry = &mut self.platforms[promise.platform];
+        assert!(!entry.is_isolated, "{ticket:?} was dispatched to what is isolated");
         let slot = &mut self.slots[instance.slot as usize];
+        assert!(
+            entry.proven.contains(&slot.edition),
+            "{instance:?} was given work before its edition has proven itself"
+        );
         assert_eq!(slot.platform, promise.platform, "{ticket:?} went to another platform than its route's");
         slot.out += 1;
         assert!(slot.out <= in_flight_max, "{instance:?} was given more than it takes");
@@ -407,7 +516,7 @@ impl Ledger {
         }
     }
 
-    fn note_cancel(&mut self, now: Time, ticket: Ticket, instance: Instance, rest: &[Action], conductor: &Conductor) {
+    fn note_cancel(&mut self, now: Time, ticket: Ticket, instance: Instance, rest: &[Action]) {
         let record = self.record_mut(ticket, "the cancellation");
         assert_eq!(record.out.map(|(with, _)| with), Some(instance), "an attempt was cancelled that is not made");
         let has_expired = record.expires() <= now && !record.headed;
@@ -418,7 +527,7 @@ impl Ledger {
         record.out = None;
         record.acted_on = true;
         self.slots[instance.slot as usize].out -= 1;
-        if has_expired && conductor.phase() == Phase::Running {
+        if has_expired && !is_refused {
             self.count_failure(now, instance);
         }
         self.saw(Sight::Cancelled);
@@ -440,6 +549,7 @@ impl Ledger {
             Answer::Refused(Refusal::BreakerOpen, _) => (true, Sight::BreakerOpen),
             Answer::Refused(Refusal::NotReady, _) => (true, Sight::NotReady),
             Answer::Refused(Refusal::Draining, _) => (true, Sight::Draining),
+            Answer::Refused(Refusal::Isolated, _) => (true, Sight::Isolated),
             Answer::Refused(Refusal::TooMany, _) => (record.attempts == 0, Sight::TooMany),
         };
         assert!(fits, "{answer:?} is not what came of {record:?}");
@@ -447,34 +557,163 @@ impl Ledger {
             assert_eq!(turn.exited, Some(with), "{ticket:?} ended with {answer:?} and {with:?} was not told");
             self.slots[with.slot as usize].out -= 1;
         }
+        if let Some(promise) = record.promise {
+            self.platforms[promise.platform].used_at = now;
+        }
         self.due.remove(&(record.deadline, ticket));
         self.records[ticket.slot()] = None;
         self.live -= 1;
         self.saw(sight);
     }
 
-    fn note_start(&mut self, now: Time, instance: Instance, turn: &Turn) {
+    /// A request or a person wants it, and with it all that it needs.
+    fn want(&mut self, platform: usize, is_by_hand: bool) {
+        let entry = &mut self.platforms[platform];
+        entry.is_wanted = true;
+        if is_by_hand {
+            entry.is_stopped = false;
+        }
+        for need in entry.needs.clone() {
+            self.want(need, is_by_hand);
+        }
+    }
+
+    fn note_order(&mut self, order: Order, actions: &[Action]) {
+        let is_heard = self.phase == Phase::Running;
+        match order {
+            Order::Shutdown => {}
+            Order::Start { platform } if is_heard => {
+                self.platforms[platform as usize].is_isolated = false;
+                self.forgive(platform as usize);
+                self.want(platform as usize, true);
+            }
+            Order::Restart { platform } if is_heard => {
+                self.forgive(platform as usize);
+                self.want(platform as usize, true);
+            }
+            // What a timer of the same turn still gives it came before.
+            Order::Isolate { platform } if is_heard => {
+                let is_late = |action: &Action| matches!(action, Action::Dispatch { .. });
+                self.platforms[platform as usize].is_isolated = !actions.iter().any(is_late);
+            }
+            Order::Reload { platform, edition, .. } => {
+                self.platforms[platform as usize].editions.insert(edition);
+                if is_heard {
+                    self.forgive(platform as usize);
+                }
+            }
+            // It is stopped once those that need it have ended: see `note_news`.
+            Order::Start { .. }
+            | Order::Restart { .. }
+            | Order::Isolate { .. }
+            | Order::Stop { .. }
+            | Order::Retire { .. } => {}
+        }
+    }
+
+    /// What it was left alone for may have been mended, and what it needs as well.
+    fn forgive(&mut self, platform: usize) {
+        for slot in self.platforms[platform].slots.clone() {
+            self.slots[slot].bad_config = false;
+        }
+        for need in self.platforms[platform].needs.clone() {
+            self.forgive(need);
+        }
+    }
+
+    fn note_news(&mut self, now: Time, platform: usize, instance: Option<Instance>, news: News, turn: &Turn) {
+        match (news, instance) {
+            (News::State { was, now: state, reason }, Some(instance)) => {
+                let slot = &mut self.slots[instance.slot as usize];
+                slot.after_backoff = matches!(was, State::Backoff { .. });
+                match state {
+                    State::Draining { then } => {
+                        let is_stopped = then == Then::Rest && matches!(reason, Reason::ByHand | Reason::Gone);
+                        assert!(!is_stopped || self.is_free(platform), "{instance:?} was stopped before what needs it");
+                        let slot = &mut self.slots[instance.slot as usize];
+                        slot.draining_since = slot.draining_since.or(Some(now));
+                        let has_work = slot.out > 0;
+                        if then == Then::Sleep {
+                            self.note_sleep(now, platform, turn);
+                        }
+                        if has_work {
+                            self.saw(Sight::Drained);
+                        }
+                    }
+                    State::Starting if was == State::Waiting => {
+                        let needs = self.platforms[platform].needs.clone();
+                        for need in needs.iter().map(|need| &self.platforms[*need]) {
+                            let is_up = |slot: usize| self.is_alive(slot) && self.slots[slot].started_at.is_some();
+                            assert!(need.slots.clone().any(is_up), "{instance:?} was started before what it needs");
+                        }
+                        match reason {
+                            Reason::Asked => self.saw(Sight::Woken),
+                            Reason::NeedRestarts => self.saw(Sight::Followed),
+                            _ => {}
+                        }
+                    }
+                    State::Stopped if matches!(reason, Reason::ByHand | Reason::Gone) => {
+                        self.platforms[platform].is_stopped = true
+                    }
+                    State::Failed => self.saw(match reason {
+                        Reason::BudgetSpent { .. } => Sight::Spent,
+                        _ => Sight::BadConfig,
+                    }),
+                    _ => {}
+                }
+                match reason {
+                    Reason::MemoryLimit { .. } | Reason::ProcessLimit { .. } => self.saw(Sight::Limited),
+                    Reason::DescriptorLimit { .. } => self.saw(Sight::Leaked),
+                    _ => {}
+                }
+            }
+            (News::SwapDone, _) => {
+                self.forgive(platform);
+                self.saw(Sight::SwapDone);
+            }
+            (News::SwapFailed { .. }, _) => {
+                // What said that its configuration is bad was of the new edition.
+                self.forgive(platform);
+                self.saw(Sight::SwapFailed);
+            }
+            (News::Extended { .. }, _) => self.saw(Sight::Extended),
+            (_, _) => {}
+        }
+    }
+
+    fn note_sleep(&mut self, now: Time, platform: usize, turn: &Turn) {
+        let entry = &self.platforms[platform];
+        let after = entry.sleep_after.expect("only what may sleep is put to sleep");
+        assert!(now - entry.used_at >= after, "platform {platform} was put to sleep before it was idle for {after:?}");
+        let is_of = |record: &&Record| {
+            turn.asked != Some(record.ticket) && record.promise.is_some_and(|promise| promise.platform == platform)
+        };
+        assert_eq!(self.records.iter().flatten().find(is_of).map(|record| record.ticket), None, "it had work");
+        self.saw(Sight::Slept);
+    }
+
+    fn note_start(&mut self, now: Time, instance: Instance, edition: u32, turn: &Turn) {
         let index = instance.slot as usize;
         let slot = &self.slots[index];
         assert!(!self.is_alive(index), "{instance:?} was started while run {} is alive", slot.run);
         assert_eq!(slot.run + 1, instance.run, "runs go up by one");
         assert!(!slot.bad_config, "{instance:?} was started again with a bad configuration");
         assert!(self.phase <= Phase::Stopping, "{instance:?} was started while the rest is put down");
-        if instance.run == 1 {
-            for need in self.platforms[slot.platform].needs.iter().map(|need| &self.platforms[*need]) {
-                let is_met =
-                    need.slots.clone().any(|slot| self.is_alive(slot) && self.slots[slot].started_at.is_some());
-                assert!(is_met, "{instance:?} was started before what it needs");
-            }
-        } else {
+        let entry = &self.platforms[slot.platform];
+        let is_needed = self.platforms.iter().any(|needy| needy.is_wanted && needy.needs.contains(&slot.platform));
+        assert!(entry.is_wanted || is_needed || entry.editions.len() > 1, "{instance:?} was started unasked");
+        assert!(!entry.is_stopped || turn.exited.is_some(), "{instance:?} was started after it was stopped by hand");
+        assert!(entry.editions.contains(&edition), "{instance:?} was started from edition {edition}, which is gone");
+        if instance.run > 1 {
             self.saw(Sight::Restarted);
         }
         let slot = &self.slots[index];
         let is_same_turn = turn.exited.is_some_and(|exited| exited.slot == instance.slot);
         let lasted = slot.started_at.is_some_and(|since| now - since >= self.forget);
-        assert!(!(is_same_turn && slot.at_once && !lasted), "{instance:?} was started at once twice in a row");
+        let is_at_once = is_same_turn && slot.after_backoff;
+        assert!(!(is_at_once && slot.at_once && !lasted), "{instance:?} was started at once twice in a row");
         let fresh = Slot::new(slot.platform);
-        self.slots[index] = Slot { run: instance.run, at_once: is_same_turn, ..fresh };
+        self.slots[index] = Slot { run: instance.run, at_once: is_at_once, edition, ..fresh };
     }
 
     fn note_signal(&mut self, now: Time, instance: Instance, signal: Signal, turn: &Turn, conductor: &Conductor) {
@@ -494,6 +733,14 @@ impl Ledger {
         assert!(!was_ending, "{instance:?} was told to end twice");
         let why = status(conductor, instance).map(|status| status.why).unwrap_or_default();
         let platform = self.slots[index].platform;
+        let entry = &self.slots[index];
+        if self.gentle_whys.contains(&why) && entry.out > 0 && turn.answered.is_none() && turn.exited.is_none() {
+            let is_over = entry.draining_since.is_some_and(|since| now - since >= self.platforms[platform].drain);
+            assert!(
+                is_over,
+                "{instance:?} was told to end with requests in hand before its time to drain was over: {why}"
+            );
+        }
         if why == self.shutdown_why && conductor.phase() == Phase::Stopping {
             assert!(self.is_free(platform), "{instance:?} was stopped before what needs it");
         } else if why == self.wedged_why {
@@ -559,12 +806,15 @@ impl Ledger {
     /// Compares the books with what the conductor tells people.
     pub(crate) fn audit(&self, conductor: &Conductor) {
         for (platform, told) in self.platforms.iter().zip(conductor.platforms()) {
-            for (slot, status) in platform.slots.clone().zip(&told.instances) {
+            for status in &told.instances {
+                let slot = status.slot as usize;
                 let entry = &self.slots[slot];
                 assert_eq!(status.run, entry.run, "slot {slot} is shown with another run");
                 assert_eq!(status.in_flight, entry.out, "slot {slot} is shown with another count of requests");
-                let is_shown_alive =
-                    matches!(status.state, "starting" | "ready" | "degraded" | "wedged" | "down" | "stopping");
+                let is_shown_alive = matches!(
+                    status.state,
+                    "starting" | "proving" | "ready" | "degraded" | "wedged" | "down" | "draining" | "stopping"
+                );
                 assert_eq!(is_shown_alive, self.is_alive(slot), "slot {slot} is shown as {}", status.state);
                 let is_open = matches!(status.state, "ready" | "degraded") && status.breaker == "closed";
                 let is_free = is_open && status.health != "unproven" && status.in_flight < platform.in_flight_max;
@@ -577,6 +827,8 @@ impl Ledger {
 /// What one turn was about.
 #[derive(Debug, Default)]
 struct Turn {
+    /// A request came, after the timers that were due.
+    asked: Option<Ticket>,
     /// The head of an awaited answer came.
     headed: Option<Ticket>,
     /// An awaited answer came.
@@ -605,6 +857,10 @@ impl Slot {
             held: Vec::new(),
             shadow: Shadow::Closed { failures: 0 },
             at_once: false,
+            edition: 0,
+            passes: 0,
+            draining_since: None,
+            after_backoff: false,
         }
     }
 }
@@ -613,5 +869,5 @@ impl Slot {
 pub(crate) fn status(conductor: &Conductor, instance: Instance) -> Option<InstanceStatus> {
     let mut platforms = conductor.platforms();
     let platform = platforms.nth(conductor.platform_of(instance))?;
-    platform.instances.into_iter().nth(conductor.index_of(instance) as usize)
+    platform.instances.into_iter().find(|status| status.slot == instance.slot)
 }

@@ -45,8 +45,8 @@ pub(crate) struct Model {
     /// Answers that a frozen run will give when it goes on.
     pub(crate) held: Vec<(u64, Outcome)>,
     pub(crate) is_rotten: bool,
-    /// It ended with 78: nothing will start it again.
-    pub(crate) has_bad_config: bool,
+    /// What it was started from cannot run.
+    pub(crate) is_bad_edition: bool,
 }
 
 impl Model {
@@ -63,9 +63,9 @@ impl Model {
                 is_frozen: false,
                 held: Vec::new(),
                 is_rotten: false,
-                has_bad_config: false,
+                is_bad_edition: false,
             };
-            models.extend((0..platform.instances()).map(|_| model.clone()));
+            models.extend((0..platform.slots()).map(|_| model.clone()));
         }
         models
     }
@@ -76,6 +76,7 @@ impl Model {
         self.state = State::Starting;
         self.is_frozen = false;
         self.is_rotten = false;
+        self.is_bad_edition = false;
         self.hand.clear();
         self.held.clear();
     }
@@ -91,7 +92,7 @@ impl Model {
 
     /// Whether ending it and starting another is a cure, so that it can crash, freeze for good and ignore TERM.
     pub(crate) fn can_be_replaced(&self) -> bool {
-        matches!(self.host, Host::Threads(_) | Host::Process(_))
+        self.host.can_be_replaced()
     }
 
     /// Whether it can stop answering: what runs on the reactor's own thread would stop Demi itself.
@@ -101,7 +102,7 @@ impl Model {
 
     /// Whether it may say things out of turn: a thread and an inline adapter answer once, by construction.
     pub(crate) fn can_babble(&self) -> bool {
-        matches!(self.host, Host::Process(_) | Host::Http)
+        self.host.is_child() || self.host == Host::Http
     }
 
     /// Whether it does all that it should.
@@ -124,7 +125,7 @@ impl Model {
     pub(crate) fn exit_by_kill(&self) -> Exit {
         match self.host {
             Host::Threads(_) => Exit::Abandoned,
-            Host::Inline | Host::Process(_) | Host::Http => Exit::Signal(9),
+            Host::Inline | Host::Process(_) | Host::Mcp(_) | Host::Http => Exit::Signal(9),
         }
     }
 }

@@ -41,6 +41,7 @@ kinds! {
         BreakerOpen => "a request was refused: breakers open",
         NotReady => "a request was refused: nobody up",
         Draining => "a request was refused: Demi is ending",
+        Isolated => "a request was refused: isolated by hand",
         TooMany => "a request was refused: too many under way",
         NoRoute => "a request had no route",
         Unheard => "a caller hung up and its request ended",
@@ -60,6 +61,18 @@ kinds! {
         OutOfTime => "Demi exited with 1: the store did not answer in time",
         StoreFailed => "Demi exited with 4: the store failed",
         Recovered => "all was well again after the faults",
+        Slept => "an idle platform was put to sleep",
+        Woken => "a request woke a platform",
+        Drained => "an instance drained with requests in hand",
+        SwapDone => "a new edition took over",
+        SwapFailed => "a new edition did not prove itself and the old one stayed",
+        Limited => "an instance was killed for what it used",
+        Trimmed => "an instance was asked for memory",
+        Leaked => "an instance was replaced for its descriptors",
+        Followed => "an instance was restarted after what it needs",
+        Spent => "an instance was not started because of its budget",
+        Extended => "a slow starter was given longer",
+        BadConfig => "an instance was left alone because its configuration is bad",
     }
 }
 

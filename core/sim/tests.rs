@@ -104,6 +104,11 @@ fn the_sweep_finds_an_accepted_answer_of_an_old_run() {
 }
 
 #[test]
+fn the_sweep_finds_a_reload_that_cuts_requests_short() {
+    assert_found(Plant::ReplacedWithoutDraining, "before its time to drain was over: a new edition took its place");
+}
+
+#[test]
 fn a_failing_seed_is_named_with_the_way_to_replay_it() {
     let plant = |world: &mut World| world.plant(Plant::TrialNeverReturned);
     let panic = quietly(|| panic::catch_unwind(|| sweep_with(0..SEEDS, plant))).expect_err("the plant is found");

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use demi_conductor::config::{
-    Bounded, Breaker, Config, Health, Host, OnFailure, Platform, Restart, Retry, Route, Sampling, Shutdown,
+    Bounded, Breaker, Config, Health, Host, OnFailure, Platform, Restart, Retry, Route, Sampling, Shutdown, Start,
 };
 use demi_conductor::{Question, Random, RouteId, Router};
 
@@ -94,13 +94,14 @@ fn platform(random: &mut Random, index: usize, ranks: &[u64]) -> Platform {
     let host = match random.below(7) {
         0 => Host::Inline,
         1 | 2 => Host::Threads(instances),
-        3 | 4 => Host::Process(instances),
+        3 => Host::Process(instances),
+        4 => Host::Mcp(instances),
         _ => Host::Http,
     };
     let mut platform = Platform::new(&format!("p{index}"), host);
     match host {
         Host::Inline | Host::Threads(_) => {}
-        Host::Process(_) => platform.command = vec!["plugin".to_owned()],
+        Host::Process(_) | Host::Mcp(_) => platform.command = vec!["plugin".to_owned()],
         Host::Http => {
             platform.upstreams = (0..instances).map(|upstream| format!("127.0.0.1:{}", 3000 + upstream)).collect();
         }
@@ -114,6 +115,7 @@ fn platform(random: &mut Random, index: usize, ranks: &[u64]) -> Platform {
     let in_flight_max = (random.below(3) > 0).then(|| bounded(1 + random.below(6)));
     platform.in_flight_max = in_flight_max.filter(|_| host != Host::Inline);
     platform.queue_max = below(random, 12);
+    draw_lifecycle(&mut platform, random);
     platform.start_timeout_ms = drawn(random, 250, 20_000);
     platform.stop_grace_ms = below(random, 3_000);
     if matches!(platform.host, Host::Threads(_)) {
@@ -124,6 +126,37 @@ fn platform(random: &mut Random, index: usize, ranks: &[u64]) -> Platform {
     }
     platform
 }
+
+/// When it starts, sleeps and is replaced, and what it may use.
+fn draw_lifecycle(platform: &mut Platform, random: &mut Random) {
+    platform.drain_ms = below(random, 5_000);
+    platform.restart_dependents = random.below(2) == 0;
+    if random.below(4) == 0 {
+        platform.request_timeout_ms = Some(drawn(random, 50, 8_000));
+    }
+    // Most have more than a stormy life needs.
+    platform.start_budget_per_day = bounded(if random.below(5) == 0 { 40 + random.below(60) } else { 1_000_000 });
+    if platform.host == Host::Http {
+        return;
+    }
+    platform.start =
+        [Start::Eager, Start::Eager, Start::Eager, Start::Lazy, Start::Lazy, Start::Manual][random.below(6) as usize];
+    if random.below(3) == 0 {
+        platform.sleep_after_ms = Some(drawn(random, 200, 20_000));
+    }
+    if platform.host.is_child() {
+        platform.limits.memory_soft_mb = (random.below(2) == 0).then(|| bounded(SOFT_MB));
+        platform.limits.memory_max_mb = (random.below(2) == 0).then(|| bounded(MAX_MB));
+        platform.limits.processes_max = bounded(PROCESSES);
+        platform.limits.descriptors_max = bounded(DESCRIPTORS);
+    }
+}
+
+/// What the children of a world may use.
+pub(crate) const SOFT_MB: u64 = 50;
+pub(crate) const MAX_MB: u64 = 100;
+pub(crate) const PROCESSES: u64 = 8;
+pub(crate) const DESCRIPTORS: u64 = 64;
 
 fn route(random: &mut Random, number: usize, platform: usize) -> Route {
     let timeout = millis(random, 50, 8_000);
@@ -194,11 +227,11 @@ pub(crate) fn recovery_max(config: &Config) -> Duration {
     let wedged = timeout
         + longest(|platform| match platform.host {
             Host::Threads(_) => platform.wedged_ms.millis(),
-            Host::Inline | Host::Process(_) | Host::Http => Duration::ZERO,
+            Host::Inline | Host::Process(_) | Host::Mcp(_) | Host::Http => Duration::ZERO,
         });
-    let ended = longest(|platform| platform.stop_grace_ms.millis());
+    let ended = longest(|platform| platform.stop_grace_ms.millis() + platform.drain_ms.millis());
     // Back-off has a quarter of jitter, a breaker's wait a tenth; a probe from before may fail the first trial.
-    let started = longest(|platform| platform.start_timeout_ms.millis()) + config.restart.max_ms.millis() * 2;
+    let started = longest(|platform| platform.start_timeout_ms.millis()) * 2 + config.restart.max_ms.millis() * 2;
     let closed = config.breaker.open_max_ms.millis() * 3 + cycle * 4;
     found + wedged + ended + started * config.platforms.len() as u32 + closed + Duration::from_secs(15)
 }

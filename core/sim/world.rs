@@ -52,6 +52,9 @@ pub struct World {
     flushed: Option<bool>,
     /// Answers of runs that have ended, kept to be heard when another run of the slot has the same request.
     ghosts: Vec<(Ticket, Instance)>,
+    /// The last edition that each platform was told to reload to, and those that cannot run.
+    editions: Vec<u32>,
+    bad_editions: Vec<(usize, u32)>,
     hash: Fnv1a,
     trace: Option<Vec<String>>,
 }
@@ -86,6 +89,8 @@ impl World {
             exit: None,
             flushed: None,
             ghosts: Vec::new(),
+            editions: vec![0; config.platforms.len()],
+            bad_editions: Vec::new(),
             hash: Fnv1a::default(),
             trace: None,
             config,
@@ -141,6 +146,14 @@ impl World {
     /// Demi begins and the first requests are on their way.
     pub fn begin(&mut self) {
         self.come(Duration::ZERO, Coming::Arrivals);
+        self.come(Duration::from_secs(1), Coming::Person);
+        for platform in 0..self.config.platforms.len() {
+            // Some have been busy before Demi was last ended.
+            let starts = self.random.below(20) as u32;
+            if self.random.below(4) == 0 {
+                self.handle(Event::Recalled { platform: platform as u32, starts });
+            }
+        }
         self.handle(Event::Began);
     }
 
@@ -249,7 +262,7 @@ impl World {
 
     // The ways to an end.
 
-    /// No fault strikes any more and requests come slowly. What is frozen or stuck stays so until the conductor
+    /// No fault strikes any more, requests come slowly, and a person starts all that was stopped. What is frozen or stuck stays so until the conductor
     /// replaces it; what the conductor cannot replace goes on by itself.
     pub fn calm(&mut self) {
         self.dice.calm();
@@ -257,6 +270,13 @@ impl World {
             if !self.models[slot].can_be_replaced() {
                 self.thaw(Instance { slot: slot as u32, run: self.models[slot].run });
             }
+        }
+        self.handle(Event::DayBegan);
+        for platform in 0..self.config.platforms.len() as u32 {
+            // What was reloaded to something that cannot run is reloaded to something that can.
+            let order = self.reload(platform);
+            self.handle(Event::Ordered(order));
+            self.handle(Event::Ordered(Order::Start { platform }));
         }
     }
 
@@ -269,44 +289,45 @@ impl World {
                 self.step();
             }
             let Err(reason) = self.wellness() else { break };
+            // Days pass, or what sleeps and wakes often would be out of starts.
+            self.handle(Event::DayBegan);
             assert!(self.now < due, "not well {bound:?} after the last fault: {reason}");
         }
         self.ledger.sights.add(Sight::Recovered as usize, 1);
     }
 
-    /// Whether everything that can work does, or else what does not.
+    /// Whether everything works, or sleeps, or else what does not.
     fn wellness(&self) -> Result<(), String> {
-        let can_run = self.can_run();
-        let mut models = self.models.iter();
-        for (platform, told) in self.conductor.platforms().enumerate() {
-            for (status, model) in told.instances.iter().zip(models.by_ref()) {
-                if !can_run[platform] || model.has_bad_config {
-                    continue;
-                }
+        for (platform, told) in self.config.platforms.iter().zip(self.conductor.platforms()) {
+            for status in &told.instances {
+                let model = &self.models[status.slot as usize];
                 let is_well = status.state == "ready" && status.health == "up" && status.breaker == "closed";
-                if !is_well || !model.is_sound() {
+                let may_sleep = platform.sleep_after_ms.is_some() && status.state == "asleep";
+                if !(may_sleep || is_well && model.is_sound()) {
                     return Err(format!("{} {status:?} {model:?}", told.name));
                 }
+            }
+            if told.is_reloading || told.instances.len() != platform.instances() {
+                return Err(format!("{} is being reloaded or has lost an instance", told.name));
             }
         }
         Ok(())
     }
 
-    /// Which platforms can run: not every instance has a bad configuration, and what they wait for can run.
-    fn can_run(&self) -> Vec<bool> {
-        let platforms = &self.config.platforms;
-        let mut can_run = vec![false; platforms.len()];
-        for index in self.config.start_order().unwrap_or_default() {
-            let mut own = self.models.iter().filter(|model| model.platform == index);
-            let has_begun = own.clone().any(|model| model.run > 0);
-            let is_needed = |other: usize| platforms[index].needs.contains(&platforms[other].name);
-            let may_begin = (0..platforms.len()).all(|other| !is_needed(other) || can_run[other]);
-            can_run[index] = (has_begun || may_begin) && own.any(|model| !model.has_bad_config);
+    /// Has a platform run and an instance of it free, for what is asked of it next.
+    fn wake(&mut self, platform: usize) {
+        let in_flight_max = self.config.platforms[platform].in_flight_max();
+        let is_awake = |world: &World| {
+            let told = world.conductor.platforms().nth(platform);
+            told.is_some_and(|told| told.instances.iter().any(|one| one.is_serving && one.in_flight < in_flight_max))
+        };
+        self.handle(Event::Ordered(Order::Start { platform: platform as u32 }));
+        while !is_awake(self) {
+            self.step();
         }
-        can_run
     }
 
-    /// After [`World::recover`]: every route to a platform that runs answers with what the platform said.
+    /// After [`World::recover`]: every route answers with what its platform said.
     pub fn serve_every_route(&mut self) {
         self.arrivals = false;
         // The last slow ones from before may open a breaker once more.
@@ -314,11 +335,8 @@ impl World {
             self.step();
         }
         self.recover();
-        let can_run = self.can_run();
         for route in (0..self.config.routes.len() as u32).map(RouteId) {
-            if !can_run[self.ledger.platform_of(route)] {
-                continue;
-            }
+            self.wake(self.ledger.platform_of(route));
             let before = self.ledger.sights.counts()[Sight::Relayed as usize];
             let ticket = self.ask(Some(route), false);
             self.step_until_ended(ticket);
@@ -338,13 +356,13 @@ impl World {
         let grace = self.config.shutdown.grace_ms.millis();
         self.grace_over = self.now + grace;
         self.exit_due = Some(self.grace_over + LATE_TURN);
-        self.handle(Event::Ordered(Order::Stop));
+        self.handle(Event::Ordered(Order::Shutdown));
         if orders > 1 {
             self.ledger.sights.add(Sight::StoppedTwice as usize, 1);
         }
         for _ in 1..orders {
             let delay = self.random.span_below(grace * 3 / 2);
-            self.come(delay, Coming::News(Event::Ordered(Order::Stop)));
+            self.come(delay, Coming::News(Event::Ordered(Order::Shutdown)));
         }
         while self.exit.is_none() {
             self.step();

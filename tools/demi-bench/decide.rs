@@ -92,7 +92,7 @@ impl Bench {
         };
         bench.handle(Event::Began);
         for action in std::mem::take(&mut bench.out) {
-            if let Action::Start { instance } = action {
+            if let Action::Start { instance, .. } = action {
                 bench.handle(Event::Started { instance });
             }
         }
@@ -163,7 +163,7 @@ fn health_tick(instances: u16) -> Spread {
         Bench { conductor: Conductor::new(&config, 1), now: Time::ZERO, out: Vec::new(), book: TicketBook::default() };
     bench.handle(Event::Began);
     for action in std::mem::take(&mut bench.out) {
-        if let Action::Start { instance } = action {
+        if let Action::Start { instance, .. } = action {
             bench.handle(Event::Started { instance });
         }
     }

@@ -14,7 +14,7 @@ pub(crate) fn check(config: &Config) -> Result<(), Vec<Mistake>> {
         .iter()
         .enumerate()
         .filter_map(|(index, platform)| {
-            let program = platform.command.first().filter(|_| matches!(platform.host, Host::Process(_)))?;
+            let program = platform.command.first().filter(|_| platform.host.is_child())?;
             let what = missing(program)?;
             let remedy = "name an executable file, or a program on PATH".to_owned();
             Some(Mistake { at: format!("platforms[{index}].command"), what, remedy })
@@ -94,6 +94,7 @@ fn host(platform: &Platform) -> String {
         Host::Inline => format!("inline, adapter {}", platform.adapter()),
         Host::Threads(count) => format!("{count} worker threads, adapter {}", platform.adapter()),
         Host::Process(count) => format!("{count} processes: {}", platform.command.join(" ")),
+        Host::Mcp(count) => format!("{count} MCP servers: {}", platform.command.join(" ")),
         Host::Http => format!("upstream {}", platform.upstreams.join(", ")),
     }
 }

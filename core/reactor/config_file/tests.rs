@@ -176,7 +176,7 @@ fn an_unknown_host_is_told_with_the_nearest_or_all() {
         told(text),
         [
             "1:32: no host is named Proces; did you mean Process?",
-            "1:78: no host is named Docker; known are: Inline, Threads, Process, Http",
+            "1:78: no host is named Docker; known are: Inline, Threads, Process, Mcp, Http",
             "1:108: host must be a bare word, not \"Inline\"; write Inline, without quotes",
             "1:141: Threads needs a value in parentheses; write Threads(…) with its value",
             "1:169: Inline takes nothing in parentheses; write host: Inline",

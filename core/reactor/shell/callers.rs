@@ -279,6 +279,7 @@ impl Shell {
                     Refusal::BreakerOpen => "its breaker is open after repeated failures",
                     Refusal::NotReady => "no instance of the platform is up",
                     Refusal::Draining => "Demi is ending",
+                    Refusal::Isolated => "the platform is isolated; `demi start` gives it requests again",
                     Refusal::TooMany => "as many requests are under way as may",
                 };
                 Problem::new(503, why).code(refusal.name()).retry_after(after)

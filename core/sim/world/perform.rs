@@ -3,10 +3,13 @@
 use std::time::Duration;
 
 use demi_conductor::config::Host;
-use demi_conductor::{Action, Errand, Event, Exit, Instance, Outcome, RouteId, Sample, Signal, Ticket, Verdict};
+use demi_conductor::{
+    Action, Errand, Event, Exit, Instance, Order, Outcome, RouteId, Sample, Signal, Terms, Ticket, Verdict, Weight,
+};
 
 use crate::faults::Fault;
 use crate::machine::{State, Work};
+use crate::workload;
 
 use super::World;
 
@@ -37,6 +40,10 @@ pub(super) enum Coming {
     Ends(Instance),
     /// Demi learns that a run has ended.
     Exits(Instance, Exit),
+    /// A run that is slow to start says so.
+    Pleads(Instance),
+    /// A person has had time to think.
+    Person,
 }
 
 /// As in the reactor: a body that has not moved for so long is given up.
@@ -52,12 +59,18 @@ impl World {
                 self.store(Errand::Bury, 50);
             }
             Action::Cancel { ticket, instance } => self.cancel(ticket, instance),
-            Action::Relay { .. } | Action::Admit(_) => {}
+            Action::Relay { .. }
+            | Action::Admit(_)
+            | Action::Trim { .. }
+            | Action::Adopt { .. }
+            | Action::Reject { .. }
+            | Action::Spend { .. }
+            | Action::Tell { .. } => {}
             Action::Probe { instance } => self.probe(instance),
-            Action::Start { instance } => self.start(instance),
+            Action::Start { instance, edition } => self.start(instance, edition),
             Action::Signal { instance, signal: Signal::Shutdown } => {
                 // Every other process does not read its input, or not now, and hears TERM only.
-                let is_process = matches!(self.model(instance).host, Host::Process(_));
+                let is_process = self.model(instance).host.is_child();
                 let is_heard = !is_process || self.random.below(2) == 0;
                 self.terminate(instance, is_heard);
             }
@@ -74,6 +87,7 @@ impl World {
                 let delay = self.within(20);
                 self.come(delay, Coming::News(Event::Measured { sample }));
             }
+            Action::Weigh => self.weigh(),
             Action::Flush => self.store(Errand::Flush, 5),
             Action::Exit(code) => self.exit = Some(code),
         }
@@ -184,6 +198,7 @@ impl World {
         }
         let verdict = match () {
             () if is_full || self.dice.strike(Fault::BusyProbe) => Verdict::Busy,
+            () if self.models[instance.slot as usize].is_bad_edition => Verdict::Fail,
             () if is_rotten || self.dice.strike(Fault::FailedProbe) => Verdict::Fail,
             () => Verdict::Pass,
         };
@@ -194,19 +209,88 @@ impl World {
         self.come(delay, Coming::Verdict(instance, verdict));
     }
 
-    fn start(&mut self, instance: Instance) {
+    /// Each child is weighed, and by the time Demi hears of it some have ended.
+    fn weigh(&mut self) {
+        for slot in 0..self.models.len() {
+            let model = &self.models[slot];
+            let instance = Instance { slot: slot as u32, run: model.run };
+            if !model.host.is_child() || !model.lives(instance) {
+                continue;
+            }
+            let mut weight = Weight { rss_bytes: 10_000_000, processes: 1, descriptors: 8 };
+            if self.dice.strike(Fault::Heavy) {
+                weight.rss_bytes = (workload::SOFT_MB + 1) * 1_000_000;
+            }
+            if self.dice.strike(Fault::TooHeavy) {
+                weight.rss_bytes = (workload::MAX_MB + 1) * 1_000_000;
+            }
+            if self.dice.strike(Fault::Forks) {
+                weight.processes = workload::PROCESSES as u32 + 1;
+            }
+            if self.dice.strike(Fault::LeaksDescriptors) {
+                weight.descriptors = workload::DESCRIPTORS as u32;
+            }
+            let delay = self.within(20);
+            self.come(delay, Coming::News(Event::Weighed { instance, weight }));
+        }
+    }
+
+    /// Whether a reload was to something that cannot run; decided once for each edition.
+    fn is_bad_edition(&mut self, platform: usize, edition: u32) -> bool {
+        self.bad_editions.contains(&(platform, edition))
+    }
+
+    /// Somebody wants something of some platform.
+    pub(super) fn order(&mut self) -> Event {
+        let platform = self.random.below(self.config.platforms.len() as u64) as u32;
+        let order = match self.random.below(9) {
+            0 | 1 => Order::Start { platform },
+            2 => Order::Stop { platform },
+            3 => Order::Restart { platform },
+            4 => Order::Isolate { platform },
+            5 => Order::Retire { platform },
+            _ => self.reload(platform),
+        };
+        Event::Ordered(order)
+    }
+
+    pub(super) fn reload(&mut self, platform: u32) -> Order {
+        let index = platform as usize;
+        self.editions[index] += 1;
+        let edition = self.editions[index];
+        if self.dice.strike(Fault::BadEdition) {
+            self.bad_editions.push((index, edition));
+        }
+        Order::Reload { platform, edition, terms: Terms::of(&self.config.platforms[index]) }
+    }
+
+    fn start(&mut self, instance: Instance, edition: u32) {
         let model = self.model(instance);
         model.start(instance.run);
-        let host = model.host;
+        let (host, platform) = (model.host, model.platform);
+        if self.is_bad_edition(platform, edition) {
+            self.model(instance).is_bad_edition = true;
+            // It ends before its handshake, or is ill from the beginning.
+            if self.random.below(2) == 0 {
+                let (exit, delay) = (Exit::Code(1), self.within(50));
+                return self.die(instance, exit, delay);
+            }
+        }
         if self.dice.strike(Fault::CrashAtStart) {
             let exits = [Exit::NotStarted, Exit::NotInitialised, Exit::Code(1), Exit::Signal(11), Exit::Misbehaved];
             let exit = exits[self.random.below(5) as usize];
             let delay = if exit == Exit::NotStarted { Duration::ZERO } else { self.within(50) };
             return self.die(instance, exit, delay);
         }
-        if matches!(host, Host::Process(_)) && self.dice.strike(Fault::BadConfig) {
+        if host.is_child() && self.dice.strike(Fault::BadConfig) {
             let delay = self.within(50);
             return self.die(instance, Exit::Code(78), delay);
+        }
+        if host.is_child() && self.dice.strike(Fault::SlowStart) {
+            let timeout = self.config.platforms[platform].start_timeout_ms.millis();
+            self.come(timeout * 3 / 4, Coming::Pleads(instance));
+            let late = self.random.span_below(timeout / 2);
+            return self.come(timeout + late, Coming::Starts(instance));
         }
         if host == Host::Inline || !self.dice.strike(Fault::NeverStarts) {
             let delay = if host == Host::Inline { Duration::ZERO } else { self.within(100) };
@@ -248,7 +332,6 @@ impl World {
         let is_told_of_each = self.random.below(3) == 0;
         let model = self.model(instance);
         model.state = State::Dying;
-        model.has_bad_config |= exit == Exit::Code(78);
         let hand = std::mem::take(&mut model.hand);
         for work in hand {
             let (ticket, outcome) = (work.ticket, Outcome::Replied);
@@ -338,6 +421,12 @@ impl World {
                 }
                 None
             }
+            Coming::Pleads(instance) => {
+                let is_starting = self.model(instance).lives(instance);
+                let by = self.config.platforms[self.models[instance.slot as usize].platform].start_timeout_ms.millis();
+                is_starting.then_some(Event::Extended { instance, by })
+            }
+            Coming::Person => self.person(),
             Coming::Exits(instance, exit) => {
                 self.model(instance).state = State::Absent;
                 Some(Event::Exited { instance, exit })
@@ -357,6 +446,19 @@ impl World {
         }
         self.come(gap, Coming::Arrivals);
         None
+    }
+
+    /// A person looks in, and sometimes does something.
+    fn person(&mut self) -> Option<Event> {
+        if self.dice.is_calm() {
+            return None;
+        }
+        let pause = self.random.span_below(Duration::from_secs(2));
+        self.come(pause, Coming::Person);
+        if self.dice.strike(Fault::Midnight) {
+            return Some(Event::DayBegan);
+        }
+        self.dice.strike(Fault::Person).then(|| self.order())
     }
 
     pub(super) fn ask(&mut self, route: Option<RouteId>, idempotent: bool) -> Ticket {

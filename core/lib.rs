@@ -22,16 +22,21 @@
 //!
 //! - A [`Reactor`] belongs to one thread. [`Handle`]s speak to it from any thread.
 //! - An integration is a [`PlatformTrait`]; an [`Adapter`] registers it under a name for `Inline` and `Threads` hosts.
-//!   [`plugin_main`] makes it a process of its own.
+//!   [`plugin_main`] makes it a process of its own, and [`plugin_main_with`] one that asks something of Demi itself.
 //! - The library installs no signal handler (unless [`Options::handles_signals`] asks for it) and no logger, starts no
 //!   thread before [`Reactor::new`], reads no environment variable but `PATH` for children, and reaps no process that
-//!   it did not start.
+//!   it did not start (unless [`Options::is_subreaper`] asks for it).
 //! - [`conductor`] is the pure part, for those who want to drive it themselves; `demi-sim` shows how.
 
 #![forbid(unsafe_code)]
 
 pub use demi_conductor as conductor;
 pub use demi_conductor::config::{Bounded, Config, Content, Host, Mistake, OnFailure, Platform, Route};
+pub use demi_platform::Host as PluginHost;
 pub use demi_platform::Platform as PlatformTrait;
-pub use demi_platform::{plugin_main, Adapter, Fault, FaultKind, Health, Reply, Request, Settings, Status};
-pub use demi_reactor::{config_file, Answered, Handle, HandleError, Options, Reactor, StartError};
+pub use demi_platform::{
+    plugin_main, plugin_main_with, Adapter, Fault, FaultKind, Health, Level, Reply, Request, Settings, Status,
+};
+pub use demi_reactor::{
+    config_file, keep_guard, plugins, Answered, Handle, HandleError, Options, PlatformOrder, Reactor, StartError,
+};

@@ -2,7 +2,7 @@
 
 use std::process::{Command, Output};
 
-use crate::support::{demi_command, until, Demi, Directory};
+use crate::support::{demi_command, until, Demi, Directory, HOSTS};
 
 fn demi(arguments: &[&str]) -> Output {
     demi_command().args(arguments).output().expect("it runs")
@@ -24,10 +24,10 @@ fn help_and_version_are_told_and_mean_success() {
     let help = demi(&["--help"]);
     assert_eq!(help.status.code(), Some(0));
     let text = String::from_utf8_lossy(&help.stdout).into_owned();
-    for word in ["--config", "--log-level", "--dry-run", "--version", "run", "plugin", "Exit codes"] {
+    for word in ["--config", "--log-level", "--dry-run", "--version", "run", "platforms", "plugin", "Exit codes"] {
         assert!(text.contains(word), "{word} is not in\n{text}");
     }
-    for arguments in [&["run", "--help"][..], &["plugin", "--help"]] {
+    for arguments in [&["run", "--help"][..], &["plugin", "--help"], &["plugin", "new", "--help"], &["why", "--help"]] {
         assert_eq!(demi(arguments).status.code(), Some(0), "{arguments:?}");
     }
     let version = demi(&["--version"]);
@@ -37,14 +37,23 @@ fn help_and_version_are_told_and_mean_success() {
 
 #[test]
 fn a_wrong_command_line_is_told_and_means_2() {
-    let wrong: [&[&str]; 6] =
-        [&["--nonsense"], &["dance"], &["--config"], &["--log-level", "loud"], &["plugin", "nosuch"], &["plugin"]];
+    let wrong: [&[&str]; 9] = [
+        &["--nonsense"],
+        &["dance"],
+        &["--config"],
+        &["--log-level", "loud"],
+        &["plugin", "serve", "nosuch"],
+        &["plugin", "echo"],
+        &["plugin"],
+        &["stop"],
+        &["platforms", "--address", "nowhere"],
+    ];
     for arguments in wrong {
         let output = demi(arguments);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", told(&output));
         assert!(!output.stderr.is_empty() && output.stdout.is_empty(), "{arguments:?}");
     }
-    assert!(told(&demi(&["plugin", "nosuch"])).contains("echo"), "the known ones are named");
+    assert!(told(&demi(&["plugin", "serve", "nosuch"])).contains("echo"), "the known ones are named");
 }
 
 #[test]
@@ -144,9 +153,9 @@ fn the_configuration_of_the_repository_runs_as_it_is() {
     let text = include_str!("../config.ron");
     let ours = "listen: \"127.0.0.1:8787\"";
     assert!(text.contains(ours), "the port of the documentation is the one in config.ron");
-    // Another port and another directory, and nothing else: `start_in` would write sections of its own.
+    // Another port, another directory and the hosts that tests name, and nothing else: `start_in` would write sections of its own.
     let directory = Directory::new();
-    let config = directory.write("config.ron", &text.replace(ours, "listen: \"127.0.0.1:0\""));
+    let config = directory.write("config.ron", &text.replace(ours, &format!("listen: \"127.0.0.1:0\", {HOSTS}")));
     let demi = Demi::start_from(std::sync::Arc::new(directory), &config);
     demi.wait_ready();
     for path in ["/pool", "/child", "/echo/there"] {

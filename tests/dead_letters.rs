@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::support::{misbehaving, until, Demi, Directory};
+use crate::support::{misbehaving, until, Demi, Directory, HOSTS};
 
 /// A plugin that dies of every request, each of which is kept.
 fn sections() -> String {
@@ -74,7 +74,8 @@ fn a_wrong_parameter_or_method_of_the_list_is_told() {
 fn at_the_maximum_the_caller_is_answered_without_a_number_and_the_log_says_why() {
     let directory = Arc::new(Directory::new());
     let (store, sections) = ("store: (path: \"data\", dead_letters_max: 1)", sections());
-    let config = directory.write("config.ron", &format!("(http: (listen: \"127.0.0.1:0\"), {store}, {sections})"));
+    let config =
+        directory.write("config.ron", &format!("(http: (listen: \"127.0.0.1:0\", {HOSTS}), {store}, {sections})"));
     let demi = Demi::start_from(directory, &config);
     assert_eq!(lose(&demi, "first")["dead_letter"], 1);
     assert_eq!(lose(&demi, "second")["dead_letter"], Value::Null);

@@ -4,9 +4,9 @@ use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
-use demi::{Adapter, Config, Fault, Handle, Options, PlatformTrait, Reactor, Reply, Request, Settings};
+use demi::{Adapter, Config, Fault, Handle, Options, PlatformOrder, PlatformTrait, Reactor, Reply, Request, Settings};
 
-use crate::support::{ask, is_alive, until, Directory, PATIENCE};
+use crate::support::{ask, is_alive, until, Directory, HOSTS, PATIENCE};
 
 /// Does what the body says.
 struct Moody {
@@ -83,7 +83,7 @@ impl Drop for Bitter {
 pub const BITTER: Adapter = Adapter { name: "bitter", make: || Box::new(Bitter) };
 
 fn config(sections: &str) -> Config {
-    let text = format!("(http: (listen: \"127.0.0.1:0\"), store: (path: \"data\"), {sections})");
+    let text = format!("(http: (listen: \"127.0.0.1:0\", {HOSTS}), store: (path: \"data\"), {sections})");
     demi::config_file::parse(&text, std::path::Path::new("test.ron"), &["moody", "bitter", "echo"])
         .unwrap_or_else(|problems| panic!("{problems}"))
 }
@@ -255,6 +255,10 @@ fn a_handle_asks_tells_the_status_and_ends_the_reactor_from_any_thread() {
     let status = hosted.handle.status(PATIENCE).expect("the reactor runs");
     let status: serde_json::Value = serde_json::from_str(&status).expect("it is JSON");
     assert_eq!(status["platforms"][0]["name"], "echo");
+    let order = |name, order| hosted.handle.order_and_wait(name, order, PATIENCE).expect("the reactor runs").status;
+    assert_eq!([order("echo", PlatformOrder::Isolate), order("nobody", PlatformOrder::Isolate)], [202, 404]);
+    let refused = hosted.handle.ask_and_wait(&Request::default(), PATIENCE).expect("the reactor runs");
+    assert_eq!(refused.status, 503, "{refused:?}");
     let handle = hosted.handle.clone();
     assert_eq!(hosted.end(), 0);
     let asked = handle.ask_and_wait(&Request::default(), PATIENCE);
@@ -267,7 +271,7 @@ fn a_program_with_a_loop_of_its_own_turns_the_reactor() {
     let directory = Directory::new();
     let mut reactor = reactor(
         &directory,
-        r#"platforms: [(name: "echo", host: Inline), (name: "child", host: Process(1), command: ["{demi}", "plugin", "echo"])],
+        r#"platforms: [(name: "echo", host: Inline), (name: "child", host: Process(1), command: ["{demi}", "plugin", "serve", "echo"])],
         routes: [(kind: "child", to: "child"), (to: "echo")]"#,
     );
     let handle = reactor.handle();
@@ -305,7 +309,7 @@ fn a_dropped_reactor_takes_its_children_with_it_and_gives_the_store_back() {
     for _ in 0..5 {
         let mut reactor = reactor(
             &directory,
-            r#"platforms: [(name: "child", host: Process(2), command: ["{demi}", "plugin", "echo"])]"#,
+            r#"platforms: [(name: "child", host: Process(2), command: ["{demi}", "plugin", "serve", "echo"])]"#,
         );
         let address = reactor.address();
         let asker = std::thread::spawn(move || {

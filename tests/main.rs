@@ -2,9 +2,15 @@
 
 mod client;
 mod commands;
+mod control;
 mod dead_letters;
 mod embedding;
 mod http_regressions;
+mod isolation;
+mod mcp;
+mod plugin_protocol;
+mod plugin_tools;
+mod plugins;
 mod processes;
 mod proxying;
 mod regressions;

@@ -108,7 +108,7 @@ fn why(demi: &Demi, platform: &str) -> String {
 
 const TWO_CHILDREN: &str = r#"
     restart: (forget_ms: 0),
-    platforms: [(name: "child", host: Process(2), command: ["{demi}", "plugin", "echo"])],
+    platforms: [(name: "child", host: Process(2), command: ["{demi}", "plugin", "serve", "echo"])],
     routes: [(path: "/child", to: "child", retries: 3, idempotent: true)],
 "#;
 
@@ -169,7 +169,7 @@ fn a_frozen_child_slows_few_requests_and_is_replaced() {
     let demi = Demi::start(
         r#"
         health: (interval_ms: 500, timeout_ms: 300, doubt_interval_ms: 100),
-        platforms: [(name: "child", host: Process(2), command: ["{demi}", "plugin", "echo"], stop_grace_ms: 100)],
+        platforms: [(name: "child", host: Process(2), command: ["{demi}", "plugin", "serve", "echo"], stop_grace_ms: 100)],
         routes: [(path: "/child", to: "child", retries: 3, idempotent: true, attempt_timeout_ms: 1000)],
         "#,
     );
@@ -231,7 +231,7 @@ fn kill_9_of_demi_leaves_no_direct_child_behind() {
         let mark = Mark::new();
         let sections = format!(
             r#"platforms: [
-                (name: "one", host: Process(2), command: ["{{demi}}", "plugin", "echo"], {field}),
+                (name: "one", host: Process(2), command: ["{{demi}}", "plugin", "serve", "echo"], {field}),
                 {ignores}
             ]"#,
             field = mark.field(),
@@ -287,7 +287,7 @@ fn descriptors(process: &str) -> Vec<std::path::PathBuf> {
 /// What a restarted child has inherited: what its descriptors lead to, and the names in its environment.
 fn inheritance() -> (Vec<std::path::PathBuf>, Vec<String>) {
     let demi = Demi::start(
-        r#"platforms: [(name: "child", host: Process(1), command: ["{demi}", "plugin", "echo"], env: {"A": "b"})]"#,
+        r#"platforms: [(name: "child", host: Process(1), command: ["{demi}", "plugin", "serve", "echo"], env: {"A": "b"})]"#,
     );
     demi.wait_ready();
     let _clients: Vec<TcpStream> = (0..5).map(|_| demi.connect()).collect();
@@ -309,7 +309,10 @@ fn a_child_inherits_three_descriptors_and_no_environment_but_its_own() {
     // listener, its clients) would slip through each time.
     let (more, names) = (0..3).map(|_| inheritance()).min_by_key(|(more, _)| more.len()).expect("three are some");
     assert_eq!(more, Vec::<std::path::PathBuf>::new(), "these are Demi's and were inherited");
-    assert!(names.iter().all(|name| ["A", "PATH"].contains(&name.as_str())), "{names:?}");
+    assert!(
+        names.iter().all(|name| ["A", "PATH", "TMPDIR", "DEMI_INSTANCE", "DEMI_TOKEN"].contains(&name.as_str())),
+        "{names:?}"
+    );
 }
 
 // ---- Demi's own beginning and end ------------------------------------------------------------------------------
@@ -355,7 +358,7 @@ fn a_signal_at_any_moment_leaves_nothing_behind() {
         "config.ron",
         &format!(
             r#"(http: (listen: "127.0.0.1:0"), store: (path: "data"), platforms: [
-                (name: "child", host: Process(3), command: ["{{demi}}", "plugin", "echo"], {})])"#,
+                (name: "child", host: Process(3), command: ["{{demi}}", "plugin", "serve", "echo"], {})])"#,
             mark.field()
         ),
     );

@@ -81,7 +81,7 @@ fn whoever_closes_stdout_early_meets_no_panic() {
 #[test]
 fn a_body_that_json_must_escape_reaches_a_process_and_comes_back() {
     let demi = Demi::start(
-        r#"platforms: [(name: "child", host: Process(1), command: ["{demi}", "plugin", "echo"])], routes: [(path: "/child", to: "child")]"#,
+        r#"platforms: [(name: "child", host: Process(1), command: ["{demi}", "plugin", "serve", "echo"])], routes: [(path: "/child", to: "child")]"#,
     );
     demi.wait_ready();
     for body in ["\0", "\u{1f}", "\"", "\\", "\n", "\u{fc}"] {
@@ -96,7 +96,7 @@ fn a_body_that_json_must_escape_reaches_a_process_and_comes_back() {
 fn a_body_as_long_as_the_configuration_allows_reaches_a_process() {
     let demi = Demi::start_with_http(
         "body_bytes_max: 8388608, bodies_bytes_max: 67108864",
-        r#"platforms: [(name: "child", host: Process(1), command: ["{demi}", "plugin", "echo"])], routes: [(path: "/child", to: "child")]"#,
+        r#"platforms: [(name: "child", host: Process(1), command: ["{demi}", "plugin", "serve", "echo"])], routes: [(path: "/child", to: "child")]"#,
     );
     demi.wait_ready();
     let body = "\"".repeat(8 << 20);
@@ -108,7 +108,7 @@ fn a_body_as_long_as_the_configuration_allows_reaches_a_process() {
 #[test]
 fn a_request_that_is_too_long_for_a_process_is_refused_and_the_process_lives() {
     let hosted = Hosted::start(
-        r#"platforms: [(name: "child", host: Process(1), command: ["{demi}", "plugin", "echo"])], routes: [(to: "child")]"#,
+        r#"platforms: [(name: "child", host: Process(1), command: ["{demi}", "plugin", "serve", "echo"])], routes: [(to: "child")]"#,
     );
     let (status, problem) = hosted.say(&"x".repeat(4 << 20));
     assert_eq!(status, 400, "{problem}");

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::time::Instant;
 
 use crate::client::{get, post, post_chunked, Client};
-use crate::support::{misbehaving, until, Demi, Response};
+use crate::support::{misbehaving, until, Demi, Directory, Response};
 
 /// One platform on Demi's own thread.
 const ECHO: &str =
@@ -14,7 +14,7 @@ const HOSTS: &str = r#"
     platforms: [
         (name: "echo", host: Inline),
         (name: "pool", host: Threads(2), adapter: "echo"),
-        (name: "child", host: Process(2), command: ["{demi}", "plugin", "echo"]),
+        (name: "child", host: Process(2), command: ["{demi}", "plugin", "serve", "echo"]),
     ],
     routes: [(path: "/echo/*", to: "echo"), (path: "/pool/*", to: "pool"), (path: "/child/*", to: "child")],
 "#;
@@ -478,7 +478,12 @@ fn every_page_answers_and_what_is_no_page_says_so() {
 
     let unknown = demi.get("/v1/platforms/chidl");
     assert_problem(&unknown, 404);
-    assert!(unknown.json()["detail"].as_str().is_some_and(|detail| detail.contains("echo, pool, child")));
+    assert!(unknown.json()["detail"].as_str().is_some_and(|detail| detail.contains("\"child\"")), "{unknown:?}");
+    let strange = demi.get("/v1/platforms/nothing-like-it");
+    assert!(
+        strange.json()["detail"].as_str().is_some_and(|detail| detail.contains("echo, pool, child")),
+        "{strange:?}"
+    );
     for path in ["/v1", "/v1/", "/v1/nowhere", "/v1/platforms/", "/healthz/", "/metrics/x", "/v1/platforms/a/b"] {
         assert_problem(&demi.get(path), 404);
     }
@@ -741,6 +746,84 @@ fn check_labels(labels: &str) {
         let value = value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).expect("a value is quoted");
         assert!(!value.contains(['"', '\\', '\n']), "{labels}");
     }
+}
+
+// ---- web pages ------------------------------------------------------------------------------------------------------
+
+/// The answer to a request with these header lines, among which is its `Host`, if it is to have one.
+fn asked(demi: &Demi, line: &str, headers: &str) -> Response {
+    Response::parse(&demi.raw(format!("{line}\r\nConnection: close\r\n{headers}\r\n").as_bytes()))
+}
+
+fn demi_with_hosts(hosts: &str) -> Demi {
+    let directory = std::sync::Arc::new(Directory::new());
+    let text = format!(r#"(http: (listen: "127.0.0.1:0", {hosts}), store: (path: "data"), {ECHO})"#);
+    let config = directory.write("config.ron", &text);
+    let demi = Demi::start_from(directory, &config);
+    let port = demi.address.port();
+    until("Demi is ready", || {
+        (asked(&demi, "GET /readyz HTTP/1.1", &format!("Host: 127.0.0.1:{port}\r\n")).status == 200).then_some(())
+    });
+    demi
+}
+
+#[test]
+fn a_web_page_that_gives_its_name_our_address_is_told_nothing_and_stops_nothing() {
+    let demi = demi_with_hosts("");
+    let port = demi.address.port();
+    for line in [
+        "GET /v1/status HTTP/1.1",
+        "GET /nowhere HTTP/1.1",
+        "GET /echo/x HTTP/1.1",
+        "GET /echo/../x HTTP/1.1",
+        "POST /v1/platforms/echo/stop HTTP/1.1",
+    ] {
+        let answer = asked(&demi, line, &format!("Host: evil.example:{port}\r\n"));
+        assert_eq!((answer.status, &answer.json()["code"]), (421, &"misdirected".into()), "{line}: {answer:?}");
+        let detail = answer.json()["detail"].to_string();
+        assert!(detail.contains("`http.hosts`") && detail.contains("evil.example"), "{detail}");
+    }
+    let answer = asked(&demi, "GET http://evil.example/healthz HTTP/1.1", &format!("Host: 127.0.0.1:{port}\r\n"));
+    assert_eq!(answer.status, 421, "the target's host outranks Host");
+    for host in [format!("127.0.0.1:{port}"), format!("LOCALHOST.:{port}"), "a.localhost".into(), "[::1]:1".into()] {
+        assert_eq!(asked(&demi, "GET /echo/x HTTP/1.1", &format!("Host: {host}\r\n")).body, "/echo/x", "{host}");
+    }
+    assert_eq!(asked(&demi, "GET /echo/x HTTP/1.0", "").body, "/echo/x");
+    assert_eq!(asked(&demi, "GET /v1/platforms/echo HTTP/1.0", "").json()["ready"], true, "nobody stopped it");
+}
+
+#[test]
+fn a_request_refused_for_its_host_leaves_the_connection_to_the_next() {
+    let demi = demi_with_hosts("");
+    let mut client = Client::of(&demi);
+    client.send("POST /echo/x HTTP/1.1\r\nHost: evil.example\r\nContent-Length: 5\r\n\r\nhello");
+    assert_problem(&client.answer(), 421);
+    client.send("GET /echo/y HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    assert_eq!(client.answer().body, "/echo/y");
+}
+
+#[test]
+fn a_web_page_of_another_site_orders_nothing_and_one_of_a_configured_host_may() {
+    let demi = demi_with_hosts(r#"hosts: ["demi.example"]"#);
+    let here = format!("Host: 127.0.0.1:{}\r\n", demi.address.port());
+    let strange = ["Origin: http://evil.example\r\n", "Origin: null\r\n", "Sec-Fetch-Site: cross-site\r\n"];
+    for sender in strange {
+        let headers = format!("{here}{sender}");
+        for line in ["POST /v1/platforms/echo/stop HTTP/1.1", "POST /v1/requests HTTP/1.1", "DELETE /metrics HTTP/1.1"]
+        {
+            let answer = asked(&demi, line, &headers);
+            assert_eq!((answer.status, &answer.json()["code"]), (403, &"cross_site".into()), "{line} {sender}");
+        }
+        assert_eq!(asked(&demi, "GET /healthz HTTP/1.1", &headers).status, 200, "{sender}");
+        assert_eq!(asked(&demi, "POST /echo/x HTTP/1.1", &headers).status, 200, "a platform decides itself: {sender}");
+    }
+    assert_eq!(asked(&demi, "GET /v1/platforms/echo HTTP/1.1", &here).json()["ready"], true, "nobody stopped it");
+
+    let proxied = "Host: demi.example\r\nOrigin: https://demi.example\r\nSec-Fetch-Site: same-origin\r\n";
+    assert_eq!(asked(&demi, "POST /v1/platforms/echo/restart HTTP/1.1", proxied).status, 202);
+    assert_eq!(asked(&demi, "POST /v1/platforms/echo/stop HTTP/1.1", &here).status, 202, "curl sends no Origin");
+    let every = demi_with_hosts(r#"hosts: ["*"]"#);
+    assert_eq!(asked(&every, "GET /echo/x HTTP/1.1", "Host: any.example\r\n").body, "/echo/x");
 }
 
 // ---- many at once ---------------------------------------------------------------------------------------------------

@@ -12,6 +12,9 @@ use std::time::{Duration, Instant};
 /// How long a test waits for anything before it gives up: long enough for a loaded machine.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
+/// The hosts that tests name, as a field of `http`.
+pub const HOSTS: &str = r#"hosts: ["test", "x", "named"]"#;
+
 /// Waits until a fact holds, looking again every millisecond.
 pub fn until<T>(what: &str, mut fact: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
@@ -88,7 +91,7 @@ impl Demi {
 
     /// As `start`, in a directory that may hold a store already.
     pub fn start_in(directory: Arc<Directory>, http: &str, sections: &str) -> Demi {
-        let text = format!("(http: (listen: \"127.0.0.1:0\", {http}), store: (path: \"data\"), {sections})");
+        let text = format!("(http: (listen: \"127.0.0.1:0\", {HOSTS}, {http}), store: (path: \"data\"), {sections})");
         let config = directory.write("config.ron", &text);
         Demi::start_from(directory, &config)
     }

@@ -1,18 +1,27 @@
 //! Demi's own API: what the paths below `/v1` and the health pages answer.
 
+mod platforms;
+
 use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use base64::engine::general_purpose::STANDARD;
 use base64::Engine;
+use demi_conductor::lifecycle::Reason;
 use demi_conductor::{Conductor, Question, Time};
 use demi_platform::Request;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use crate::handle::PlatformOrder;
 use crate::http;
 use crate::metrics;
 use crate::problem::Problem;
+use crate::shell::Listed;
 use crate::store::LetterPage;
+
+pub(crate) use platforms::{no_platform, Topic};
 
 /// A page of the API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,8 +34,12 @@ pub(crate) enum Page<'p> {
     Platforms,
     /// `GET /v1/dead-letters`, which the clerk answers.
     DeadLetters,
-    /// `GET /v1/platforms/NAME`.
-    Platform(&'p str),
+    /// `GET /v1/platforms/NAME`, and `/logs`, `/events` and `/why` below it.
+    Platform(&'p str, Topic),
+    /// `POST /v1/platforms/NAME/ORDER`.
+    Order(&'p str, PlatformOrder),
+    /// `GET /v1/plugins`.
+    Plugins,
     /// `GET /healthz`: the process is alive.
     Alive,
     /// `GET /readyz`: every platform takes requests.
@@ -45,15 +58,13 @@ impl<'p> Page<'p> {
             "/v1/status" => Page::Status,
             "/v1/platforms" => Page::Platforms,
             "/v1/dead-letters" => Page::DeadLetters,
+            "/v1/plugins" => Page::Plugins,
             "/healthz" => Page::Alive,
             "/readyz" => Page::Ready,
             "/metrics" => Page::Metrics,
             "/v1" => Page::Unknown,
             _ => match path.strip_prefix("/v1/") {
-                Some(rest) => match rest.strip_prefix("platforms/") {
-                    Some(name) if !name.is_empty() && !name.contains('/') => Page::Platform(name),
-                    _ => Page::Unknown,
-                },
+                Some(rest) => rest.strip_prefix("platforms/").map_or(Page::Unknown, Page::of_platform),
                 None => {
                     let below = |page: &str| path.strip_prefix(page).is_some_and(|rest| rest.starts_with('/'));
                     if !(below("/healthz") || below("/readyz") || below("/metrics")) {
@@ -63,6 +74,21 @@ impl<'p> Page<'p> {
                 }
             },
         })
+    }
+
+    /// The page of what stands behind `/v1/platforms/`.
+    fn of_platform(rest: &'p str) -> Page<'p> {
+        let (name, word) = rest.split_once('/').map_or((rest, None), |(name, word)| (name, Some(word)));
+        let order = |word: &str| PlatformOrder::ALL.into_iter().find(|order| order.name() == word);
+        match word {
+            _ if name.is_empty() => Page::Unknown,
+            None => Page::Platform(name, Topic::State),
+            Some(word) => match (Topic::of(word), order(word)) {
+                (Some(topic), _) => Page::Platform(name, topic),
+                (None, Some(order)) => Page::Order(name, order),
+                (None, None) => Page::Unknown,
+            },
+        }
     }
 }
 
@@ -75,7 +101,16 @@ pub(crate) struct Facts<'f> {
     pub(crate) dead_letters: u64,
     pub(crate) slow_turns: u64,
     pub(crate) body_bytes: usize,
+    /// The process of a slot.
     pub(crate) pid_of: &'f dyn Fn(u32) -> Option<u32>,
+    /// What the shell keeps of each platform, in the conductor's order.
+    pub(crate) roster: &'f [Listed],
+    /// Plugin folders that were not taken in, and why.
+    pub(crate) refused: &'f BTreeMap<PathBuf, String>,
+    /// Why the state of a slot last changed.
+    pub(crate) reason_of: &'f dyn Fn(u32) -> Option<Reason>,
+    /// Log lines of a slot that were not kept.
+    pub(crate) dropped_lines_of: &'f dyn Fn(u32) -> u64,
 }
 
 /// An answer to a question about Demi itself.
@@ -88,7 +123,12 @@ pub(crate) struct PageAnswer {
 pub(crate) const JSON: &str = "application/json";
 
 /// Answers a GET of a page. The caller has checked the method.
-pub(crate) fn answer(page: Page<'_>, conductor: &Conductor, facts: &Facts<'_>) -> Result<PageAnswer, Problem> {
+pub(crate) fn answer(
+    page: Page<'_>,
+    query: &str,
+    conductor: &Conductor,
+    facts: &Facts<'_>,
+) -> Result<PageAnswer, Problem> {
     let text = |status, text: &str| PageAnswer {
         status,
         content_type: "text/plain; charset=utf-8",
@@ -104,16 +144,10 @@ pub(crate) fn answer(page: Page<'_>, conductor: &Conductor, facts: &Facts<'_>) -
             body: metrics::render(conductor, facts).into_bytes(),
         },
         Page::Status => json(&status(conductor, facts)),
-        Page::Platforms => json(&platforms(conductor, facts).collect::<Vec<_>>()),
-        Page::Platform(name) => match platforms(conductor, facts).find(|platform| platform.name == name) {
-            Some(platform) => json(&platform),
-            None => {
-                let names: Vec<&str> = conductor.platforms().map(|platform| platform.name).collect();
-                let known = names.join(", ");
-                return Err(Problem::new(404, format!("no platform is named {name:?}; known are: {known}")));
-            }
-        },
-        Page::Requests | Page::DeadLetters | Page::Unknown => {
+        Page::Platforms => platforms::all(conductor, facts),
+        Page::Platform(name, topic) => platforms::one(name, topic, query, conductor, facts)?,
+        Page::Plugins => platforms::plugins(facts),
+        Page::Requests | Page::Order(..) | Page::DeadLetters | Page::Unknown => {
             return Err(Problem::new(404, "there is no such page; see GET /v1/status"))
         }
     })
@@ -200,46 +234,6 @@ fn seconds(now: Time, then: Time) -> f64 {
     (now.since(then).as_secs_f64() * 1000.0).round() / 1000.0
 }
 
-#[derive(Serialize)]
-struct PlatformPage<'s> {
-    name: &'s str,
-    host: &'static str,
-    ready: bool,
-    queued: usize,
-    requests: u64,
-    restarts: u64,
-    instances: Vec<InstancePage>,
-}
-
-#[derive(Serialize)]
-struct InstancePage {
-    #[serde(flatten)]
-    status: demi_conductor::InstanceStatus,
-    since_s_ago: f64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pid: Option<u32>,
-}
-
-fn platforms<'s>(conductor: &'s Conductor, facts: &'s Facts<'_>) -> impl Iterator<Item = PlatformPage<'s>> + 's {
-    conductor.platforms().map(|platform| PlatformPage {
-        name: platform.name,
-        host: platform.host.name(),
-        ready: platform.is_ready,
-        queued: platform.queued,
-        requests: platform.stats.asked,
-        restarts: platform.stats.restarts,
-        instances: platform
-            .instances
-            .into_iter()
-            .map(|status| InstancePage {
-                since_s_ago: seconds(facts.now, status.since),
-                pid: (facts.pid_of)(status.slot),
-                status,
-            })
-            .collect(),
-    })
-}
-
 /// Which dead letters someone wants to see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Listing {
@@ -255,24 +249,35 @@ const LISTED_MAX: usize = 500;
 
 /// Reads the query of `GET /v1/dead-letters`.
 pub(crate) fn read_listing(query: &str) -> Result<Listing, Problem> {
-    let (mut after, mut limit) = (None, None);
+    let [after, limit] = read_numbers(query, ["after", "limit"], &format!("after=0&limit={LISTED}"))?;
+    let limit = limit.map_or(LISTED, |limit| limit as usize);
+    if !(1..=LISTED_MAX).contains(&limit) {
+        let what = format!("limit={limit}: limit must be a number from 1 to {LISTED_MAX}; try ?after=0&limit={LISTED}");
+        return Err(Problem::new(400, what));
+    }
+    Ok(Listing { after: after.unwrap_or(0), limit })
+}
+
+/// Reads a query in which each of these names may stand once, with a number.
+fn read_numbers<const COUNT: usize>(
+    query: &str,
+    names: [&str; COUNT],
+    example: &str,
+) -> Result<[Option<u64>; COUNT], Problem> {
+    let mut numbers = [None; COUNT];
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let number = value.bytes().all(|byte| byte.is_ascii_digit()).then(|| value.parse::<u64>().ok()).flatten();
-        let wrong = |what: &str| Problem::new(400, format!("{name}={value}: {what}; try ?after=0&limit={LISTED}"));
-        match name {
-            "after" | "limit" if (if name == "after" { after } else { limit }).is_some() => {
-                return Err(wrong("it is given twice"));
-            }
-            "after" => after = Some(number.ok_or_else(|| wrong("after must be the id of a dead letter, or 0"))?),
-            "limit" => {
-                let number = number.filter(|number| (1..=LISTED_MAX as u64).contains(number));
-                limit = Some(number.ok_or_else(|| wrong(&format!("limit must be a number from 1 to {LISTED_MAX}")))?);
-            }
-            _ => return Err(wrong("there is no such parameter")),
+        let wrong = |what: &str| Problem::new(400, format!("{name}={value}: {what}; try ?{example}"));
+        let Some(position) = names.iter().position(|known| *known == name) else {
+            return Err(wrong("there is no such parameter"));
+        };
+        if numbers[position].is_some() {
+            return Err(wrong("it is given twice"));
         }
+        let number = value.bytes().all(|byte| byte.is_ascii_digit()).then(|| value.parse::<u64>().ok()).flatten();
+        numbers[position] = Some(number.ok_or_else(|| wrong(&format!("{name} must be a number")))?);
     }
-    Ok(Listing { after: after.unwrap_or(0), limit: limit.map_or(LISTED, |limit| limit as usize) })
+    Ok(numbers)
 }
 
 #[derive(Serialize)]
@@ -327,6 +332,9 @@ pub(crate) fn dead_letters_json(page: &LetterPage) -> Vec<u8> {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Ask<'a> {
+    /// The platform that it goes to without a rule.
+    #[serde(borrow, default)]
+    to: Cow<'a, str>,
     #[serde(borrow, default)]
     from: Cow<'a, str>,
     #[serde(borrow, default)]
@@ -344,8 +352,9 @@ struct Ask<'a> {
 #[serde(transparent)]
 struct Text<'t>(#[serde(borrow)] Cow<'t, str>);
 
-/// Lets `take` have the request that the body of `POST /v1/requests` describes.
-pub(crate) fn read_ask<T>(body: &[u8], take: impl FnOnce(&Request<'_>) -> T) -> Result<T, Problem> {
+/// Lets `take` have the request that the body of `POST /v1/requests` describes, and the name of the platform that it is
+/// for, which is empty if the rules decide.
+pub(crate) fn read_ask<T>(body: &[u8], take: impl FnOnce(&Request<'_>, &str) -> T) -> Result<T, Problem> {
     let example = r#"write for example {"from":"discord","content":"hello"}"#;
     // A list would be read as the fields in their order.
     if body.trim_ascii_start().starts_with(b"[") {
@@ -371,7 +380,7 @@ pub(crate) fn read_ask<T>(body: &[u8], take: impl FnOnce(&Request<'_>) -> T) -> 
         body,
         ..Request::default()
     };
-    Ok(take(&request))
+    Ok(take(&request, &ask.to))
 }
 
 /// Whether what a host program asks may be passed on over HTTP: nobody has parsed it yet.
@@ -418,7 +427,13 @@ mod tests {
     #[test]
     fn pages_are_known_by_their_path_and_namesakes_are_not_taken() {
         assert_eq!(Page::of("/v1/status"), Some(Page::Status));
-        assert_eq!(Page::of("/v1/platforms/echo"), Some(Page::Platform("echo")));
+        assert_eq!(Page::of("/v1/platforms/echo"), Some(Page::Platform("echo", Topic::State)));
+        assert_eq!(Page::of("/v1/platforms/echo/why"), Some(Page::Platform("echo", Topic::Why)));
+        assert_eq!(Page::of("/v1/platforms/why"), Some(Page::Platform("why", Topic::State)));
+        assert_eq!(Page::of("/v1/platforms/echo/stop"), Some(Page::Order("echo", PlatformOrder::Stop)));
+        assert_eq!(Page::of("/v1/platforms/echo/stop/it"), Some(Page::Unknown));
+        assert_eq!(Page::of("/v1/platforms//stop"), Some(Page::Unknown));
+        assert_eq!(Page::of("/v1/plugins"), Some(Page::Plugins));
         assert_eq!(Page::of("/v1/platforms/"), Some(Page::Unknown));
         assert_eq!(Page::of("/v1/dead-letters"), Some(Page::DeadLetters));
         assert_eq!(Page::of("/v1/dead-letters/1"), Some(Page::Unknown));
@@ -445,11 +460,11 @@ mod tests {
         for (query, named) in [
             ("limit=0", "limit must be a number from 1 to 500"),
             ("limit=501", "limit must be a number from 1 to 500"),
-            ("limit=+5", "limit must be a number from 1 to 500"),
-            ("limit", "limit must be a number from 1 to 500"),
-            ("after=x", "after must be the id"),
-            ("after=-1", "after must be the id"),
-            ("after=18446744073709551616", "after must be the id"),
+            ("limit=+5", "limit must be a number"),
+            ("limit", "limit must be a number"),
+            ("after=x", "after must be a number"),
+            ("after=-1", "after must be a number"),
+            ("after=18446744073709551616", "after must be a number"),
             ("after=1&after=2", "after=2: it is given twice"),
             ("before=1", "before=1: there is no such parameter"),
         ] {
@@ -483,7 +498,7 @@ mod tests {
 
     #[test]
     fn a_request_is_text_or_json_and_never_both() {
-        let body = |json: &[u8]| read_ask(json, |request| (request.content_type.to_owned(), request.body.to_vec()));
+        let body = |json: &[u8]| read_ask(json, |request, _| (request.content_type.to_owned(), request.body.to_vec()));
         assert_eq!(body(br#"{"content":"a\nb"}"#).expect("it is text").1, b"a\nb");
         assert_eq!(body(br#"{"json":{"a": 1}}"#).expect("it is JSON").1, br#"{"a": 1}"#);
         for wrong in

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use demi_conductor::{Instance, Ticket, TicketBook};
 use demi_platform::{Fault, Reply, Request, RequestBuf};
+use serde_json::value::RawValue;
 
 use crate::handle::Caller;
 
@@ -13,6 +14,8 @@ pub(crate) enum Origin {
     Client { place: usize, serial: u64 },
     /// The host program.
     Caller(Caller),
+    /// A child, under an id of its own.
+    Plugin { instance: Instance, id: Box<RawValue> },
     /// Nobody: the answer was given, or the caller hung up.
     Nobody,
 }
@@ -32,6 +35,8 @@ pub(crate) struct Call {
     pub(crate) length: Option<u64>,
     /// Or why there is none.
     pub(crate) fault: Option<Fault>,
+    /// Whether its client wants to be told how far it is.
+    pub(crate) wants_progress: bool,
     /// Index of the platform that it was routed to.
     pub(crate) platform: Option<u32>,
     /// Who has it, or had it last.
@@ -118,6 +123,7 @@ impl Calls {
             ticket,
             request,
             origin,
+            wants_progress: false,
             platform,
             reply,
             head: Vec::new(),

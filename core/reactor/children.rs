@@ -4,64 +4,61 @@
 //!   spawn ──► initialize ──answer──► Started ──► handle, health … ──pidfd readable──► reaped ──► Exited
 //! ```
 //!
+//! Here are processes, pipes and log lines; what is said is the business of a [`Wire`].
+//!
 //! A child leads a session and process group of its own; what it leaves behind in that group is killed before it is
 //! reaped, while its number cannot yet belong to anybody else. stderr, and every line on stdout that is no message, is
 //! a log line of the platform.
 
-use std::collections::BTreeMap;
+mod demi_wire;
+mod diary;
+mod mcp;
+mod wire;
+
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use demi_conductor::{Event, Exit, Instance, Outcome, Signal, Ticket, Time, Verdict};
-use demi_platform::{codec, Fault, FaultKind, Settings};
+use demi_platform::{codec, Fault, FaultKind, Reply};
 use mio::unix::pipe::{Receiver, Sender};
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use rustix::process::{kill_process_group, pidfd_open, Pid, PidfdFlags};
+use serde_json::value::RawValue;
 use slab::Slab;
 
-use crate::calls::{Call, Calls, Link};
-use crate::kit::{outcome_of_status, Kit, Outgoing};
-use crate::sandbox;
+use self::demi_wire::DemiWire;
+use self::diary::{Diary, Pipe};
+use self::mcp::McpWire;
+use self::wire::{printable, Heard, Wire, LOG_LINE_BYTES_MAX, UNREAD_BYTES_MAX};
+use crate::calls::Link;
+use crate::chronicle::LogLine;
+use crate::kit::{Kit, Outgoing, PluginAsk, SCRATCH_BYTES};
+use crate::spawn::{spawn, Protocol, Recipe, Yard};
 use crate::tokens::Source;
-use crate::workers;
+use crate::warden::Unweighed;
+use crate::weigh::Tree;
 
-/// What the configuration says of a platform's children.
-#[derive(Clone, Debug)]
-pub(crate) struct Recipe {
-    pub(crate) program: std::path::PathBuf,
-    pub(crate) arguments: Vec<String>,
-    pub(crate) environment: BTreeMap<String, String>,
-    pub(crate) settings: Settings,
+/// One side of a conversation in a protocol.
+fn wire_of(recipe: &Recipe, line_bytes_max: usize) -> Box<dyn Wire> {
+    match recipe.protocol {
+        Protocol::Demi => Box::new(DemiWire::new(line_bytes_max, recipe.permissions)),
+        Protocol::Mcp => Box::new(McpWire::new(line_bytes_max)),
+    }
 }
 
-/// Longest log line that is kept; the rest of it is dropped.
-const LOG_LINE_BYTES_MAX: usize = 8 * 1024;
-/// Bytes of log lines that are kept of one child in a second, each line with `LOG_LINE_COST` on top; the rest is
-/// counted and dropped. Writing the log is work for the reactor's thread, and a child must not keep it busy.
-const LOG_BYTES_PER_SECOND: usize = 64 * 1024;
-const LOG_LINE_COST: usize = 64;
 /// Reads from one child's pipe in one turn: a pipe is filled again as fast as it is read, and then others wait.
 const READS_PER_TURN: usize = 2;
-/// A child that leaves so much unread on its stdin is full; or one line of the longest, if that is more.
-const UNREAD_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// All children together are given this long to be gone once they are killed, when Demi ends.
 const REAP_MAX: Duration = Duration::from_secs(1);
 
-/// What an id that was sent to a child stands for.
-enum Pending {
-    Initialize,
-    Handle(Ticket),
-    Probe,
-}
-
 /// Why a child is put down, and how its end is told.
-type Offence = (Exit, &'static str);
+type Offence = (Exit, String);
 
 /// One running child.
 struct Child {
@@ -77,19 +74,14 @@ struct Child {
     /// The beginning of a line on stdout whose end has not come yet.
     line: Vec<u8>,
     error_line: Vec<u8>,
+    /// It has closed its stdout, so nothing that it is asked can be answered.
+    is_mute: bool,
     diary: Diary,
-    pending: BTreeMap<u64, Pending>,
-    next_id: u64,
+    wire: Box<dyn Wire>,
     /// How its end is to be told, if it was put down for what it did.
     condemned: Option<Exit>,
-}
-
-/// How much a child has logged in the present second.
-#[derive(Default)]
-struct Diary {
-    since: Time,
-    bytes: usize,
-    dropped: u64,
+    /// It was told to end at once, so that KILL says nothing about why.
+    is_killed: bool,
 }
 
 /// How much may be on the way to or from a child.
@@ -107,14 +99,30 @@ pub(crate) struct Children {
     places: BTreeMap<u32, usize>,
     /// Places that have more to read than one turn allows.
     unread: Vec<usize>,
+    /// What was heard of one line; here so that its memory is used again.
+    heard: Vec<Heard>,
+    /// Places that have written so much for the log that they are left alone until the second is over.
+    full: Vec<usize>,
+    /// Places whose end was told before they could be reaped: it is not told again.
+    unreaped: Vec<usize>,
+    yard: Yard,
 }
 
 impl Children {
     /// None yet. A body has at most `body_bytes_max` bytes.
-    pub(crate) fn new(body_bytes_max: u64) -> Children {
+    pub(crate) fn new(body_bytes_max: u64, yard: Yard) -> Children {
         let line_bytes_max = codec::line_bytes_max(usize::try_from(body_bytes_max).unwrap_or(usize::MAX / 4));
         let bounds = Bounds { line_bytes_max, unread_bytes_max: UNREAD_BYTES_MAX.max(line_bytes_max) };
-        Children { bounds, children: Slab::new(), places: BTreeMap::new(), unread: Vec::new() }
+        Children {
+            bounds,
+            children: Slab::new(),
+            places: BTreeMap::new(),
+            unread: Vec::new(),
+            heard: Vec::new(),
+            full: Vec::new(),
+            unreaped: Vec::new(),
+            yard,
+        }
     }
 
     /// Starts a child and sends it `initialize`. `Started` or `Exited` follows.
@@ -122,22 +130,15 @@ impl Children {
     /// # Errors
     /// If the program cannot be started.
     pub(crate) fn start(&mut self, instance: Instance, name: &str, recipe: &Recipe, kit: &mut Kit) -> io::Result<()> {
-        let mut command = Command::new(&recipe.program);
-        command.args(&recipe.arguments).env_clear().envs(&recipe.environment);
-        if let Some(path) = std::env::var_os("PATH").filter(|_| !recipe.environment.contains_key("PATH")) {
-            command.env("PATH", path);
-        }
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        sandbox::isolate(&mut command);
-        let mut process = command.spawn()?;
-        match Child::new(instance, name, &mut process) {
+        let mut process = spawn(recipe, name, instance.run, &self.yard)?;
+        match Child::new(instance, name, wire_of(recipe, self.bounds.line_bytes_max), recipe, &mut process) {
             Ok(wired) => {
                 let mut child = wired(process);
-                let id = child.id_for(Pending::Initialize);
-                codec::write_initialize(&mut child.outgoing.bytes, id, name, &recipe.settings);
+                child.wire.greet(name, &recipe.settings, &mut child.outgoing.bytes);
                 let place = self.children.insert(child);
                 if let Err(error) = self.children[place].register(place, &kit.registry) {
-                    self.children.remove(place).give_up(&kit.registry);
+                    self.yard.reap(self.children.remove(place).give_up(&kit.registry));
+                    self.yard.ended(name, instance.run);
                     return Err(error);
                 }
                 self.places.insert(instance.slot, place);
@@ -147,7 +148,8 @@ impl Children {
             Err(error) => {
                 // Without its pidfd or pipes it cannot be kept.
                 let _ = process.kill();
-                let _ = process.wait();
+                self.yard.reap(process);
+                self.yard.ended(name, instance.run);
                 Err(error)
             }
         }
@@ -155,53 +157,119 @@ impl Children {
 
     /// Sends a request. The answer is an event; if the child cannot take it, the event says so at once.
     pub(crate) fn handle(&mut self, ticket: Ticket, instance: Instance, kit: &mut Kit) {
-        let place = self.place_of(instance);
-        let outcome = match place.map(|place| &mut self.children[place]) {
-            None => Some(Outcome::Unsent),
-            Some(child) if child.input.is_none() => Some(Outcome::Unsent),
-            Some(child) if child.outgoing.len() > self.bounds.unread_bytes_max => Some(Outcome::Busy),
-            Some(child) => match kit.calls.get(ticket) {
-                Some(call) => child.ask(ticket, call, self.bounds.line_bytes_max),
-                None => None,
-            },
-        };
-        match (outcome, place) {
-            (Some(outcome), _) => kit.events.push_back(Event::Answered { ticket, instance, outcome }),
-            (None, Some(place)) => self.write(place, kit),
-            (None, None) => {}
+        if let Some(outcome) = self.send(ticket, instance, kit) {
+            kit.events.push_back(Event::Answered { ticket, instance, outcome });
         }
+    }
+
+    /// What became of a request that could not be sent.
+    fn send(&mut self, ticket: Ticket, instance: Instance, kit: &mut Kit) -> Option<Outcome> {
+        let Some(place) = self.place_of(instance) else { return Some(Outcome::Unsent) };
+        let child = &mut self.children[place];
+        if !child.can_talk() {
+            return Some(Outcome::Unsent);
+        }
+        if child.outgoing.len() > self.bounds.unread_bytes_max {
+            return Some(Outcome::Busy);
+        }
+        let call = kit.calls.get(ticket)?;
+        let id = match child.wire.ask(ticket, &call.request.request(), &mut child.outgoing.bytes) {
+            Ok(id) => id,
+            Err(fault) => {
+                let outcome = outcome_of_fault(fault.kind);
+                call.fault = Some(fault);
+                return Some(outcome);
+            }
+        };
+        call.link = Link::Child(id);
+        self.write(place, kit);
+        let child = &mut self.children[place];
+        if child.input.is_some() {
+            return None;
+        }
+        // Its stdin turned out to be closed, so the end of this line was not written: it does not know of the request.
+        child.wire.cancel(id, &mut child.outgoing.bytes);
+        child.outgoing.clear();
+        Some(Outcome::Unsent)
     }
 
     /// Tells the child that nobody waits for this any more.
     pub(crate) fn cancel(&mut self, id: u64, instance: Instance, kit: &mut Kit) {
         let Some(place) = self.place_of(instance) else { return };
         let child = &mut self.children[place];
-        if child.pending.remove(&id).is_some() && child.outgoing.len() <= self.bounds.unread_bytes_max {
-            codec::write_cancel(&mut child.outgoing.bytes, id);
-            self.write(place, kit);
+        let before = child.outgoing.bytes.len();
+        child.wire.cancel(id, &mut child.outgoing.bytes);
+        if child.outgoing.len() > self.bounds.unread_bytes_max {
+            // One that does not read need not be told; its answer is passed over all the same.
+            child.outgoing.bytes.truncate(before);
         }
+        self.write(place, kit);
     }
 
     /// Asks the child how it is.
     pub(crate) fn probe(&mut self, instance: Instance, kit: &mut Kit) {
         let Some(place) = self.place_of(instance) else { return };
         let child = &mut self.children[place];
-        if child.input.is_some() && child.outgoing.len() <= self.bounds.unread_bytes_max {
-            child.pending.retain(|_, pending| !matches!(pending, Pending::Probe));
-            let id = child.id_for(Pending::Probe);
-            codec::write_health(&mut child.outgoing.bytes, id);
+        let can_hear = child.can_talk() && child.outgoing.len() <= self.bounds.unread_bytes_max;
+        if can_hear {
+            child.wire.probe(&mut child.outgoing.bytes);
             self.write(place, kit);
-        } else {
+        }
+        // Writing may have shown that its stdin is closed.
+        if !can_hear || self.children[place].input.is_none() {
             kit.events.push_back(Event::Probed { instance, verdict: Verdict::Fail });
         }
+    }
+
+    /// Asks the child to give memory back, if it understands that.
+    pub(crate) fn trim(&mut self, instance: Instance, kit: &mut Kit) {
+        let Some(place) = self.place_of(instance) else { return };
+        let child = &mut self.children[place];
+        if child.outgoing.len() > self.bounds.unread_bytes_max || !child.wire.trim(&mut child.outgoing.bytes) {
+            log::debug!("{}: cannot be asked to give memory back", child.name);
+        }
+        self.write(place, kit);
+    }
+
+    /// Tells the child what became of its [`PluginAsk::Route`], if this run of it still lives.
+    pub(crate) fn answer_route(
+        &mut self,
+        instance: Instance,
+        id: &RawValue,
+        answer: Result<&Reply, &Fault>,
+        kit: &mut Kit,
+    ) {
+        let Some(place) = self.place_of(instance) else { return };
+        let child = &mut self.children[place];
+        let is_full = child.outgoing.len() > self.bounds.unread_bytes_max;
+        let unread = Fault::busy("so much of what it was sent is unread that the answer was dropped");
+        let answer = if is_full { Err(&unread) } else { answer };
+        child.wire.answer_route(id, answer, &mut child.outgoing.bytes);
+        self.write(place, kit);
+    }
+
+    /// Tells the child what became of its errand to the store, if this run of it still lives.
+    pub(crate) fn answer_store(
+        &mut self,
+        instance: Instance,
+        id: &RawValue,
+        answer: Result<Option<&RawValue>, &Fault>,
+        kit: &mut Kit,
+    ) {
+        let Some(place) = self.place_of(instance) else { return };
+        let child = &mut self.children[place];
+        child.wire.answer_store(id, answer, &mut child.outgoing.bytes);
+        self.write(place, kit);
     }
 
     /// Asks the child to end, or ends its whole process group.
     pub(crate) fn signal(&mut self, instance: Instance, signal: Signal, kit: &mut Kit) {
         let Some(place) = self.place_of(instance) else { return };
+        self.children[place].is_killed |= signal == Signal::Kill;
         let system_signal = match signal {
             Signal::Shutdown => {
-                codec::write_shutdown(&mut self.children[place].outgoing.bytes);
+                let child = &mut self.children[place];
+                child.wire.shut_down(&mut child.outgoing.bytes);
                 self.write(place, kit);
                 // If its pipe was full, the end of its input tells it the same.
                 return self.children[place].close_input(&kit.registry);
@@ -218,6 +286,16 @@ impl Children {
         self.places.get(&slot).map(|place| self.children[*place].process.id())
     }
 
+    /// Has the trees of all children weighed; `Letter::Weighed` follows.
+    ///
+    /// # Errors
+    /// If the last weighing is not over, or there will be none any more.
+    pub(crate) fn weigh(&self) -> Result<(), Unweighed> {
+        let tree =
+            |child: &Child| Tree { instance: child.instance, title: child.name.clone(), pid: child.process.id() };
+        self.yard.weigh(self.children.iter().map(|(_, child)| tree(child)).collect())
+    }
+
     fn place_of(&self, instance: Instance) -> Option<usize> {
         self.places.get(&instance.slot).copied().filter(|place| self.children[*place].instance == instance)
     }
@@ -225,7 +303,7 @@ impl Children {
     /// stdin can take more.
     pub(crate) fn write(&mut self, place: usize, kit: &mut Kit) {
         let Some(child) = self.children.get_mut(place) else { return };
-        let Some(input) = &mut child.input else { return };
+        let Some(input) = &mut child.input else { return child.outgoing.clear() };
         match child.outgoing.write_to(input) {
             Ok(_) => {}
             // It has ended, which its pidfd will tell, or it has closed its stdin: then its health checks fail.
@@ -237,11 +315,23 @@ impl Children {
     pub(crate) fn read(&mut self, place: usize, now: Time, kit: &mut Kit) {
         for _ in 0..READS_PER_TURN {
             let Some(child) = self.children.get_mut(place) else { return };
+            if child.is_full(Pipe::Output, now, &mut kit.log_lines) {
+                return self.note_full(place);
+            }
             match child.output.read(&mut kit.scratch) {
-                Ok(0) => return,
+                Ok(0) => {
+                    child.is_mute = true;
+                    return;
+                }
                 Ok(count) => {
-                    if let Err((exit, why)) = child.take_output(count, self.bounds.line_bytes_max, now, kit) {
-                        return self.condemn(place, kit, exit, why);
+                    let taken = child.take_output(count, self.bounds, &mut self.heard, now, kit);
+                    if let Err((exit, why)) = taken {
+                        self.heard.clear();
+                        return self.condemn(place, kit, exit, &why);
+                    }
+                    // What it said may have had an answer at once.
+                    if !child.outgoing.is_empty() {
+                        self.write(place, kit);
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -255,9 +345,12 @@ impl Children {
     pub(crate) fn read_errors(&mut self, place: usize, now: Time, kit: &mut Kit) {
         for _ in 0..READS_PER_TURN {
             let Some(child) = self.children.get_mut(place) else { return };
+            if child.is_full(Pipe::Errors, now, &mut kit.log_lines) {
+                return self.note_full(place);
+            }
             match child.errors.read(&mut kit.scratch) {
                 Ok(0) => return,
-                Ok(count) => child.take_errors(&kit.scratch[..count], now),
+                Ok(count) => child.take_errors(count, now, kit),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => return,
             }
@@ -269,6 +362,28 @@ impl Children {
     fn note_unread(&mut self, place: usize) {
         if !self.unread.contains(&place) {
             self.unread.push(place);
+        }
+    }
+
+    /// Its pipe is left to fill up, which holds the child up and nobody else.
+    fn note_full(&mut self, place: usize) {
+        if !self.full.contains(&place) {
+            self.full.push(place);
+        }
+    }
+
+    /// Whether some child is left alone until a second is over.
+    pub(crate) fn needs_sweep(&self) -> bool {
+        !self.full.is_empty() || !self.unreaped.is_empty()
+    }
+
+    /// Once a second: those that were left alone are read again, and those that could not be reaped are tried again.
+    pub(crate) fn sweep(&mut self, now: Time, kit: &mut Kit) {
+        for place in std::mem::take(&mut self.unreaped) {
+            self.end(place, now, kit);
+        }
+        for place in std::mem::take(&mut self.full) {
+            self.note_unread(place);
         }
     }
 
@@ -288,7 +403,8 @@ impl Children {
     /// It broke the protocol: it is put down, and its end will be told when it has come.
     fn condemn(&mut self, place: usize, kit: &mut Kit, exit: Exit, why: &str) {
         let Some(child) = self.children.get_mut(place).filter(|child| child.condemned.is_none()) else { return };
-        log::warn!("{}: {why}; it is killed", child.name);
+        let text = format!("{why}; it is killed");
+        kit.log_lines.push_back(LogLine { instance: child.instance, level: log::Level::Warn, text, dropped: 0 });
         child.condemned = Some(exit);
         child.close_input(&kit.registry);
         let _ = kill_process_group(child.pid, rustix::process::Signal::KILL);
@@ -302,7 +418,12 @@ impl Children {
         let _ = kill_process_group(child.pid, rustix::process::Signal::KILL);
         let status = match child.process.try_wait() {
             Ok(Some(status)) => status,
-            Ok(None) => return,
+            Ok(None) => {
+                if !self.unreaped.contains(&place) {
+                    self.unreaped.push(place);
+                }
+                return;
+            }
             Err(error) => {
                 log::error!("{}: could not be reaped: {error}", child.name);
                 std::process::ExitStatus::default()
@@ -310,18 +431,42 @@ impl Children {
         };
         let mut child = self.children.remove(place);
         self.unread.retain(|other| *other != place);
+        self.full.retain(|other| *other != place);
+        self.unreaped.retain(|other| *other != place);
         if self.places.get(&child.instance.slot) == Some(&place) {
             self.places.remove(&child.instance.slot);
         }
         child.deregister(&kit.registry);
-        if !child.error_line.is_empty() {
-            let line = std::mem::take(&mut child.error_line);
-            child.log_line(&line, now);
+        for line in [std::mem::take(&mut child.line), std::mem::take(&mut child.error_line)] {
+            if !line.is_empty() {
+                child.log_line(&line, now, &mut kit.log_lines);
+            }
         }
-        child.tell_dropped();
+        let dropped = child.diary.take_dropped();
+        child.tell_dropped(dropped, &mut kit.log_lines);
+        kit.plugin_asks.push_back((child.instance, PluginAsk::Ended));
+        let toll = self.yard.ended(&child.name, child.instance.run);
+        if toll.forks_refused > 0 {
+            let text = format!(
+                "the kernel refused it {} times a process or thread: it had too many for limits.processes_max",
+                toll.forks_refused
+            );
+            let line = LogLine { instance: child.instance, level: log::Level::Warn, text, dropped: 0 };
+            kit.log_lines.push_back(line);
+        }
+        let is_kill = status.signal() == Some(rustix::process::Signal::KILL.as_raw()) && !child.is_killed;
         let exit = match (child.condemned, status.code(), status.signal()) {
             (Some(exit), _, _) => exit,
             (None, Some(code), _) => Exit::Code(code),
+            // The kernel may also have taken one of its processes only; then it had an end of its own.
+            (None, None, Some(_)) if toll.oom_kills > 0 && is_kill => {
+                let what = match toll.is_over_memory {
+                    true => "it reached limits.memory_max_mb",
+                    false => "the machine, or the control group that Demi is in, had none left",
+                };
+                log::error!("{}: the kernel ended it for want of memory: {what}", child.name);
+                Exit::OutOfMemory
+            }
             (None, None, Some(signal)) => Exit::Signal(signal),
             (None, None, None) => Exit::Code(0),
         };
@@ -343,6 +488,7 @@ impl Children {
             }
         }
         self.places.clear();
+        self.yard.close();
     }
 }
 
@@ -352,6 +498,8 @@ impl Child {
     fn new(
         instance: Instance,
         name: &str,
+        wire: Box<dyn Wire>,
+        recipe: &Recipe,
         process: &mut std::process::Child,
     ) -> io::Result<impl FnOnce(std::process::Child) -> Child> {
         let pid = Pid::from_child(process);
@@ -364,6 +512,7 @@ impl Child {
         output.set_nonblocking(true)?;
         errors.set_nonblocking(true)?;
         let name = name.to_owned();
+        let diary = Diary::new(recipe.limits.log_bytes_per_second_max.size());
         Ok(move |process| Child {
             instance,
             name,
@@ -376,10 +525,11 @@ impl Child {
             outgoing: Outgoing::default(),
             line: Vec::new(),
             error_line: Vec::new(),
-            diary: Diary::default(),
-            pending: BTreeMap::new(),
-            next_id: 1,
+            is_mute: false,
+            diary,
+            wire,
             condemned: None,
+            is_killed: false,
         })
     }
 
@@ -400,11 +550,11 @@ impl Child {
         let _ = registry.deregister(&mut SourceFd(&self.end.as_raw_fd()));
     }
 
-    /// It could not be wired to the poll, so it cannot be kept.
-    fn give_up(mut self, registry: &Registry) {
+    /// It could not be wired to the poll, so it cannot be kept: it is killed, and left to be reaped.
+    fn give_up(mut self, registry: &Registry) -> std::process::Child {
         self.deregister(registry);
         let _ = kill_process_group(self.pid, rustix::process::Signal::KILL);
-        let _ = self.process.wait();
+        self.process
     }
 
     fn close_input(&mut self, registry: &Registry) {
@@ -414,161 +564,181 @@ impl Child {
         self.outgoing.clear();
     }
 
-    fn id_for(&mut self, pending: Pending) -> u64 {
-        let id = self.next_id;
-        self.next_id += 1;
-        self.pending.insert(id, pending);
-        id
-    }
-
-    /// Writes a request for it. If that cannot be sent as a line, nothing is written, and the outcome says so.
-    fn ask(&mut self, ticket: Ticket, call: &mut Call, line_bytes_max: usize) -> Option<Outcome> {
-        let before = self.outgoing.bytes.len();
-        codec::write_handle(&mut self.outgoing.bytes, self.next_id, &call.request.request());
-        if self.outgoing.bytes.len() - before > line_bytes_max {
-            self.outgoing.bytes.truncate(before);
-            let why = format!("the request is too long for a process: {line_bytes_max} bytes on the wire at most");
-            call.fault = Some(Fault::mistaken(why));
-            return Some(Outcome::Mistaken);
-        }
-        call.link = Link::Child(self.id_for(Pending::Handle(ticket)));
-        None
+    /// Whether it can be asked something and answer.
+    fn can_talk(&self) -> bool {
+        self.input.is_some() && !self.is_mute
     }
 
     /// Takes what was read from stdout: whole lines are messages, the beginning of one is kept.
-    fn take_output(&mut self, count: usize, line_bytes_max: usize, now: Time, kit: &mut Kit) -> Result<(), Offence> {
-        let mut start = 0;
-        while let Some(length) = kit.scratch[start..count].iter().position(|byte| *byte == b'\n') {
-            let end = start + length;
+    fn take_output(
+        &mut self,
+        count: usize,
+        bounds: Bounds,
+        heard: &mut Vec<Heard>,
+        now: Time,
+        kit: &mut Kit,
+    ) -> Result<(), Offence> {
+        // The scratch is lent out while the rest of the kit is used.
+        let scratch = std::mem::take(&mut kit.scratch);
+        let taken = self.take_lines(&scratch[..count], bounds, heard, now, kit);
+        kit.scratch = scratch;
+        taken
+    }
+
+    fn take_lines(
+        &mut self,
+        mut bytes: &[u8],
+        bounds: Bounds,
+        heard: &mut Vec<Heard>,
+        now: Time,
+        kit: &mut Kit,
+    ) -> Result<(), Offence> {
+        while let Some(length) = bytes.iter().position(|byte| *byte == b'\n') {
             if self.line.is_empty() {
-                self.take_line(&kit.scratch[start..end], now, &mut kit.calls, &mut kit.events)?;
+                self.take_line(&bytes[..length], bounds, heard, now, kit)?;
             } else {
                 let mut line = std::mem::take(&mut self.line);
-                line.extend_from_slice(&kit.scratch[start..end]);
-                self.take_line(&line, now, &mut kit.calls, &mut kit.events)?;
+                line.extend_from_slice(&bytes[..length]);
+                self.take_line(&line, bounds, heard, now, kit)?;
                 line.clear();
-                if line.capacity() <= kit.scratch.len() {
+                if line.capacity() <= SCRATCH_BYTES {
                     self.line = line;
                 }
             }
-            start = end + 1;
+            bytes = &bytes[length + 1..];
         }
-        if self.line.len() + count - start > line_bytes_max {
-            return Err((Exit::Misbehaved, "sent a line that is longer than any answer may be"));
+        if self.line.len() + bytes.len() > bounds.line_bytes_max {
+            return Err((Exit::Misbehaved, "sent a line that is longer than any answer may be".to_owned()));
         }
-        self.line.extend_from_slice(&kit.scratch[start..count]);
+        self.line.extend_from_slice(bytes);
         Ok(())
     }
 
     fn take_line(
         &mut self,
         line: &[u8],
+        bounds: Bounds,
+        heard: &mut Vec<Heard>,
         now: Time,
-        calls: &mut Calls,
-        events: &mut std::collections::VecDeque<Event>,
+        kit: &mut Kit,
     ) -> Result<(), Offence> {
-        let Some(message) = codec::read_message(line) else {
+        // Most lines of one that prints without end are no messages, and cost as little as can be.
+        if !line.trim_ascii_start().starts_with(b"{") && !line.starts_with(b"[") {
+            self.diary.has_read(Pipe::Output, line.len() + 1);
             if !line.is_empty() {
-                self.log_line(line, now);
+                self.log_line(line, now, &mut kit.log_lines);
             }
-            return Ok(());
-        };
-        if let Some(method) = message.method {
-            log::debug!("{}: called {method:?}, which this host does not offer", self.name);
             return Ok(());
         }
-        let instance = self.instance;
-        let Some(pending) = message.id.and_then(|id| self.pending.remove(&id)) else {
-            log::debug!("{}: answered what nobody asked, or what was cancelled", self.name);
-            return Ok(());
-        };
-        match pending {
-            Pending::Initialize => {
-                let answer = match (message.result, message.error) {
-                    (Some(result), None) => codec::read_initialized(result),
-                    (_, Some(error)) => Err(error.message),
-                    (None, None) => Err("an answer with neither result nor error".to_owned()),
-                };
-                match answer {
-                    Ok(hello) if hello.protocol == codec::PROTOCOL => events.push_back(Event::Started { instance }),
-                    Ok(_) => return Err((Exit::NotInitialised, "speaks another version of the protocol")),
-                    Err(why) => {
-                        log::error!("{}: could not be initialised: {why}", self.name);
-                        return Err((Exit::NotInitialised, "refused its initialisation"));
-                    }
-                }
-            }
-            Pending::Handle(ticket) => {
-                let mut stray = (demi_platform::Reply::default(), None);
-                let call = calls.get(ticket).filter(|call| call.instance == Some(instance));
-                let (reply, fault) = match call {
-                    Some(call) => (&mut call.reply, &mut call.fault),
-                    None => (&mut stray.0, &mut stray.1),
-                };
-                let read = match (message.result, message.error) {
-                    (Some(result), None) => {
-                        codec::read_reply(result, reply).map_err(|why| (Outcome::Broken, Fault::failed(why)))
-                    }
-                    (_, Some(error)) => {
-                        let fault = Fault::from(error);
-                        Err((outcome_of_fault(fault.kind), fault))
-                    }
-                    (None, None) => Err((Outcome::Broken, Fault::failed("an answer with neither result nor error"))),
-                };
-                let outcome = match read {
-                    Ok(()) => outcome_of_status(reply.status),
-                    Err((outcome, why)) => {
-                        *fault = Some(why);
-                        outcome
-                    }
-                };
-                events.push_back(Event::Answered { ticket, instance, outcome });
-            }
-            Pending::Probe => {
-                let health = message.result.ok_or_else(|| "no result".to_owned()).and_then(codec::read_health);
-                let verdict = health.map_or(Verdict::Fail, |health| workers::verdict(&health, &self.name));
-                events.push_back(Event::Probed { instance, verdict });
-            }
+        self.wire.take_line(line, self.instance, &mut kit.calls, heard, &mut self.outgoing.bytes);
+        for heard in heard.drain(..) {
+            self.hear(heard, now, kit)?;
+        }
+        if self.outgoing.len() > 2 * bounds.unread_bytes_max {
+            return Err((Exit::Misbehaved, "asks again and again and reads no answer".to_owned()));
         }
         Ok(())
     }
 
-    fn take_errors(&mut self, bytes: &[u8], now: Time) {
-        for part in bytes.split_inclusive(|byte| *byte == b'\n') {
+    fn hear(&mut self, heard: Heard, now: Time, kit: &mut Kit) -> Result<(), Offence> {
+        let instance = self.instance;
+        match heard {
+            Heard::Started => kit.events.push_back(Event::Started { instance }),
+            Heard::Refused(why) => {
+                let why = printable(why.as_bytes(), LOG_LINE_BYTES_MAX);
+                self.log(log::Level::Error, format!("could not be initialised: {why}"), now, &mut kit.log_lines);
+                return Err((Exit::NotInitialised, "could not be initialised".to_owned()));
+            }
+            Heard::Answered { ticket, outcome } => {
+                kit.events.push_back(Event::Answered { ticket, instance, outcome });
+            }
+            Heard::Probed(verdict, why) => {
+                if let Some(why) = why {
+                    let why = printable(why.as_bytes(), LOG_LINE_BYTES_MAX);
+                    log::warn!("{}: health check failed: {why}", self.name);
+                }
+                kit.events.push_back(Event::Probed { instance, verdict });
+            }
+            Heard::Logged { level, text } => {
+                self.diary.has_read(Pipe::Output, text.len());
+                self.log(level, text, now, &mut kit.log_lines);
+            }
+            Heard::Extend(by) => kit.events.push_back(Event::Extended { instance, by }),
+            Heard::Route { id, to, request } => {
+                kit.plugin_asks.push_back((instance, PluginAsk::Route { id, to, request }));
+            }
+            Heard::StoreGet { id, key } => kit.plugin_asks.push_back((instance, PluginAsk::StoreGet { id, key })),
+            Heard::StorePut { id, key, value } => {
+                kit.plugin_asks.push_back((instance, PluginAsk::StorePut { id, key, value }));
+            }
+            Heard::Progress { ticket, note } => {
+                kit.plugin_asks.push_back((instance, PluginAsk::Progress { ticket, note }));
+            }
+            Heard::Tools(tools) => kit.plugin_asks.push_back((instance, PluginAsk::Tools(tools))),
+        }
+        Ok(())
+    }
+
+    /// Whether a pipe is to be left alone for the rest of the second.
+    fn is_full(&mut self, pipe: Pipe, now: Time, lines: &mut VecDeque<LogLine>) -> bool {
+        let dropped = self.diary.turn_over(now);
+        self.tell_dropped(dropped, lines);
+        self.diary.is_full(pipe)
+    }
+
+    fn take_errors(&mut self, count: usize, now: Time, kit: &mut Kit) {
+        self.diary.has_read(Pipe::Errors, count);
+        for part in kit.scratch[..count].split_inclusive(|byte| *byte == b'\n') {
             let room = LOG_LINE_BYTES_MAX.saturating_sub(self.error_line.len());
             let text = part.strip_suffix(b"\n").unwrap_or(part);
             self.error_line.extend_from_slice(&text[..text.len().min(room)]);
             if part.ends_with(b"\n") {
                 let mut line = std::mem::take(&mut self.error_line);
-                self.log_line(&line, now);
+                self.log_line(&line, now, &mut kit.log_lines);
                 line.clear();
                 self.error_line = line;
             }
         }
     }
 
-    fn log_line(&mut self, line: &[u8], now: Time) {
-        if now - self.diary.since >= Duration::from_secs(1) {
-            self.tell_dropped();
-            self.diary = Diary { since: now, ..Diary::default() };
-        }
-        let line = &line[..line.len().min(LOG_LINE_BYTES_MAX)];
-        let cost = line.len() + LOG_LINE_COST;
-        if self.diary.bytes + cost > LOG_BYTES_PER_SECOND {
-            self.diary.dropped += 1;
-            return;
-        }
-        self.diary.bytes += cost;
-        log::info!(target: "plugin", "{}: {}", self.name, printable(line));
+    /// Keeps a line that is no message.
+    fn log_line(&mut self, line: &[u8], now: Time, lines: &mut VecDeque<LogLine>) {
+        self.keep(
+            log::Level::Info,
+            line.len().min(LOG_LINE_BYTES_MAX),
+            || printable(line, LOG_LINE_BYTES_MAX),
+            now,
+            lines,
+        );
     }
 
-    fn tell_dropped(&mut self) {
-        let dropped = std::mem::take(&mut self.diary.dropped);
-        if dropped > 0 {
-            log::warn!(
-                "{}: {dropped} more lines were dropped; {LOG_BYTES_PER_SECOND} bytes a second are kept of what it logs",
-                self.name
+    fn log(&mut self, level: log::Level, text: String, now: Time, lines: &mut VecDeque<LogLine>) {
+        self.keep(level, text.len(), || text, now, lines);
+    }
+
+    fn keep(
+        &mut self,
+        level: log::Level,
+        bytes: usize,
+        text: impl FnOnce() -> String,
+        now: Time,
+        lines: &mut VecDeque<LogLine>,
+    ) {
+        let dropped = self.diary.turn_over(now);
+        self.tell_dropped(dropped, lines);
+        if self.diary.takes(bytes) {
+            lines.push_back(LogLine { instance: self.instance, level, text: text(), dropped: 0 });
+        }
+    }
+
+    fn tell_dropped(&self, dropped: Option<u64>, lines: &mut VecDeque<LogLine>) {
+        if let Some(dropped) = dropped {
+            let text = format!(
+                "{dropped} more lines were dropped; {} bytes a second are kept of what it logs \
+                 (limits.log_bytes_per_second_max)",
+                self.diary.bytes_max()
             );
+            lines.push_back(LogLine { instance: self.instance, level: log::Level::Warn, text, dropped });
         }
     }
 }
@@ -586,12 +756,6 @@ fn ends_before(process: &OwnedFd, deadline: Instant) -> bool {
     }
 }
 
-/// A line for a log that a terminal may show: no control bytes.
-fn printable(line: &[u8]) -> String {
-    let text = String::from_utf8_lossy(line);
-    text.trim_end().chars().map(|character| if character.is_control() { '\u{fffd}' } else { character }).collect()
-}
-
 /// What a fault shows of whoever reported it.
 pub(crate) fn outcome_of_fault(kind: FaultKind) -> Outcome {
     match kind {
@@ -603,11 +767,56 @@ pub(crate) fn outcome_of_fault(kind: FaultKind) -> Outcome {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+    use std::process::Stdio;
+
     use super::*;
+    use crate::spawn::Plan;
+
+    /// A child that is no leader of a group, so that only its own death ends it.
+    fn wired(recipe: &Recipe) -> Child {
+        let mut command = std::process::Command::new(&recipe.program);
+        command.args(&recipe.arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut process = command.spawn().expect("there is sleep");
+        let instance = Instance { slot: 0, run: 1 };
+        let child = Child::new(instance, "p/0", wire_of(recipe, 1024), recipe, &mut process).expect("it has pipes");
+        child(process)
+    }
+
+    #[test]
+    fn an_end_that_is_told_too_early_is_not_forgotten() {
+        let poll = mio::Poll::new().expect("there is a poll");
+        let mut kit = Kit::new(poll.registry().try_clone().expect("it can be cloned"));
+        let waker = mio::Waker::new(poll.registry(), mio::Token(0)).expect("it can be woken");
+        let (postbox, _mailbox) = crate::mailbox::mailbox(waker);
+        let yard = Yard::new(Path::new("nowhere"), Plan::default(), postbox).expect("there is a working directory");
+        let mut children = Children::new(1024, yard);
+        let recipe = Recipe {
+            program: "sleep".into(),
+            arguments: vec!["1000".to_owned()],
+            environment: BTreeMap::new(),
+            directory: None,
+            settings: demi_platform::Settings::default(),
+            limits: demi_conductor::config::Limits::default(),
+            protocol: Protocol::Demi,
+            permissions: demi_conductor::config::Permissions::default(),
+        };
+        let place = children.children.insert(wired(&recipe));
+        children.end(place, Time::ZERO, &mut kit);
+        assert!(children.needs_sweep() && kit.events.is_empty(), "it lives");
+        children.children[place].process.kill().expect("it is ours");
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while children.needs_sweep() {
+            assert!(Instant::now() < deadline, "its end is never told");
+            children.sweep(Time::ZERO, &mut kit);
+        }
+        assert!(matches!(kit.events.pop_front(), Some(Event::Exited { exit: Exit::Signal(9), .. })));
+        assert!(children.children.is_empty());
+    }
 
     #[test]
     fn an_end_is_waited_for_but_not_for_ever() {
-        let mut process = Command::new("sleep").arg("1000").spawn().expect("there is sleep");
+        let mut process = std::process::Command::new("sleep").arg("1000").spawn().expect("there is sleep");
         let pid = Pid::from_child(&process);
         let end = pidfd_open(pid, PidfdFlags::NONBLOCK).expect("it is there");
         assert!(!ends_before(&end, Instant::now() + Duration::from_millis(10)), "it lives");

@@ -1,20 +1,30 @@
 //! The clerk: one thread for errands that block, so that the reactor never does: the store, and measuring.
 
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::{bounded, unbounded, Receiver, RecvTimeoutError, Sender};
-use demi_conductor::{Errand, Sample, Ticket};
+use demi_conductor::{Errand, Instance, Sample, Ticket};
+use demi_platform::Fault;
+use serde_json::value::RawValue;
 
 use crate::api::{self, Listing};
-use crate::mailbox::{Letter, Postbox};
+use crate::chronicle::{Entry, EVENTS_MAX};
+use crate::mailbox::{Letter, PluginStored, Postbox};
+use crate::plugins::{self, Change, Rescan};
 use crate::problem::Problem;
-use crate::store::{DeadLetter, Store};
+use crate::store::{DeadLetter, Store, StoreError};
 
 /// Most errands that wait; one more is refused, and told as not done.
 const ERRANDS_MAX: usize = 1024;
+/// What happened is not kept while so many errands wait.
+const ERRANDS_BEFORE_NOTES_MAX: usize = ERRANDS_MAX / 2;
 /// A reader is refused while so many errands wait: what must be kept goes before what someone would like to see.
 const ERRANDS_BEFORE_LISTING_MAX: usize = 16;
+
+/// A plugin is refused while so many errands wait: its values may have 64 KiB each, and dead letters go first.
+const ERRANDS_BEFORE_PLUGINS_MAX: usize = 64;
 
 /// What is still to be kept when Demi ends is given this long; a store that hangs must not keep Demi from ending.
 const FINISH_MAX: Duration = Duration::from_secs(1);
@@ -24,6 +34,62 @@ enum Order {
     Bury(Ticket, Box<DeadLetter>),
     Flush,
     List { place: usize, serial: u64, listing: Listing },
+    Plugin(Box<PluginOrder>),
+    Note(Vec<Note>),
+    Spend { platform: String, unix_day: u32, starts: u32 },
+    Rescan { unix_day: u32, refused: Vec<PathBuf> },
+    Reread { number: u64, unix_day: u32, manifest: Option<PathBuf>, refused: Vec<PathBuf> },
+}
+
+/// A plugin's errand to the store.
+pub(crate) struct PluginOrder {
+    /// Who wants it, under which id.
+    pub(crate) instance: Instance,
+    pub(crate) id: Box<RawValue>,
+    /// The platform's name.
+    pub(crate) plugin: String,
+    pub(crate) key: String,
+    pub(crate) errand: PluginErrand,
+}
+
+/// What is to be done with the value under its key.
+pub(crate) enum PluginErrand {
+    Get,
+    /// None: take it away.
+    Put(Option<Box<RawValue>>),
+}
+
+/// Something that happened to a platform, to be kept.
+pub(crate) struct Note {
+    pub(crate) platform: String,
+    pub(crate) entry: Entry,
+}
+
+/// What the store remembers of a platform.
+#[derive(Default)]
+pub(crate) struct Memory {
+    /// What happened to it last, oldest first.
+    pub(crate) history: Vec<Entry>,
+    /// How often it was started today.
+    pub(crate) starts: u32,
+}
+
+impl Memory {
+    /// Blocks for the disk. What cannot be read is logged and left out.
+    pub(crate) fn of(platform: &str, unix_day: u32, store: &Store) -> Memory {
+        let failed = |error: &StoreError| log::error!("what happened to {platform} cannot be read: {error}");
+        let history = store.history(platform, EVENTS_MAX).inspect_err(failed).unwrap_or_default();
+        let starts = store.starts(platform, unix_day).inspect_err(failed).unwrap_or_default();
+        Memory { history, starts }
+    }
+}
+
+/// What a look at the plugin folders found.
+pub(crate) struct Rescanned {
+    /// Each change; with a platform that came or changed, what the store remembers of it.
+    pub(crate) changes: Vec<(Change, Memory)>,
+    /// Folders and manifests that were refused and are not there any more.
+    pub(crate) vanished: Vec<PathBuf>,
 }
 
 /// The sending end, on the reactor's thread.
@@ -41,8 +107,8 @@ impl Clerk {
     ///
     /// # Errors
     /// If the system has no thread to give.
-    pub(crate) fn start(store: Store, postbox: Postbox) -> std::io::Result<Clerk> {
-        Clerk::spawn(move |inbox| work(inbox, store, &postbox))
+    pub(crate) fn start(store: Store, rescan: Rescan, postbox: Postbox) -> std::io::Result<Clerk> {
+        Clerk::spawn(move |inbox| work(inbox, store, rescan, &postbox))
     }
 
     fn spawn(work: impl FnOnce(&Receiver<Order>) + Send + 'static) -> std::io::Result<Clerk> {
@@ -77,6 +143,32 @@ impl Clerk {
         self.send(Order::List { place, serial, listing }, ERRANDS_BEFORE_LISTING_MAX)
     }
 
+    /// Has a value looked up, or kept, for a plugin. False if too much is waiting.
+    pub(crate) fn serve_plugin(&self, order: PluginOrder) -> bool {
+        self.send(Order::Plugin(Box::new(order)), ERRANDS_BEFORE_PLUGINS_MAX)
+    }
+
+    /// Has what happened kept; no answer. False if too much is waiting: what must be kept goes before.
+    pub(crate) fn note(&self, notes: Vec<Note>) -> bool {
+        self.send(Order::Note(notes), ERRANDS_BEFORE_NOTES_MAX)
+    }
+
+    /// Has it kept how often a platform was started on a day; no answer. False if too much is waiting.
+    pub(crate) fn spend(&self, platform: &str, unix_day: u32, starts: u32) -> bool {
+        self.send(Order::Spend { platform: platform.to_owned(), unix_day, starts }, ERRANDS_MAX)
+    }
+
+    /// Has the plugin folders looked at; `refused` are those that were refused before. False if too much is waiting.
+    pub(crate) fn rescan(&self, unix_day: u32, refused: Vec<PathBuf>) -> bool {
+        self.send(Order::Rescan { unix_day, refused }, ERRANDS_BEFORE_LISTING_MAX)
+    }
+
+    /// Has the plugin folders looked at, so that no change is told after what it led to, and then a manifest read, if
+    /// there is one. False if too much is waiting.
+    pub(crate) fn reread(&self, number: u64, unix_day: u32, manifest: Option<PathBuf>, refused: Vec<PathBuf>) -> bool {
+        self.send(Order::Reread { number, unix_day, manifest, refused }, ERRANDS_BEFORE_LISTING_MAX)
+    }
+
     fn send(&self, order: Order, max: usize) -> bool {
         self.orders.len() < max && self.orders.send(order).is_ok()
     }
@@ -93,8 +185,24 @@ impl Clerk {
     }
 }
 
-fn work(inbox: &Receiver<Order>, store: Store, postbox: &Postbox) {
+fn work(inbox: &Receiver<Order>, store: Store, mut rescan: Rescan, postbox: &Postbox) {
     let mut gauge = Gauge::new();
+    let mut history_fails = false;
+    let look = |changes: Vec<Change>, unix_day: u32, refused: Vec<PathBuf>, store: &Store| {
+        let changes = changes.into_iter().map(|change| {
+            let memory = match &change {
+                // One that has changed comes as well, if it could not be taken in before.
+                Change::Came(platform) | Change::Changed { platform: Ok(platform), .. } => {
+                    Memory::of(&platform.name, unix_day, store)
+                }
+                Change::Changed { .. } | Change::Gone { .. } | Change::Refused(_) => Memory::default(),
+            };
+            (change, memory)
+        });
+        let changes = changes.collect();
+        let vanished = refused.into_iter().filter(|path| !path.exists()).collect();
+        postbox.post(Letter::Rescanned(Box::new(Rescanned { changes, vanished })));
+    };
     while let Ok(order) = inbox.recv() {
         match order {
             Order::Measure => {
@@ -122,8 +230,60 @@ fn work(inbox: &Receiver<Order>, store: Store, postbox: &Postbox) {
                 });
                 postbox.post(Letter::Listed { place, serial, page });
             }
+            Order::Plugin(order) => postbox.post(Letter::PluginStored(Box::new(serve_plugin(&store, *order)))),
+            Order::Note(notes) => {
+                let kept = notes.iter().try_for_each(|note| store.note(&note.platform, &note.entry));
+                let kept = kept.and_then(|()| store.hand_over());
+                // Once until it works again: each state change would say the same.
+                match (&kept, history_fails) {
+                    (Err(error), false) => log::error!("what happens to platforms is not kept: {error}"),
+                    (Ok(()), true) => log::info!("what happens to platforms is kept again"),
+                    (Ok(()), false) | (Err(_), true) => {}
+                }
+                history_fails = kept.is_err();
+            }
+            Order::Spend { platform, unix_day, starts } => {
+                let kept = store.spend(&platform, unix_day, starts).and_then(|()| store.hand_over());
+                if let Err(error) = kept {
+                    log::error!("that {platform} was started {starts} times today is not kept: {error}");
+                }
+            }
+            Order::Rescan { unix_day, refused } => look(rescan.rescan(), unix_day, refused, &store),
+            Order::Reread { number, unix_day, manifest, refused } => {
+                look(rescan.rescan_at_once(), unix_day, refused, &store);
+                let folder = manifest.as_deref().and_then(Path::parent);
+                let read = folder.map(plugins::examine).transpose();
+                let read = read.map(|platform| platform.map(Box::new)).map_err(|problems| problems.to_string());
+                postbox.post(Letter::Reread(number, read));
+            }
         }
     }
+}
+
+fn serve_plugin(store: &Store, order: PluginOrder) -> PluginStored {
+    let PluginOrder { instance, id, plugin, key, errand } = order;
+    let done = match errand {
+        PluginErrand::Get => store.plugin_get(&plugin, &key),
+        PluginErrand::Put(value) => {
+            let value = value.as_ref().map(|value| value.get().as_bytes());
+            store.plugin_put(&plugin, &key, value).map(|()| None)
+        }
+    };
+    let answer = done.map_err(|error| match error {
+        StoreError::Refused(why) => Fault::mistaken(why),
+        error => {
+            log::error!("a value of {plugin} could not be kept or read: {error}");
+            Fault::failed(error.to_string())
+        }
+    });
+    PluginStored { instance, id, answer: answer.and_then(|value| value.map(read_value).transpose()) }
+}
+
+/// It was JSON when it was put.
+fn read_value(bytes: Vec<u8>) -> Result<Box<RawValue>, Fault> {
+    let unreadable = |why: String| Fault::failed(format!("the value in the store is damaged: {why}"));
+    let text = String::from_utf8(bytes).map_err(|error| unreadable(error.to_string()))?;
+    RawValue::from_string(text).map_err(|error| unreadable(error.to_string()))
 }
 
 /// Measures the machine with sysinfo, which knows the ways of each kernel.

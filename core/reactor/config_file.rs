@@ -1,27 +1,39 @@
-//! Reading the configuration file: RON in, a checked [`Config`] or every mistake at once out.
+//! Reading the configuration file and plugins' manifests: text in, a checked value or every mistake at once out.
 //!
-//! RON's deserialiser stops at the first error. To find the others, the text is first drawn as an *outline*: which
-//! brackets, fields and items stand where. Each error that the deserialiser tells is looked up in the outline and
-//! mended in a copy of the text (a misspelt name is replaced by the one meant, a bad value taken out, a missing one
-//! filled in), and the copy is read again. Positions are always those of the original. A mistake that only follows
-//! from such mending is not told: too little is better than nonsense.
+//! RON's deserialiser stops at the first error. To find the others, the text is drawn as an *outline*: which brackets,
+//! fields and items stand where. Each error that the deserialiser tells is looked up in the outline and mended in a copy
+//! of the text (a misspelt name is replaced by the one meant, a bad value taken out, a missing one filled in), and the
+//! copy is read again. Positions are always those of the original. A mistake that only follows from such mending is not
+//! told: too little is better than nonsense. A sound file is read once and never outlined.
 //!
 //! ```text
-//! text ── outline ──┐
-//!   └── ron ── error ── told, mended ── ron ── … ── Config ── Config::mistakes ── located in the outline
+//! text ── ron ── Config ── plugins merged in ── Config::mistakes ── none
+//!   └── outline ── error ── told, mended ── ron ── … ── Config ── mistakes ── located in the outline
 //! ```
+//!
+//! A manifest in JSON is read by serde_json, whose errors are mended in much the same way (`json.rs`).
+//!
+//! **A refused plugin never keeps Demi from starting.** If a route or a configured platform names one, a stand-in takes
+//! its place: a platform that is started by hand only and cannot be. Requests for it are answered 503 and go to no other
+//! rule, those that need it wait for it, the status says why, and when its folder is mended at run time it is taken up,
+//! unless what no reload can change is not what the manifest said before, as far as that could be read.
 
+mod json;
 mod outline;
 mod reading;
 
+use std::collections::HashSet;
 use std::fmt;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use demi_conductor::config::Config;
+use demi_conductor::config::{Config, Host, Mistake, Platform, INSTANCES_MAX, PLATFORMS_MAX};
+use demi_conductor::manifest::Manifest;
+use serde::de::DeserializeOwned;
 
+use crate::plugins::{self, Discovery, Refused, Rescan};
 use outline::Outline;
-use reading::Reading;
+use reading::{Reading, Subject};
 
 /// Longest file that is read, bytes. A thousand platforms with all their fields stay below half of it.
 pub const FILE_BYTES_MAX: usize = 1 << 20;
@@ -78,8 +90,102 @@ impl fmt::Display for Problems {
 
 impl std::error::Error for Problems {}
 
-/// Reads and checks a file; `adapters` are the names compiled in. Blocks on the file system.
-pub fn load(path: &Path, adapters: &[&str]) -> Result<Config, Problems> {
+/// What a configuration file and the plugin folders that it names come to.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The configuration. The platforms of plugins stand behind those of the file, in the order in which they were found;
+    /// behind them the stand-ins (see [`plugins::is_stand_in`]).
+    pub config: Config,
+    /// Plugins, and whole directories of them, that cannot be used, each with the reason.
+    pub refused: Vec<Refused>,
+    /// Notices what has changed in the files since.
+    pub rescan: Rescan,
+}
+
+/// Reads and checks a file, and finds the plugins in the directories that it names; `adapters` are the names compiled
+/// in. Blocks on the file system.
+///
+/// # Errors
+/// Every mistake in the file. A broken plugin is none: it is told in [`Loaded::refused`].
+pub fn load(path: &Path, adapters: &[&str]) -> Result<Loaded, Problems> {
+    let text = read_text(path)?;
+    let mut outcome = None;
+    let config = check(&text, path, &reading::CONFIG, |config: &mut Config| {
+        let directories = directories(config, path);
+        let configured = config.platforms.clone();
+        let discovery = plugins::discover(&directories, path, &configured);
+        merge(config, &discovery);
+        let mut mistakes = config.mistakes(adapters);
+        mistakes.iter_mut().for_each(|mistake| blame(mistake, &discovery.refused));
+        outcome = Some((directories, configured, discovery));
+        mistakes
+    })?;
+    let (directories, configured, discovery) = outcome.expect("a configuration is only returned after it was judged");
+    let refused = discovery.refused.clone();
+    let mut rescan = Rescan::new(directories, path.to_owned(), configured, discovery);
+    for refused in &refused {
+        let is_stand_in =
+            |platform: &&Platform| plugins::is_stand_in(platform) && Some(&platform.name) == refused.name.as_ref();
+        if let Some(platform) = config.platforms.iter().find(is_stand_in) {
+            rescan.stands_in(platform, refused);
+        }
+    }
+    Ok(Loaded { config, refused, rescan })
+}
+
+/// The directories in which plugin folders are looked for. Absolute, because a child's program is looked for from its
+/// own working directory.
+fn directories(config: &Config, path: &Path) -> Vec<PathBuf> {
+    let base = path.parent().unwrap_or(Path::new(""));
+    let absolute = |directory: &String| {
+        let directory = base.join(directory);
+        std::path::absolute(&directory).unwrap_or(directory)
+    };
+    config.plugins.paths.iter().filter(|path| !path.is_empty()).map(absolute).collect()
+}
+
+/// Adds the platforms of plugins, and stand-ins for refused ones that the file names.
+fn merge(config: &mut Config, discovery: &Discovery) {
+    config.platforms.extend(discovery.found.iter().map(|found| found.platform.clone()));
+    let first = config.platforms.len();
+    let mut slots: usize = config.platforms.iter().map(Platform::slots).sum();
+    for refused in &discovery.refused {
+        let Some(name) = &refused.name else { continue };
+        let is_named = config.routes.iter().any(|route| route.to == *name)
+            || config.platforms.iter().any(|platform| platform.needs.contains(name));
+        let is_taken = config.platforms.iter().any(|platform| platform.name == *name);
+        if is_named && !is_taken && config.platforms.len() < PLATFORMS_MAX {
+            let mut stand_in = plugins::stand_in(name, refused);
+            if slots + stand_in.slots() > INSTANCES_MAX {
+                stand_in.host = Host::Process(1);
+            }
+            slots += stand_in.slots();
+            config.platforms.push(stand_in);
+        }
+    }
+    // What it was refused for must be no mistake of the configuration: a need that is not there, or one in a circle.
+    let names: HashSet<String> = config.platforms.iter().map(|platform| platform.name.clone()).collect();
+    for stand_in in &mut config.platforms[first..] {
+        stand_in.needs.retain(|need| names.contains(need));
+    }
+    if config.start_order().is_err() {
+        config.platforms[first..].iter_mut().for_each(|stand_in| stand_in.needs.clear());
+    }
+}
+
+/// Whoever names a platform that is not there may mean a plugin that was refused and could not even say its name.
+fn blame(mistake: &mut Mistake, refused: &[Refused]) {
+    let names_platform = mistake.at.ends_with(".to") || mistake.at.contains(".needs[");
+    if let Some(first) = refused.first().filter(|_| names_platform) {
+        let others = match refused.len() {
+            1 => String::new(),
+            count => format!(" (and {} others)", count - 1),
+        };
+        mistake.remedy.push_str(&format!("; or mend the plugin that was refused{others}: {first}"));
+    }
+}
+
+fn read_text(path: &Path) -> Result<String, Problems> {
     let whole = |what: String, remedy: &str| Problems::one(path, (0, 0), what, remedy);
     let mut bytes = Vec::new();
     let read = std::fs::File::open(path).and_then(|file| file.take(FILE_BYTES_MAX as u64 + 1).read_to_end(&mut bytes));
@@ -98,33 +204,121 @@ pub fn load(path: &Path, adapters: &[&str]) -> Result<Config, Problems> {
         let what = format!("the file is longer than {FILE_BYTES_MAX} bytes");
         return Err(whole(what, "shorten it, or name the right file with --config"));
     }
-    match std::str::from_utf8(&bytes) {
-        Ok(text) => parse(text, path, adapters),
-        Err(error) => {
-            let sound = String::from_utf8_lossy(&bytes[..error.valid_up_to()]);
-            let what = "this character is not UTF-8".to_owned();
-            Err(Problems::one(path, place(&sound, sound.len()), what, "save the file in the encoding UTF-8"))
-        }
+    text_of(bytes, path)
+}
+
+/// Bytes of a file as text.
+pub(crate) fn text_of(bytes: Vec<u8>, path: &Path) -> Result<String, Problems> {
+    String::from_utf8(bytes).map_err(|error| {
+        let valid = error.utf8_error().valid_up_to();
+        let sound = String::from_utf8_lossy(&error.as_bytes()[..valid]).into_owned();
+        let what = "this character is not UTF-8".to_owned();
+        Problems::one(path, place(&sound, sound.len()), what, "save the file in the encoding UTF-8")
+    })
+}
+
+/// Checks the text of a configuration file alone, without plugins; `path` is only named in the problems.
+///
+/// # Errors
+/// Every mistake in the text.
+pub fn parse(text: &str, path: &Path, adapters: &[&str]) -> Result<Config, Problems> {
+    check(text, path, &reading::CONFIG, |config: &mut Config| config.mistakes(adapters))
+}
+
+/// Where a configuration file says that Demi listens (`http.listen`), for whoever wants to speak to the Demi that runs:
+/// neither plugins are looked for nor is anything else judged than the form of the file. Blocks on the file system.
+///
+/// # Errors
+/// If the file cannot be read, is no configuration, or says no address.
+pub fn listen_address(path: &Path) -> Result<String, Problems> {
+    let text = read_text(path)?;
+    let judge = |config: &mut Config| {
+        let alone = Config { http: config.http.clone(), ..Config::default() };
+        alone.mistakes(&[])
+    };
+    check(&text, path, &reading::CONFIG, judge).map(|config| config.http.listen)
+}
+
+/// How a manifest is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
+    Ron,
+    Json,
+}
+
+/// Checks the text of a manifest. `judge` finds the mistakes in values that are each well formed.
+pub(crate) fn manifest(
+    text: &str,
+    path: &Path,
+    format: Format,
+    judge: impl FnOnce(&mut Manifest) -> Vec<Mistake>,
+) -> Result<Manifest, Problems> {
+    match format {
+        Format::Ron => check(text, path, &reading::MANIFEST, judge),
+        Format::Json => json::check(text, path, &reading::MANIFEST, judge),
     }
 }
 
-/// Checks the text of a file; `path` is only named in the problems.
-pub fn parse(text: &str, path: &Path, adapters: &[&str]) -> Result<Config, Problems> {
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+/// Mistakes in a manifest that is otherwise sound, each where it stands.
+pub(crate) fn placed(text: &str, path: &Path, format: Format, mistakes: Vec<Mistake>) -> Problems {
+    let text = without_mark(text);
+    match format {
+        Format::Ron => {
+            let outline = Outline::of(text);
+            let mut reading = Reading::new(text, &outline, &reading::MANIFEST);
+            reading.judge(mistakes);
+            reading.problems(path)
+        }
+        Format::Json => json::placed(text, path, mistakes),
+    }
+}
+
+/// The name that a manifest gives its plugin, however broken the rest is.
+pub(crate) fn name_in(text: &str) -> Option<String> {
+    let text = without_mark(text);
     let outline = Outline::of(text);
-    let mut reading = Reading::new(text, &outline);
-    let config = reading.read();
-    if let Some(config) = &config {
-        reading.judge(config, adapters);
+    let is_name =
+        |entry: &&outline::Entry| entry.key.as_ref().is_some_and(|key| text[key.clone()].trim_matches('"') == "name");
+    let value = &outline.root.as_ref()?.items.iter().find(is_name)?.value;
+    let name = text[value.start..value.end].strip_prefix('"')?.strip_suffix('"')?;
+    let is_plain = |character: char| character.is_ascii_alphanumeric() || character == '-' || character == '_';
+    (!name.is_empty() && name.len() <= 64 && name.chars().all(is_plain)).then(|| name.to_owned())
+}
+
+/// Reads a text and judges what it says.
+fn check<T: DeserializeOwned>(
+    text: &str,
+    path: &Path,
+    subject: &'static Subject,
+    judge: impl FnOnce(&mut T) -> Vec<Mistake>,
+) -> Result<T, Problems> {
+    let text = without_mark(text);
+    if let Ok(mut value) = reading::options().from_str::<T>(text) {
+        let mistakes = judge(&mut value);
+        if mistakes.is_empty() {
+            return Ok(value);
+        }
+        let outline = Outline::of(text);
+        let mut reading = Reading::new(text, &outline, subject);
+        reading.judge(mistakes);
+        return Err(reading.problems(path));
     }
-    match config {
-        Some(config) if reading.found.is_empty() && reading.edits.is_empty() => Ok(config),
-        _ => Err(reading.problems(path)),
+    let outline = Outline::of(text);
+    let mut reading = Reading::new(text, &outline, subject);
+    if let Some(mut value) = reading.read::<T>() {
+        reading.judge(judge(&mut value));
     }
+    Err(reading.problems(path))
+}
+
+/// A text without the byte order mark that some editors put before it.
+fn without_mark(text: &str) -> &str {
+    text.strip_prefix('\u{feff}').unwrap_or(text)
 }
 
 impl Problems {
-    fn one(path: &Path, (line, column): (usize, usize), what: String, remedy: &str) -> Problems {
+    /// One problem; at line 0 it is about the file as a whole.
+    pub(crate) fn one(path: &Path, (line, column): (usize, usize), what: String, remedy: &str) -> Problems {
         let problem = Problem { line, column, what, remedy: remedy.to_owned() };
         Problems { path: path.to_owned(), problems: vec![problem], more: false }
     }

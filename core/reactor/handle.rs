@@ -11,11 +11,50 @@ use crate::mailbox::{Letter, Postbox};
 pub(crate) enum Wish {
     Ask(RequestBuf, Caller),
     Status(Sender<String>),
+    Order(String, PlatformOrder, Caller),
     Stop,
 }
 
 /// Whoever in the host program waits for an answer.
 pub(crate) struct Caller(pub(crate) Sender<Answered>);
+
+/// What one may want of a platform.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PlatformOrder {
+    /// Start it and what it needs, whatever kept it from running, and let it have requests.
+    Start,
+    /// Stop it, after those that need it; they wait for it to come back.
+    Stop,
+    /// Stop it and start it again, as it is configured now.
+    Restart,
+    /// Start a new edition of a child process (its manifest is read anew) beside the one that runs, and replace that
+    /// once the new one has proven itself.
+    Reload,
+    /// Let it run and give it no requests until it is started by hand.
+    Isolate,
+}
+
+impl PlatformOrder {
+    /// Every order.
+    pub const ALL: [PlatformOrder; 5] = [
+        PlatformOrder::Start,
+        PlatformOrder::Stop,
+        PlatformOrder::Restart,
+        PlatformOrder::Reload,
+        PlatformOrder::Isolate,
+    ];
+
+    /// The word for it, in paths of the API.
+    pub const fn name(self) -> &'static str {
+        match self {
+            PlatformOrder::Start => "start",
+            PlatformOrder::Stop => "stop",
+            PlatformOrder::Restart => "restart",
+            PlatformOrder::Reload => "reload",
+            PlatformOrder::Isolate => "isolate",
+        }
+    }
+}
 
 /// A line to a running reactor. Clone it for each thread.
 #[derive(Clone)]
@@ -91,6 +130,31 @@ impl Handle {
         let (sender, receiver) = bounded(1);
         self.post(Wish::Status(sender))?;
         receive(&receiver, wait)
+    }
+
+    /// Orders something of a platform; the answer comes on the channel once the order is taken, not when it is carried
+    /// out: status 202, or a problem with 404 if no platform has this name, 409 with the reason if it cannot be done, or
+    /// 503 if too much is waiting. Does not block.
+    ///
+    /// # Errors
+    /// [`HandleError::Ended`] or [`HandleError::Full`].
+    pub fn order(&self, platform: &str, order: PlatformOrder) -> Result<Receiver<Answered>, HandleError> {
+        let (sender, receiver) = bounded(1);
+        self.post(Wish::Order(platform.to_owned(), order, Caller(sender)))?;
+        Ok(receiver)
+    }
+
+    /// As [`Handle::order`], and waits for the answer. Must not be called on the reactor's thread.
+    ///
+    /// # Errors
+    /// As [`Handle::order`], and [`HandleError::TimedOut`] after `wait`.
+    pub fn order_and_wait(
+        &self,
+        platform: &str,
+        order: PlatformOrder,
+        wait: Duration,
+    ) -> Result<Answered, HandleError> {
+        receive(&self.order(platform, order)?, wait)
     }
 
     /// Orders the end; once more, and the present phase of the end is cut short. Does not block.

@@ -2,10 +2,13 @@
 
 use std::collections::VecDeque;
 
-use demi_conductor::{Event, Outcome};
+use demi_conductor::{Event, Instance, Outcome, Ticket};
+use demi_platform::RequestBuf;
 use mio::Registry;
+use serde_json::value::RawValue;
 
 use crate::calls::Calls;
+use crate::chronicle::LogLine;
 
 /// Bytes read from one source at a time.
 pub(crate) const SCRATCH_BYTES: usize = 64 * 1024;
@@ -21,9 +24,29 @@ pub(crate) struct Kit {
     pub(crate) calls: Calls,
     /// What happened, for the conductor to hear in this turn.
     pub(crate) events: VecDeque<Event>,
+    /// What children have logged in this turn. Bounded by what each may log in a second.
+    pub(crate) log_lines: VecDeque<LogLine>,
+    /// What children have asked for in this turn. Bounded by what each may have under way.
+    pub(crate) plugin_asks: VecDeque<(Instance, PluginAsk)>,
     /// Where bytes are read to before anybody owns them.
     pub(crate) scratch: Box<[u8]>,
     buffers: Vec<Vec<u8>>,
+}
+
+/// What a child wants of Demi, under an id of its own.
+pub(crate) enum PluginAsk {
+    /// A request to be answered by another platform: the one that it names, or else the one that the rules say.
+    Route { id: Box<RawValue>, to: Option<String>, request: RequestBuf },
+    /// A value that it has put.
+    StoreGet { id: Box<RawValue>, key: String },
+    /// A value to be kept, or taken away.
+    StorePut { id: Box<RawValue>, key: String, value: Option<Box<RawValue>> },
+    /// How far it is with a request, for whoever waits for the answer.
+    Progress { ticket: Ticket, note: String },
+    /// Its tools, as an MCP server lists them, to be shown.
+    Tools(Box<RawValue>),
+    /// Nothing more: it has ended, and what it asked for is not needed any more.
+    Ended,
 }
 
 impl Kit {
@@ -32,6 +55,8 @@ impl Kit {
             registry,
             calls: Calls::default(),
             events: VecDeque::new(),
+            log_lines: VecDeque::new(),
+            plugin_asks: VecDeque::new(),
             scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
             buffers: Vec::new(),
         }

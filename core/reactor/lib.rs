@@ -7,33 +7,47 @@
 //!
 //! | part | where |
 //! |---|---|
-//! | what the conductor orders | `shell.rs` |
-//! | clients | `listener.rs`, `http.rs`, `problem.rs` |
-//! | platforms | `workers.rs`, `children.rs`, `sandbox.rs`, `upstream.rs` |
+//! | what the conductor orders, and what people do | `shell.rs` |
+//! | clients | `listener.rs`, `http.rs`, `origin.rs`, `problem.rs` |
+//! | platforms | `workers.rs`, `children.rs`, `upstream.rs` |
+//! | plugin folders | `plugins.rs` |
+//! | what children find around themselves | `spawn.rs`, `sandbox.rs`, `cgroup.rs` |
+//! | what children use and leave behind | `warden.rs`, `remover.rs`, `weigh.rs`, `procfs.rs`, `guard.rs` |
+//! | what happened to platforms, and what they logged | `chronicle.rs` |
 //! | errands that block | `clerk.rs`, `store.rs` |
 //! | what people are shown | `api.rs`, `metrics.rs` |
 //! | other threads | `mailbox.rs`, `handle.rs` |
 
 pub mod config_file;
+pub mod plugins;
 
 mod api;
 mod calls;
+mod cgroup;
 mod children;
+mod chronicle;
 mod clerk;
+mod guard;
 mod handle;
 mod http;
 mod kit;
 mod listener;
 mod mailbox;
 mod metrics;
+mod origin;
 mod port;
 mod problem;
+mod procfs;
+mod remover;
 mod sandbox;
 mod shell;
+mod spawn;
 mod start;
 mod store;
 mod tokens;
 mod upstream;
+mod warden;
+mod weigh;
 mod workers;
 
 use std::io;
@@ -43,7 +57,8 @@ use std::time::{Duration, Instant};
 use demi_conductor::{Action, Conductor, Event, Time};
 use mio::{Events, Poll};
 
-pub use handle::{Answered, Handle, HandleError};
+pub use guard::keep_guard;
+pub use handle::{Answered, Handle, HandleError, PlatformOrder};
 pub use start::{Options, StartError};
 
 use shell::Shell;
@@ -121,6 +136,8 @@ impl Reactor {
             self.shell.sweep();
             self.settle();
         }
+        self.shell.look_around();
+        self.settle();
         self.shell.flush();
         self.settle();
         let took = self.time().since(now);
@@ -139,7 +156,7 @@ impl Reactor {
         let now = self.time();
         let deadline = self.conductor.deadline().map(|(at, _)| at);
         let sweep = self.shell.needs_sweep().then_some(self.next_sweep);
-        let until = [deadline, sweep].into_iter().flatten().min();
+        let until = [deadline, sweep, Some(self.shell.looks_at())].into_iter().flatten().min();
         until.map_or(WAIT_MAX, |at| at.since(now)).min(WAIT_MAX)
     }
 
@@ -171,7 +188,10 @@ impl Reactor {
                 for action in self.actions.drain(..) {
                     self.shell.perform(action, &self.conductor);
                 }
-            } else if !self.shell.take_arrival(&self.conductor) {
+            } else if let Some((platform, memory)) = self.shell.next_found() {
+                self.conductor.add(&platform);
+                self.shell.taken_in(platform, memory);
+            } else if !self.shell.take_plugin_ask(&self.conductor) && !self.shell.take_arrival(&self.conductor) {
                 return;
             }
         }

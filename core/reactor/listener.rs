@@ -140,6 +140,8 @@ const STREAM_BYTES_MAX: usize = 256 * 1024;
 /// How much of earlier answers may wait for a client before its next request is looked at.
 const UNTAKEN_BYTES_MAX: usize = 64 * 1024;
 /// Connections that may wait to be accepted; the system may allow fewer.
+/// A client that leaves so much untaken is told no more of how far its request is.
+const INTERIM_BYTES_MAX: usize = 16 * 1024;
 const BACKLOG: i32 = 1024;
 /// Connections accepted in one turn; then others have theirs.
 const ACCEPTS_PER_TURN: usize = 64;
@@ -569,6 +571,20 @@ impl Listener {
         client.since = now;
         mark_dirty(place, client, &mut self.dirty, now);
         self.list_if_more(place);
+    }
+
+    /// Tells a client something before its answer, in an interim response (102, RFC 2518) with one header; `value` must
+    /// be one that a header may have. A client that does not take what it is told is told less.
+    pub(crate) fn inform(&mut self, place: usize, serial: u64, name: &str, value: &str, now: Time) {
+        let Some(client) = self.clients.get_mut(place).filter(|client| client.serial == serial) else { return };
+        let State::Waiting { exchange, .. } = client.state else { return };
+        if !exchange.is_http11 || client.outgoing.len() > INTERIM_BYTES_MAX {
+            return;
+        }
+        client.outgoing.bytes.extend_from_slice(b"HTTP/1.1 102 Processing\r\n");
+        http::write_header(&mut client.outgoing.bytes, name, value.as_bytes());
+        client.outgoing.bytes.extend_from_slice(b"\r\n");
+        mark_dirty(place, client, &mut self.dirty, now);
     }
 
     /// Answers with a problem.

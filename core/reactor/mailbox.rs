@@ -4,10 +4,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
 use crossbeam_channel::{bounded, never, Receiver, Sender, TrySendError};
-use demi_conductor::{Errand, Exit, Instance, Sample, Ticket, Verdict};
+use demi_conductor::config::Platform;
+use demi_conductor::{Errand, Exit, Instance, Sample, Ticket, Verdict, Weight};
 use demi_platform::{Fault, Reply};
 use mio::Waker;
+use serde_json::value::RawValue;
 
+use crate::clerk::Rescanned;
 use crate::handle::Wish;
 use crate::problem::Problem;
 
@@ -28,14 +31,31 @@ pub(crate) enum Letter {
     Handled(Ticket, Instance, Handled),
     /// The clerk measured the machine.
     Measured(Sample),
+    /// The warden weighed the children.
+    Weighed(Vec<(Instance, Weight)>),
     /// The clerk kept a dead letter, and under which number.
     Buried(Ticket, Result<u64, String>),
     /// The clerk has read dead letters for the client at a place: the body of the page, or why there is none.
     Listed { place: usize, serial: u64, page: Result<Vec<u8>, Box<Problem>> },
+    /// The clerk has looked up, or kept, a value for a plugin.
+    PluginStored(Box<PluginStored>),
+    /// The clerk has looked at the plugin folders.
+    Rescanned(Box<Rescanned>),
+    /// The clerk has read a platform's manifest anew, if it has one, for the reload with this number.
+    Reread(u64, Result<Option<Box<Platform>>, String>),
     /// The clerk did another errand.
     Stored(Errand, bool),
     /// The host program wants something.
     Wished(Wish),
+}
+
+/// What became of a plugin's errand to the store.
+pub(crate) struct PluginStored {
+    /// Who asked, under which id.
+    pub(crate) instance: Instance,
+    pub(crate) id: Box<RawValue>,
+    /// The value, if one was asked for and is there.
+    pub(crate) answer: Result<Option<Box<RawValue>>, Fault>,
 }
 
 /// What became of a request on a worker.

@@ -4,12 +4,14 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use demi_conductor::stats::{Histogram, PlatformStats, BUCKETS_US, OUTCOMES};
-use demi_conductor::{Conductor, Outcome, PlatformStatus, Refusal, INSTANCE_STATES};
+use demi_conductor::{Conductor, Outcome, PlatformStatus, Refusal, Weight, INSTANCE_STATES};
 
 use crate::api::Facts;
 
 /// Finds one of a platform's counts.
 type Count = fn(&PlatformStats) -> u64;
+/// Finds one of an instance's measures.
+type Weigh = fn(&Weight) -> u64;
 
 /// The page, made anew for each scrape.
 pub(crate) fn render(conductor: &Conductor, facts: &Facts<'_>) -> String {
@@ -127,6 +129,42 @@ pub(crate) fn render(conductor: &Conductor, facts: &Facts<'_>) -> String {
         for state in INSTANCE_STATES {
             let count = platform.instances.iter().filter(|instance| instance.state == state).count();
             page.line("demi_instances", &[("platform", platform.name), ("state", state)], count);
+        }
+    }
+    page.family("demi_reloads_total", "counter", "Reloads by how they ended.");
+    for (platform, listed) in platforms.iter().zip(facts.roster) {
+        for (result, count) in [("done", listed.swaps_done), ("failed", listed.swaps_failed)] {
+            page.line("demi_reloads_total", &[("platform", platform.name), ("result", result)], count);
+        }
+    }
+    page.family("demi_update_waiting", "gauge", "1 if the manifest or executable has changed and is not taken up.");
+    for (platform, listed) in platforms.iter().zip(facts.roster) {
+        let waits = u8::from(listed.is_update_waiting());
+        page.line("demi_update_waiting", &[("platform", platform.name)], waits);
+    }
+    page.family("demi_starts_today", "gauge", "Starts of instances since the day began (UTC).");
+    for platform in &platforms {
+        page.line("demi_starts_today", &[("platform", platform.name)], platform.starts_today.0);
+    }
+    page.family("demi_log_lines_dropped_total", "counter", "Log lines over limits.log_bytes_per_second_max.");
+    for (platform, listed) in platforms.iter().zip(facts.roster) {
+        page.line("demi_log_lines_dropped_total", &[("platform", platform.name)], listed.dropped_lines);
+    }
+    let weights: [(&str, &str, Weigh); 3] = [
+        ("demi_plugin_memory_bytes", "Resident memory of the instance's process tree.", |weight| weight.rss_bytes),
+        ("demi_plugin_processes", "Processes in the instance's tree.", |weight| weight.processes.into()),
+        ("demi_plugin_descriptors", "Open descriptors of the process in the tree that has most.", |weight| {
+            weight.descriptors.into()
+        }),
+    ];
+    for (name, help, of) in weights {
+        page.family(name, "gauge", help);
+        for platform in &platforms {
+            for instance in &platform.instances {
+                let Some(weight) = instance.weight else { continue };
+                let number = instance.instance.to_string();
+                page.line(name, &[("platform", platform.name), ("instance", &number)], of(&weight));
+            }
         }
     }
     page.family("demi_circuit_breaker_state", "gauge", "Breakers of the platform's instances by state.");

@@ -1,6 +1,10 @@
 //! Does what the conductor orders, and turns what happens into events.
 
 mod callers;
+mod orders;
+mod plugin_calls;
+mod roster;
+mod weighing;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -8,6 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use demi_conductor::config::{Config, Host};
+use demi_conductor::lifecycle::Reason;
 use demi_conductor::{
     Action, Answer, Conductor, Errand, Event, Exit, Instance, Order, Outcome, Signal, Ticket, Time, Verdict,
 };
@@ -16,20 +21,26 @@ use signal_hook_mio::v1_0::Signals;
 
 use crate::api;
 use crate::calls::{Call, Link, Origin};
-use crate::children::{outcome_of_fault, Children, Recipe};
+use crate::children::{outcome_of_fault, Children};
 use crate::clerk::Clerk;
 use crate::handle::{Handle, Wish};
 use crate::http;
 use crate::kit::{outcome_of_status, Kit, Readiness};
 use crate::listener::Listener;
 use crate::mailbox::{Handled, Letter, Mailbox, Postbox};
+use crate::origin::Hosts;
+use crate::plugins;
+use crate::spawn::{Recipe, Yard};
 use crate::tokens::Source;
 use crate::upstream::Upstreams;
 use crate::workers::{self, Worker};
 
+pub(crate) use orders::{unix_day, Desk};
+use plugin_calls::PluginCalls;
+pub(crate) use roster::Listed;
+
 /// What is needed to start an instance of a platform.
 pub(crate) struct Blueprint {
-    pub(crate) name: String,
     pub(crate) host: Host,
     pub(crate) adapter: Option<Adapter>,
     pub(crate) settings: Settings,
@@ -52,9 +63,16 @@ enum Hosted {
 struct Bay {
     /// `platform/index`, for the log and for callers.
     name: String,
+    /// Index of its platform, and which of its slots it is.
+    platform: u32,
+    index: u32,
     hosted: Hosted,
     /// Runs whose threads could not be ended and are still there.
     left_behind: Vec<u32>,
+    /// Why its state last changed.
+    reason: Option<Reason>,
+    /// Log lines that were not kept.
+    dropped_lines: u64,
 }
 
 /// A call that has ended and whose request the clerk is keeping.
@@ -82,6 +100,7 @@ pub(crate) struct Shell {
     pub(crate) kit: Kit,
     pub(crate) now: Time,
     pub(crate) listener: Listener,
+    hosts: Hosts,
     pub(crate) exit: Option<u8>,
     pub(crate) slow_turns: u64,
     mailbox: Mailbox,
@@ -91,10 +110,14 @@ pub(crate) struct Shell {
     children: Children,
     upstreams: Upstreams,
     signals: Option<Signals>,
-    blueprints: Vec<Blueprint>,
+    /// By the index of the platform.
+    roster: Vec<Listed>,
+    desk: Desk,
+    /// By the index of the slot.
     bays: Vec<Bay>,
     /// Calls that have ended and whose callers are told once the clerk has kept them.
     burials: BTreeMap<u64, Burial>,
+    plugin_calls: PluginCalls,
     /// What the clerk said when all was to be stored, and when: the conductor hears it once no client is owed anything, or
     /// clients have had time enough.
     stored: Option<(bool, Time)>,
@@ -111,37 +134,38 @@ impl Shell {
         mailbox: Mailbox,
         postbox: Postbox,
         clerk: Clerk,
-        blueprints: Vec<Blueprint>,
+        yard: Yard,
+        roster: Vec<Listed>,
+        desk: Desk,
         signals: Option<Signals>,
         dead_letters: u64,
         config: &Config,
     ) -> Shell {
-        let bay = |platform: &str, index: usize| Bay {
-            name: format!("{platform}/{index}"),
-            hosted: Hosted::Nothing,
-            left_behind: Vec::new(),
-        };
-        let bays = config
-            .platforms
-            .iter()
-            .flat_map(|platform| (0..platform.slots()).map(|index| bay(&platform.name, index)))
+        let bays = (0..)
+            .zip(&config.platforms)
+            .flat_map(|(number, platform)| {
+                (0..platform.slots()).map(move |index| Bay::new(&platform.name, number, index))
+            })
             .collect();
         Shell {
             kit,
             now: Time::ZERO,
             listener,
+            hosts: Hosts::new(&config.http.hosts),
             exit: None,
             slow_turns: 0,
             mailbox,
             has_letters: false,
             postbox,
             clerk: Some(clerk),
-            children: Children::new(config.http.body_bytes_max.value()),
+            children: Children::new(config.http.body_bytes_max.value(), yard),
             upstreams: Upstreams::new(&config.http),
             signals,
-            blueprints,
+            roster,
+            desk,
             bays,
             burials: BTreeMap::new(),
+            plugin_calls: PluginCalls::new(config.http.bodies_bytes_max.size()),
             stored: None,
             paused: Vec::new(),
             dead_letters,
@@ -203,6 +227,7 @@ impl Shell {
                 self.bays[instance.slot as usize].left_behind.retain(|run| *run != instance.run);
                 Event::Exited { instance, exit }
             }
+            Letter::Weighed(weights) => return self.weighed(weights),
             Letter::Measured(sample) => Event::Measured { sample },
             Letter::Stored(Errand::Flush, done) => {
                 self.stored = Some((done, self.now));
@@ -215,6 +240,12 @@ impl Shell {
             }
             Letter::Buried(ticket, number) => return self.buried(ticket, number),
             Letter::Listed { place, serial, page } => return self.listed(place, serial, page),
+            Letter::PluginStored(stored) => return self.plugin_stored(&stored),
+            Letter::Rescanned(rescanned) => return self.rescanned(*rescanned, conductor),
+            Letter::Reread(number, read) => return self.reread_done(number, read, conductor),
+            Letter::Wished(Wish::Order(platform, order, caller)) => {
+                return self.order(&platform, order, Origin::Caller(caller), conductor);
+            }
             Letter::Wished(Wish::Stop) => Event::Ordered(Order::Shutdown),
             Letter::Wished(Wish::Ask(request, caller)) => return self.asked_by_host(request, caller, conductor),
             Letter::Wished(Wish::Status(sender)) => {
@@ -258,6 +289,7 @@ impl Shell {
             || self.children.has_unread()
             || self.upstreams.has_unread()
             || !self.kit.events.is_empty()
+            || !self.kit.plugin_asks.is_empty()
     }
 
     /// Goes on where the last turn left off.
@@ -279,18 +311,21 @@ impl Shell {
 
     /// Whether a sweep has anything to look at.
     pub(crate) fn needs_sweep(&self) -> bool {
-        self.listener.needs_sweep() || self.upstreams.needs_sweep()
+        self.listener.needs_sweep() || self.upstreams.needs_sweep() || self.children.needs_sweep()
     }
 
     /// Ends what has taken too long on connections.
     pub(crate) fn sweep(&mut self) {
         self.listener.sweep(self.now, &mut self.kit);
         self.upstreams.sweep(self.now, &mut self.kit);
+        self.children.sweep(self.now, &mut self.kit);
     }
 
     /// Writes what has gathered for clients, and lets streams flow again whose clients have caught up. Of an ordered end
     /// tells that all is stored, once clients have taken theirs as well.
     pub(crate) fn flush(&mut self) {
+        self.take_log_lines();
+        self.keep_notes();
         self.listener.flush(self.now, &mut self.kit);
         let (calls, listener, upstreams) = (&mut self.kit.calls, &self.listener, &mut self.upstreams);
         self.paused.retain(|ticket| {
@@ -324,7 +359,7 @@ impl Shell {
                         }
                     }
                 }
-                Origin::Caller(_) if call.reply.body.len() > GATHERED_BYTES_MAX => {
+                Origin::Caller(_) | Origin::Plugin { .. } if call.reply.body.len() > GATHERED_BYTES_MAX => {
                     let (link, instance) = (call.link, call.instance);
                     if let (Link::Upstream(upstream), Some(instance)) = (link, instance) {
                         self.upstreams.cancel(ticket, upstream, &mut self.kit);
@@ -332,7 +367,7 @@ impl Shell {
                         self.kit.events.push_back(Event::Answered { ticket, instance, outcome });
                     }
                 }
-                Origin::Caller(_) | Origin::Nobody => {}
+                Origin::Caller(_) | Origin::Plugin { .. } | Origin::Nobody => {}
             }
         }
     }
@@ -347,7 +382,7 @@ impl Shell {
             Action::Cancel { ticket, instance } => self.cancel(ticket, instance),
             Action::Bury { ticket, answer, attempts } => self.bury(ticket, answer, attempts),
             Action::Probe { instance } => self.probe(instance, conductor),
-            Action::Start { instance, .. } => self.start(instance, conductor),
+            Action::Start { instance, edition } => self.start(instance, edition, conductor),
             Action::Signal { instance, signal } => self.signal(instance, signal),
             Action::Measure => {
                 if !self.clerk.as_ref().is_some_and(Clerk::measure) {
@@ -360,17 +395,18 @@ impl Shell {
                 self.listener.drain(&mut self.kit);
             }
             Action::Flush => {
+                self.keep_notes();
                 if !self.clerk.as_ref().is_some_and(Clerk::flush) {
                     self.stored = Some((false, self.now));
                 }
             }
             Action::Exit(code) => self.end(code),
-            Action::Trim { .. }
-            | Action::Weigh
-            | Action::Adopt { .. }
-            | Action::Reject { .. }
-            | Action::Spend { .. }
-            | Action::Tell { .. } => {}
+            Action::Weigh => self.weigh(),
+            Action::Trim { instance } => self.children.trim(instance, &mut self.kit),
+            Action::Adopt { platform, edition } => self.adopt(platform, edition),
+            Action::Reject { platform, edition } => self.reject(platform, edition),
+            Action::Spend { platform, starts } => self.spend(platform, starts),
+            Action::Tell { platform, instance, news } => self.hear_news(platform, instance, &news, conductor),
         }
     }
 
@@ -469,7 +505,8 @@ impl Shell {
             Hosted::Worker(_) => Verdict::Busy,
             Hosted::Child => return self.children.probe(instance, &mut self.kit),
             Hosted::Upstream(address) => {
-                let path = self.blueprints[conductor.platform_of(instance)].health_path.as_deref();
+                let blueprint = self.roster[conductor.platform_of(instance)].present_blueprint();
+                let path = blueprint.health_path.as_deref();
                 return self.upstreams.probe(instance, *address, path, self.now, &mut self.kit);
             }
             Hosted::Nothing => Verdict::Fail,
@@ -477,10 +514,23 @@ impl Shell {
         self.kit.events.push_back(Event::Probed { instance, verdict });
     }
 
-    fn start(&mut self, instance: Instance, conductor: &Conductor) {
-        let blueprint = &self.blueprints[conductor.platform_of(instance)];
+    fn start(&mut self, instance: Instance, edition: u32, conductor: &Conductor) {
+        if self.roster[conductor.platform_of(instance)].blueprint(edition).is_none() {
+            log::error!("edition {edition} of {instance:?} is not there any more");
+            return self.kit.events.push_back(Event::Exited { instance, exit: Exit::NotStarted });
+        }
         let index = conductor.index_of(instance) as usize;
+        if let Some(why) =
+            self.roster[conductor.platform_of(instance)].platform_of(edition).and_then(plugins::distrusted)
+        {
+            log::error!("{}: it is not started: {why}", self.bays[instance.slot as usize].name);
+            self.bays[instance.slot as usize].hosted = Hosted::Nothing;
+            self.kit.events.push_back(Event::Exited { instance, exit: Exit::NotStarted });
+            return self.tell_not_started(conductor.platform_of(instance) as u32, index as u32, &why);
+        }
+        let Some(blueprint) = self.roster[conductor.platform_of(instance)].blueprint(edition) else { return };
         let bay = &mut self.bays[instance.slot as usize];
+        let mut why = None;
         let started = match (blueprint.host, blueprint.adapter, &blueprint.recipe) {
             (Host::Inline, Some(adapter), _) => workers::make_platform(adapter, &blueprint.settings, &bay.name)
                 .map(Hosted::Inline)
@@ -490,7 +540,7 @@ impl Shell {
                 let postbox = self.postbox.clone();
                 Worker::start(instance, &bay.name, adapter, settings, blueprint.in_flight_max, postbox)
                     .map(Hosted::Worker)
-                    .map_err(|error| not_started(&bay.name, &error))
+                    .map_err(|error| not_started(&bay.name, &error, &mut why))
             }
             (Host::Threads(_), Some(_), _) => {
                 log::error!(
@@ -499,11 +549,11 @@ impl Shell {
                 );
                 Err(Exit::NotStarted)
             }
-            (Host::Process(_) | Host::Mcp(_), _, Some(recipe)) => self
-                .children
-                .start(instance, &bay.name, recipe, &mut self.kit)
-                .map(|()| Hosted::Child)
-                .map_err(|error| not_started(&format!("{}: {}", bay.name, recipe.program.display()), &error)),
+            (Host::Process(_) | Host::Mcp(_), _, Some(recipe)) => {
+                self.children.start(instance, &bay.name, recipe, &mut self.kit).map(|()| Hosted::Child).map_err(
+                    |error| not_started(&format!("{}: {}", bay.name, recipe.program.display()), &error, &mut why),
+                )
+            }
             (Host::Http, _, _) => {
                 blueprint.addresses.get(index).map(|address| Hosted::Upstream(*address)).ok_or(Exit::NotStarted)
             }
@@ -522,6 +572,9 @@ impl Shell {
             Err(exit) => {
                 bay.hosted = Hosted::Nothing;
                 self.kit.events.push_back(Event::Exited { instance, exit });
+                if let Some(why) = why {
+                    self.tell_not_started(conductor.platform_of(instance) as u32, index as u32, &why);
+                }
             }
         }
     }
@@ -562,7 +615,8 @@ impl Drop for Shell {
     }
 }
 
-fn not_started(name: &str, error: &std::io::Error) -> Exit {
+fn not_started(name: &str, error: &std::io::Error, why: &mut Option<String>) -> Exit {
     log::error!("{name} could not be started: {error}");
+    *why = Some(error.to_string());
     Exit::NotStarted
 }

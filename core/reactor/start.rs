@@ -1,22 +1,23 @@
 //! From a configuration to a reactor that is ready to turn, step by step, each timed.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use demi_conductor::config::{Config, Host, Mistake};
-use demi_conductor::{Conductor, Time};
+use demi_conductor::config::{Config, Host, Mistake, Platform};
+use demi_conductor::{Conductor, Event, Time};
 use demi_platform::Adapter;
 use mio::{Events, Poll, Waker};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook_mio::v1_0::Signals;
 
-use crate::children::Recipe;
-use crate::clerk::Clerk;
+use crate::clerk::{Clerk, Memory};
 use crate::kit::Kit;
 use crate::listener::Listener;
 use crate::mailbox::mailbox;
+use crate::plugins::{self, Discovery, Refused, Rescan};
 use crate::port;
-use crate::shell::{Blueprint, Shell};
+use crate::shell::{unix_day, Blueprint, Desk, Listed, Shell};
+use crate::spawn::{Plan, Protocol, Recipe, Yard};
 use crate::store::{Store, StoreError};
 use crate::tokens::Source;
 use crate::{Reactor, EVENTS_PER_TURN};
@@ -34,6 +35,21 @@ pub struct Options {
     pub seed: Option<u64>,
     /// When the program began, for the line that tells how long the start took.
     pub began: Option<Instant>,
+    /// An executable that calls [`crate::keep_guard`] when it is started with the one argument `guard`: it is started with
+    /// the first child, and if this process is killed, it kills whatever children have started. Default: none.
+    pub guard: Option<PathBuf>,
+    /// Whether what children started and left comes back to this process (`PR_SET_CHILD_SUBREAPER`), so that it is
+    /// weighed with their trees, and killed and reaped with them. What has no parent any more and bears no mark of a
+    /// living child is killed then, so a host program that starts processes of its own must leave it off. Default: off.
+    pub is_subreaper: bool,
+    /// Whether control groups are used where they are delegated; the whole process is moved to a group below its own.
+    /// Default: off.
+    pub uses_cgroups: bool,
+    /// Looks for plugin folders that come, go and change, from [`crate::config_file::load`]. Default: only the programs of
+    /// the configuration's own child processes are looked at.
+    pub rescan: Option<Rescan>,
+    /// The plugins that were refused so far, from there as well: for the status.
+    pub refused: Vec<Refused>,
 }
 
 /// Why the reactor could not be made.
@@ -139,15 +155,31 @@ impl Reactor {
             Some(executable) => executable,
             None => std::env::current_exe()?,
         };
-        let blueprints: Vec<Blueprint> =
-            config.platforms.iter().map(|platform| blueprint(platform, adapters, &executable)).collect();
+        let today = unix_day();
+        let mut starts = Vec::new();
+        let list = |platform: &Platform| {
+            let memory = Memory::of(&platform.name, today, &store);
+            starts.push(memory.starts);
+            let blueprint = blueprint(platform, adapters, &executable, &options.base);
+            Listed::new(blueprint, platform.clone(), memory.history)
+        };
+        let roster: Vec<Listed> = config.platforms.iter().map(list).collect();
         let (postbox, mailbox) = mailbox(Waker::new(poll.registry(), Source::Mailbox.into())?);
-        let clerk = Clerk::start(store, postbox.clone())?;
+        let configured = || Rescan::new(Vec::new(), PathBuf::new(), config.platforms.clone(), Discovery::default());
+        let rescan = options.rescan.unwrap_or_else(configured);
+        let clerk = Clerk::start(store, rescan, postbox.clone())?;
+        let plan =
+            Plan { guard: options.guard, is_subreaper: options.is_subreaper, uses_cgroups: options.uses_cgroups };
+        let yard = Yard::new(&path, plan, postbox.clone())?;
         let seed = options.seed.unwrap_or_else(draw_seed);
         let conductor = Conductor::new(config, seed);
-        let kit = Kit::new(poll.registry().try_clone()?);
+        let mut kit = Kit::new(poll.registry().try_clone()?);
+        let recalled = (0..).zip(starts).filter(|(_, starts)| *starts > 0);
+        kit.events.extend(recalled.map(|(platform, starts)| Event::Recalled { platform, starts }));
         steps.done("platforms");
-        let mut shell = Shell::new(kit, listener, mailbox, postbox, clerk, blueprints, signals, dead_letters, config);
+        let desk = Desk::new(executable, options.base, options.refused, config.plugins.rescan_ms.value(), today);
+        let mut shell =
+            Shell::new(kit, listener, mailbox, postbox, clerk, yard, roster, desk, signals, dead_letters, config);
         shell.set_now(Time::ZERO);
         log::info!("assembled in {:.1} ms ({})", millis(steps.last - steps.began), steps.text);
         Ok(Reactor {
@@ -170,21 +202,21 @@ fn register_signals(poll: &Poll) -> std::io::Result<Signals> {
     Ok(signals)
 }
 
-fn blueprint(
-    platform: &demi_conductor::config::Platform,
-    adapters: &[Adapter],
-    executable: &std::path::Path,
-) -> Blueprint {
+/// What a platform's instances are started from. Of children it needs no adapters.
+pub(crate) fn blueprint(platform: &Platform, adapters: &[Adapter], executable: &Path, base: &Path) -> Blueprint {
     let adapter = adapters.iter().find(|adapter| adapter.name == platform.adapter()).copied();
-    let fill_in = |word: &String| word.replace("{demi}", &executable.to_string_lossy());
-    let recipe = platform.command.split_first().map(|(program, arguments)| Recipe {
-        program: fill_in(program).into(),
-        arguments: arguments.iter().map(fill_in).collect(),
+    let command = plugins::with_executable(&platform.command, executable);
+    let recipe = command.split_first().map(|(program, arguments)| Recipe {
+        program: program.into(),
+        arguments: arguments.to_vec(),
         environment: platform.env.clone(),
+        directory: platform.directory.as_ref().map(|directory| base.join(directory)),
         settings: platform.settings.clone(),
+        limits: platform.limits.clone(),
+        protocol: if matches!(platform.host, Host::Mcp(_)) { Protocol::Mcp } else { Protocol::Demi },
+        permissions: platform.permissions,
     });
     Blueprint {
-        name: platform.name.clone(),
         host: platform.host,
         adapter: adapter.filter(|_| matches!(platform.host, Host::Inline | Host::Threads(_))),
         settings: platform.settings.clone(),

@@ -10,9 +10,11 @@
 //! db.damaged-<s>   a database that could not be read, set aside whole at that unix second
 //! ```
 //!
-//! Two trees: `meta` holds `schema`, the version of this layout (u32, big endian); `dead_letters` holds the letters by
+//! The trees: `history` and `starts` are told of in `history.rs`, `plugin_values` in `values.rs`; `meta` holds `schema`,
+//! the version of this layout (u32, big endian); `dead_letters` holds the letters by
 //! id (u64, big endian). The tally (next id, count) sits there under the last key of all, thus in the page a new letter
-//! goes to anyway, and is written in one batch with it: both survive a crash or neither does.
+//! goes to anyway, and is written in one batch with it: both survive a crash or neither does. Two more, for what may be
+//! lost with the machine, are described in `history.rs`.
 //!
 //! A letter longer than `INLINE_BYTES` has a file of its own, synced before the entry that names it. Why: sled 0.34
 //! splits a page by the number of its items (more than 16), whatever their size, rewrites it whole every ten changes,
@@ -21,9 +23,12 @@
 //!
 //! An error of the disk (full, failed) stays with sled until the store is dropped and opened again.
 
+mod history;
 mod letter;
+mod values;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
@@ -36,6 +41,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use rustix::fs::{flock, FlockOperation};
 
 pub use letter::DeadLetter;
+pub use values::check_value;
 
 /// The layout this version reads and writes.
 const SCHEMA: u32 = 1;
@@ -63,6 +69,9 @@ const SETTLE_READS: usize = 65;
 /// A page that has split is at least half of 16 full, so every eighth letter meets each page.
 const SETTLE_EVERY: usize = 8;
 
+/// Between two looks of sled at segments that are worth packing.
+const PACK_EVERY_MS: u64 = 600_000;
+
 /// How long to wait for sled's own lock, which a store just dropped in this process may hold for a moment longer:
 /// sled closes its file from a background thread.
 const SLED_LOCK_WAIT: Duration = Duration::from_secs(2);
@@ -73,6 +82,13 @@ const TALLY_KEY: [u8; 8] = [0xff; 8];
 /// The store of one data directory, held under an exclusive lock until dropped. Dropping it flushes.
 pub struct Store {
     letters: sled::Tree,
+    values: values::Values,
+    history: sled::Tree,
+    starts: sled::Tree,
+    /// How many entries the history of a platform has, as far as one was added since the store was opened.
+    noted: RefCell<BTreeMap<Box<str>, u32>>,
+    /// Tells entries of the same millisecond apart.
+    sequence: Cell<u32>,
     db: sled::Db,
     /// The file sled writes to, opened once more: sled's flush hands the data to the disk (sync_file_range) without
     /// telling the disk to empty its cache.
@@ -157,6 +173,8 @@ pub enum StoreError {
         /// `store.dead_letters_max`.
         max: u64,
     },
+    /// A plugin may not keep this; a sentence says why.
+    Refused(String),
     /// Any other failure of the disk or the file system.
     Io {
         /// What was being read or written.
@@ -203,6 +221,11 @@ impl Store {
         }
         .map(|opened| Store {
             letters: opened.letters,
+            values: values::Values::default(),
+            history: opened.history,
+            starts: opened.starts,
+            noted: RefCell::default(),
+            sequence: Cell::new(0),
             db: opened.db,
             database: opened.database,
             path: path.to_owned(),
@@ -235,7 +258,7 @@ impl Store {
         self.guarded(|| self.letters.apply_batch(batch))?;
         self.tally.set(after);
         self.flush()?;
-        self.settle(&id.to_be_bytes())?;
+        self.settle(&self.letters, &id.to_be_bytes())?;
         Ok(id)
     }
 
@@ -262,12 +285,12 @@ impl Store {
             bytes += letter.bytes();
             page.letters.push((id, letter));
             if page.letters.len().is_multiple_of(SETTLE_EVERY) {
-                self.settle(&key)?;
+                self.settle(&self.letters, &key)?;
             }
         }
         // The last page of this call, which the next call may not meet again.
         if let Some((id, _)) = page.letters.last() {
-            self.settle(&id.to_be_bytes())?;
+            self.settle(&self.letters, &id.to_be_bytes())?;
         }
         Ok(page)
     }
@@ -328,9 +351,9 @@ impl Store {
     /// Reads one key until sled's cache notices. sled 0.34 spreads its pages over 256 queues and looks at what to evict
     /// from one only after 64 reads from it, so 16,000 pages could pile up whatever the cache's capacity; this makes it
     /// look at the queue of this key's page. Takes about 20 µs.
-    fn settle(&self, key: &[u8]) -> Result<(), StoreError> {
+    fn settle(&self, tree: &sled::Tree, key: &[u8]) -> Result<(), StoreError> {
         for _ in 0..SETTLE_READS {
-            self.guarded(|| self.letters.contains_key(key))?;
+            self.guarded(|| tree.contains_key(key))?;
         }
         Ok(())
     }
@@ -400,6 +423,7 @@ impl fmt::Display for StoreError {
                 f,
                 "there are {buried} dead letters and `store.dead_letters_max` is {max}; replay or purge some, or raise it"
             ),
+            StoreError::Refused(why) => f.write_str(why),
             StoreError::Io { path, source } => {
                 write!(f, "cannot use {}: {source}; check the disk and `store.path`", path.display())
             }
@@ -502,6 +526,8 @@ fn lock_directory(path: &Path) -> Result<File, StoreError> {
 struct Opened {
     db: sled::Db,
     letters: sled::Tree,
+    history: sled::Tree,
+    starts: sled::Tree,
     database: File,
     tally: Tally,
 }
@@ -549,6 +575,9 @@ fn open_database(path: &Path, cache_bytes: u64) -> Result<Opened, StoreError> {
         }
     }
 
+    let history = guarded(path, || db.open_tree("history"))?;
+    let starts = guarded(path, || db.open_tree("starts"))?;
+
     let file = path.join("db");
     let database = File::open(&file).map_err(|e| StoreError::from_io(&file, e))?;
     if new {
@@ -562,7 +591,7 @@ fn open_database(path: &Path, cache_bytes: u64) -> Result<Opened, StoreError> {
             .map_err(|e| StoreError::from_io(&letter_files, e))?;
         sync_new(path, &database).map_err(|e| StoreError::from_io(path, e))?;
     }
-    Ok(Opened { db, letters, database, tally })
+    Ok(Opened { db, letters, history, starts, database, tally })
 }
 
 /// Makes the files of a new database durable: sled syncs neither its settings nor the directories.
@@ -576,15 +605,15 @@ fn sync_new(path: &Path, database: &File) -> io::Result<()> {
 }
 
 fn guarded_open(path: &Path, cache_bytes: u64) -> Result<sled::Db, StoreError> {
-    // No flushing thread: what must be durable is flushed by whoever writes it. That thread is also the only one that
-    // packs half-empty segments, so whoever adds deletion has to give it a long interval.
+    // What must be durable is flushed by whoever writes it. sled's flushing thread is there because it alone packs the
+    // half-empty segments that the history leaves behind, and that is not urgent.
     let config = sled::Config::new()
         .path(path)
         .cache_capacity(cache_bytes.max(256))
         .segment_size(SEGMENT_BYTES)
         .mode(sled::Mode::LowSpace)
         .use_compression(false)
-        .flush_every_ms(None);
+        .flush_every_ms(Some(PACK_EVERY_MS));
     let since = Instant::now();
     loop {
         match guarded(path, || config.open()) {

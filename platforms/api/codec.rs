@@ -1,21 +1,29 @@
 //! The wire protocol, version 1: JSON-RPC 2.0, one message a line, on stdin and stdout.
 //!
-//! | the host calls | parameters | answer |
+//! `docs/plugin-protocol.md` describes it for authors, with every message; a test here reads its examples.
+//!
+//! | the host says | parameters | answer |
 //! |---|---|---|
-//! | `initialize` | `{"protocol":1,"name":"…","settings":{…}}` | `{"protocol":1}` |
-//! | `handle` | `{"from","kind","method","target","content_type","body"}` | `{"status":200,"content_type":"…","body":"…"}` |
+//! | `initialize` | `{"protocol":1,"name","settings","host"}` | `{"protocol":1,"capabilities":["trim"],"version"}` |
+//! | `handle` | `{"from","kind","method","target","content_type","body"}` | `{"status":200,"content_type","body"}` |
 //! | `health` | – | `{"status":"up"}`, `"down"` or `"busy"`, with `"error"` |
-//! | `cancel` (no answer) | `{"id":…}` of a `handle` that nobody waits for any more | |
+//! | `cancel` (no answer) | `{"id"}` of a `handle` that nobody waits for any more | |
+//! | `trim` (no answer) | –; only to those that declare it | |
 //! | `shutdown` (no answer) | – | |
 //!
-//! After `shutdown` the host closes stdin; a second later, or after half of `stop_grace_ms` if that is shorter, it sends
-//! TERM, and after `stop_grace_ms` KILL.
+//! | the plugin says | parameters | answer |
+//! |---|---|---|
+//! | `route` | as of `handle`, and `"to"` | as to `handle` |
+//! | `store.get` | `{"key"}` | `{"value"}`, null if there is none |
+//! | `store.put` | `{"key","value"}`; null takes it away | `{}` |
+//! | `log` (no answer) | `{"level","message"}` | |
+//! | `extend` (no answer) | `{"ms"}` | |
 //!
 //! A body that is not UTF-8, or that JSON's escapes would make more than twice as long, travels as `body_base64`
 //! instead of `body`, in either direction: so a line is never much longer than twice its body, and the host refuses
 //! one that is longer than [`line_bytes_max`]. The host and the header lines of an HTTP request do not travel: only a
-//! platform in Demi's own process sees them. Fields that are empty may be left out. Errors carry one of the codes
-//! below. A line on stdout that is not JSON-RPC, and every line on stderr, is a log line.
+//! platform in Demi's own process sees them. Fields that are empty may be left out, and fields that are not known are
+//! passed over.
 
 use std::borrow::Cow;
 
@@ -35,10 +43,17 @@ pub const FAILED: i64 = -32_000;
 pub const MISTAKEN: i64 = -32_001;
 /// Error code: the platform is full and did nothing.
 pub const BUSY: i64 = -32_002;
+/// Error code: the plugin may not ask for this; its manifest says what it may.
+pub const NOT_PERMITTED: i64 = -32_003;
+/// Error code of JSON-RPC itself: this is no request (its id is none, too long, or in use).
+pub const BAD_REQUEST: i64 = -32_600;
 /// Error code of JSON-RPC itself: there is no such method.
 pub const NO_METHOD: i64 = -32_601;
 /// Error code of JSON-RPC itself: the parameters do not fit.
 pub const BAD_PARAMS: i64 = -32_602;
+
+/// Longest id of a plugin's own request, in bytes as it is written.
+pub const ID_BYTES_MAX: usize = 128;
 
 /// Longest line that the host writes or reads if a body has at most `body_bytes_max` bytes, its line end not counted:
 /// twice the body, which is all that [`write_handle`] and [`write_reply`] make of one, and 256 KiB for what is around it
@@ -58,9 +73,9 @@ pub struct Message<'m> {
     /// Must be `"2.0"`.
     #[serde(borrow)]
     pub jsonrpc: Cow<'m, str>,
-    /// Absent in a notification.
-    #[serde(default)]
-    pub id: Option<u64>,
+    /// As it is written. Absent in a notification; null counts as absent.
+    #[serde(borrow, default)]
+    pub id: Option<&'m RawValue>,
     /// Present in a call or notification.
     #[serde(borrow, default)]
     pub method: Option<Cow<'m, str>>,
@@ -75,14 +90,49 @@ pub struct Message<'m> {
     pub error: Option<WireError>,
 }
 
+impl Message<'_> {
+    /// Its id, if that is a number of the kind that the host gives out.
+    pub fn number(&self) -> Option<u64> {
+        self.id.and_then(|id| id.get().parse().ok())
+    }
+}
+
+/// Whether something can be the id of a request: a number or a text of at most [`ID_BYTES_MAX`] bytes.
+pub fn is_id(id: &RawValue) -> bool {
+    let text = id.get();
+    text.len() <= ID_BYTES_MAX && text.starts_with(|first: char| first == '"' || first == '-' || first.is_ascii_digit())
+}
+
 /// The error of an answer.
 #[derive(Debug, Serialize, Deserialize)]
+#[serde(from = "AnyError")]
 pub struct WireError {
     /// One of the codes of this module.
     pub code: i64,
     /// A sentence.
-    #[serde(default)]
     pub message: String,
+}
+
+/// An error as plugins write it. One without a code, or that is not even an object, still says that something failed.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum AnyError {
+    Proper {
+        code: i64,
+        #[serde(default)]
+        message: String,
+    },
+    Other(serde_json::Value),
+}
+
+impl From<AnyError> for WireError {
+    fn from(error: AnyError) -> WireError {
+        match error {
+            AnyError::Proper { code, message } => WireError { code, message },
+            AnyError::Other(serde_json::Value::String(message)) => WireError { code: FAILED, message },
+            AnyError::Other(value) => WireError { code: FAILED, message: value.to_string() },
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -96,9 +146,9 @@ struct Call<'c, P> {
 }
 
 #[derive(Serialize)]
-struct Response<R> {
+struct Response<I, R> {
     jsonrpc: &'static str,
-    id: u64,
+    id: I,
     #[serde(skip_serializing_if = "Option::is_none")]
     result: Option<R>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -115,13 +165,77 @@ pub struct Initialize {
     /// Its settings.
     #[serde(default)]
     pub settings: Settings,
+    /// What the host offers.
+    #[serde(default)]
+    pub host: Offer,
+}
+
+/// What the host offers to a plugin.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Offer {
+    /// What it may ask for.
+    pub permissions: Permitted,
+    /// Longest line in either direction, its line end not counted.
+    pub line_bytes_max: u64,
+}
+
+/// What a plugin may ask of the host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Permitted {
+    /// `route`.
+    pub route: bool,
+    /// `store.get` and `store.put`.
+    pub store: bool,
 }
 
 /// The answer to `initialize`.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Initialized {
-    /// The version that the plugin speaks.
+    /// The version of the protocol that the plugin speaks.
     pub protocol: u32,
+    /// What it understands beyond what everyone must: `trim`. Others are passed over.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub capabilities: Vec<String>,
+    /// Its own version, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+}
+
+/// How much a line of a log matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// Someone should be woken.
+    Error,
+    /// Someone should look tomorrow.
+    #[serde(alias = "warning")]
+    Warn,
+    /// Something changed for a user.
+    Info,
+    /// A branch was taken.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+/// A line for the log of a plugin.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Log {
+    /// How much it matters.
+    #[serde(default = "info")]
+    pub level: Level,
+    /// What it says.
+    pub message: String,
+}
+
+/// The answer to `store.get`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Stored<'r> {
+    /// JSON as it was put; none if nothing was.
+    #[serde(borrow, default)]
+    pub value: Option<&'r RawValue>,
 }
 
 /// A text that is borrowed if it can be: serde copies what stands in an `Option<Cow>`.
@@ -145,6 +259,9 @@ struct WireRequest<'r> {
     body: Option<Text<'r>>,
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     body_base64: Option<Text<'r>>,
+    /// Of a `route`: which platform shall have it, whatever the rules say.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    to: Option<Text<'r>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -171,8 +288,36 @@ struct Cancel {
     id: u64,
 }
 
+#[derive(Serialize, Deserialize)]
+struct StoreGet<'r> {
+    #[serde(borrow)]
+    key: Cow<'r, str>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StorePut<'r> {
+    #[serde(borrow)]
+    key: Cow<'r, str>,
+    /// Must be there: a value that was forgotten takes nothing away.
+    #[serde(borrow)]
+    value: &'r RawValue,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Extend {
+    ms: u64,
+}
+
+/// The answer to what has nothing to tell but that it was done.
+#[derive(Serialize)]
+struct Done {}
+
 fn ok() -> u16 {
     200
+}
+
+fn info() -> Level {
+    Level::Info
 }
 
 /// Appends a message and its line end. Writing JSON to memory cannot fail for these types.
@@ -185,25 +330,19 @@ fn write_call<P: Serialize>(out: &mut Vec<u8>, id: Option<u64>, method: &str, pa
     write_line(out, &Call { jsonrpc: "2.0", id, method, params });
 }
 
+fn write_result<R: Serialize>(out: &mut Vec<u8>, id: impl Serialize, result: R) {
+    write_line(out, &Response { jsonrpc: "2.0", id, result: Some(result), error: None });
+}
+
 /// Appends the host's `initialize`.
-pub fn write_initialize(out: &mut Vec<u8>, id: u64, name: &str, settings: &Settings) {
-    let params = Initialize { protocol: PROTOCOL, name: name.to_owned(), settings: settings.clone() };
+pub fn write_initialize(out: &mut Vec<u8>, id: u64, name: &str, settings: &Settings, host: Offer) {
+    let params = Initialize { protocol: PROTOCOL, name: name.to_owned(), settings: settings.clone(), host };
     write_call(out, Some(id), "initialize", Some(params));
 }
 
 /// Appends the host's `handle`.
 pub fn write_handle(out: &mut Vec<u8>, id: u64, request: &Request<'_>) {
-    let (body, body_base64) = wire_body(request.body);
-    let params = WireRequest {
-        from: request.from.into(),
-        kind: request.kind.into(),
-        method: request.method.into(),
-        target: request.target.into(),
-        content_type: request.content_type.into(),
-        body,
-        body_base64,
-    };
-    write_call(out, Some(id), "handle", Some(params));
+    write_call(out, Some(id), "handle", Some(WireRequest::new(request, None)));
 }
 
 /// Appends the host's `health`.
@@ -216,45 +355,100 @@ pub fn write_cancel(out: &mut Vec<u8>, id: u64) {
     write_call(out, None, "cancel", Some(Cancel { id }));
 }
 
+/// Appends the host's `trim`.
+pub fn write_trim(out: &mut Vec<u8>) {
+    write_call::<()>(out, None, "trim", None);
+}
+
 /// Appends the host's `shutdown`.
 pub fn write_shutdown(out: &mut Vec<u8>) {
     write_call::<()>(out, None, "shutdown", None);
 }
 
 /// Appends the plugin's answer to `initialize`.
-pub fn write_initialized(out: &mut Vec<u8>, id: u64) {
-    let result = Some(Initialized { protocol: PROTOCOL });
-    write_line(out, &Response { jsonrpc: "2.0", id, result, error: None });
+pub fn write_initialized(out: &mut Vec<u8>, id: impl Serialize, capabilities: &[&str]) {
+    let capabilities = capabilities.iter().map(|&capability| capability.to_owned()).collect();
+    write_result(out, id, Initialized { protocol: PROTOCOL, capabilities, version: None });
 }
 
-/// Appends the plugin's answer to `handle`.
-pub fn write_reply(out: &mut Vec<u8>, id: u64, reply: &Reply) {
+/// Appends the answer to `handle` or `route`. The id is a number, or as it was written.
+pub fn write_reply(out: &mut Vec<u8>, id: impl Serialize, reply: &Reply) {
     let (body, body_base64) = wire_body(&reply.body);
     let content_type = reply.content_type.as_str().into();
-    let result = Some(WireReply { status: reply.status, content_type, body, body_base64 });
-    write_line(out, &Response { jsonrpc: "2.0", id, result, error: None });
+    write_result(out, id, WireReply { status: reply.status, content_type, body, body_base64 });
 }
 
 /// Appends the plugin's answer to `health`.
-pub fn write_health_result(out: &mut Vec<u8>, id: u64, health: &Health) {
-    let result = Some(WireHealth { status: health.status, error: health.error.clone() });
-    write_line(out, &Response { jsonrpc: "2.0", id, result, error: None });
+pub fn write_health_result(out: &mut Vec<u8>, id: impl Serialize, health: &Health) {
+    write_result(out, id, WireHealth { status: health.status, error: health.error.clone() });
 }
 
-/// Appends an answer that is an error.
-pub fn write_error(out: &mut Vec<u8>, id: u64, code: i64, message: &str) {
+/// Appends the plugin's `route`. `request.from` does not travel: the host knows whom it hears.
+pub fn write_route(out: &mut Vec<u8>, id: u64, request: &Request<'_>, to: Option<&str>) {
+    let request = Request { from: "", ..*request };
+    write_call(out, Some(id), "route", Some(WireRequest::new(&request, to)));
+}
+
+/// Appends the plugin's `store.get`.
+pub fn write_store_get(out: &mut Vec<u8>, id: u64, key: &str) {
+    write_call(out, Some(id), "store.get", Some(StoreGet { key: key.into() }));
+}
+
+/// Appends the plugin's `store.put`; null takes away what is there.
+pub fn write_store_put(out: &mut Vec<u8>, id: u64, key: &str, value: &RawValue) {
+    write_call(out, Some(id), "store.put", Some(StorePut { key: key.into(), value }));
+}
+
+/// Appends the host's answer to `store.get`.
+pub fn write_stored(out: &mut Vec<u8>, id: impl Serialize, value: Option<&RawValue>) {
+    write_result(out, id, Stored { value });
+}
+
+/// Appends an answer that says only that it was done.
+pub fn write_done(out: &mut Vec<u8>, id: impl Serialize) {
+    write_result(out, id, Done {});
+}
+
+/// Appends the plugin's `log`.
+pub fn write_log(out: &mut Vec<u8>, level: Level, message: &str) {
+    write_call(out, None, "log", Some(Log { level, message: message.to_owned() }));
+}
+
+/// Appends the plugin's `extend`.
+pub fn write_extend(out: &mut Vec<u8>, ms: u64) {
+    write_call(out, None, "extend", Some(Extend { ms }));
+}
+
+/// Appends an answer that is an error. The id is a number, as it was written, or none if that could not be read.
+pub fn write_error(out: &mut Vec<u8>, id: impl Serialize, code: i64, message: &str) {
     let error = Some(WireError { code, message: message.to_owned() });
-    write_line(out, &Response::<()> { jsonrpc: "2.0", id, result: None, error });
+    write_line(out, &Response::<_, ()> { jsonrpc: "2.0", id, result: None, error });
 }
 
-/// Appends the plugin's answer to a `handle` that failed.
-pub fn write_fault(out: &mut Vec<u8>, id: u64, fault: &Fault) {
+/// Appends the answer to a `handle` or `route` that failed.
+pub fn write_fault(out: &mut Vec<u8>, id: impl Serialize, fault: &Fault) {
     let code = match fault.kind {
         FaultKind::Mistaken => MISTAKEN,
         FaultKind::Failed => FAILED,
         FaultKind::Busy => BUSY,
     };
     write_error(out, id, code, &fault.message);
+}
+
+impl<'r> WireRequest<'r> {
+    fn new(request: &Request<'r>, to: Option<&'r str>) -> WireRequest<'r> {
+        let (body, body_base64) = wire_body(request.body);
+        WireRequest {
+            from: request.from.into(),
+            kind: request.kind.into(),
+            method: request.method.into(),
+            target: request.target.into(),
+            content_type: request.content_type.into(),
+            body,
+            body_base64,
+            to: to.map(|to| Text(to.into())),
+        }
+    }
 }
 
 fn wire_body(body: &[u8]) -> (Option<Text<'_>>, Option<Text<'_>>) {
@@ -321,15 +515,36 @@ pub fn read_initialized(result: &RawValue) -> Result<Initialized, String> {
 /// A sentence that says what does not fit.
 pub fn read_handle(params: Option<&RawValue>, buffer: &mut crate::RequestBuf) -> Result<(), String> {
     let wire: WireRequest<'_> = read(params)?;
+    fill(buffer, &wire.from, &wire);
+    read_body(wire.body, wire.body_base64, buffer.body_mut())
+}
+
+/// Reads the parameters of `route` and fills `buffer` with the request, which comes from the platform `from`. Returns
+/// which platform shall have it, if it says so.
+///
+/// # Errors
+/// A sentence that says what does not fit.
+pub fn read_route(
+    params: Option<&RawValue>,
+    from: &str,
+    buffer: &mut crate::RequestBuf,
+) -> Result<Option<String>, String> {
+    let wire: WireRequest<'_> = read(params)?;
+    fill(buffer, from, &wire);
+    read_body(wire.body, wire.body_base64, buffer.body_mut())?;
+    Ok(wire.to.map(|to| to.0.into_owned()))
+}
+
+/// Everything but the body, whose buffer is filled last.
+fn fill(buffer: &mut crate::RequestBuf, from: &str, wire: &WireRequest<'_>) {
     buffer.fill(&Request {
-        from: &wire.from,
+        from,
         kind: &wire.kind,
         method: &wire.method,
         target: &wire.target,
         content_type: &wire.content_type,
         ..Request::default()
     });
-    read_body(wire.body, wire.body_base64, buffer.body_mut())
 }
 
 /// Reads the answer to `handle` into `reply`, which must be empty.
@@ -363,14 +578,61 @@ pub fn read_cancel(params: Option<&RawValue>) -> Result<u64, String> {
     read::<Cancel>(params).map(|cancel| cancel.id)
 }
 
+/// Reads the parameters of `store.get`: the key.
+///
+/// # Errors
+/// A sentence that says what does not fit.
+pub fn read_store_get(params: Option<&RawValue>) -> Result<String, String> {
+    read::<StoreGet<'_>>(params).map(|get| get.key.into_owned())
+}
+
+/// Reads the parameters of `store.put`: the key and the value, none if it shall be taken away.
+///
+/// # Errors
+/// A sentence that says what does not fit.
+pub fn read_store_put(params: Option<&RawValue>) -> Result<(String, Option<Box<RawValue>>), String> {
+    let put: StorePut<'_> = read(params)?;
+    let value = (put.value.get() != "null").then(|| put.value.to_owned());
+    Ok((put.key.into_owned(), value))
+}
+
+/// Reads the answer to `store.get`.
+///
+/// # Errors
+/// A sentence that says what does not fit.
+pub fn read_stored(result: &RawValue) -> Result<Option<&RawValue>, String> {
+    read::<Stored<'_>>(Some(result)).map(|stored| stored.value)
+}
+
+/// Reads the parameters of `log`.
+///
+/// # Errors
+/// A sentence that says what does not fit.
+pub fn read_log(params: Option<&RawValue>) -> Result<Log, String> {
+    read(params)
+}
+
+/// Reads the parameters of `extend`: milliseconds.
+///
+/// # Errors
+/// A sentence that says what does not fit.
+pub fn read_extend(params: Option<&RawValue>) -> Result<u64, String> {
+    read::<Extend>(params).map(|extend| extend.ms)
+}
+
 fn read<'r, T: Deserialize<'r>>(value: Option<&'r RawValue>) -> Result<T, String> {
-    serde_json::from_str(value.map_or("null", RawValue::get)).map_err(|error| error.to_string())
+    let text = value.map_or("null", RawValue::get);
+    // A list would be read as the fields in their order.
+    if text.starts_with('[') {
+        return Err("this must be an object and is a list".to_owned());
+    }
+    serde_json::from_str(text).map_err(|error| error.to_string())
 }
 
 impl From<WireError> for Fault {
     fn from(error: WireError) -> Fault {
         let kind = match error.code {
-            MISTAKEN | BAD_PARAMS => FaultKind::Mistaken,
+            MISTAKEN | NOT_PERMITTED | BAD_PARAMS => FaultKind::Mistaken,
             BUSY => FaultKind::Busy,
             _ => FaultKind::Failed,
         };
@@ -397,7 +659,7 @@ mod tests {
             let mut line = Vec::new();
             write_handle(&mut line, 7, &request);
             let message = message(&line);
-            assert_eq!((message.id, message.method.as_deref()), (Some(7), Some("handle")));
+            assert_eq!((message.number(), message.method.as_deref()), (Some(7), Some("handle")));
             let mut buffer = RequestBuf::default();
             read_handle(message.params, &mut buffer).expect("what was written can be read");
             assert_eq!(buffer.request(), request);
@@ -471,5 +733,119 @@ mod tests {
     fn a_status_out_of_range_is_refused() {
         let result: &RawValue = serde_json::from_str("{\"status\":99}").expect("it is JSON");
         assert!(read_reply(result, &mut Reply::default()).is_err());
+    }
+
+    #[test]
+    fn the_plugins_own_requests_and_notices_cross_the_wire() {
+        let mut line = Vec::new();
+        write_route(&mut line, 1, &Request { from: "x", kind: "k", body: b"hi", ..Request::default() }, Some("echo"));
+        let mut buffer = RequestBuf::default();
+        let to = read_route(message(&line).params, "weather", &mut buffer).expect("what was written can be read");
+        let request = buffer.request();
+        assert_eq!(
+            (to.as_deref(), request.from, request.kind, request.body),
+            (Some("echo"), "weather", "k", &b"hi"[..])
+        );
+
+        line.clear();
+        let value: &RawValue = serde_json::from_str("{\"a\": [1]}").expect("it is JSON");
+        write_store_put(&mut line, 2, "key", value);
+        let (key, put) = read_store_put(message(&line).params).expect("what was written can be read");
+        assert_eq!((key.as_str(), put.as_deref().map(RawValue::get)), ("key", Some(value.get())));
+
+        line.clear();
+        write_log(&mut line, Level::Warn, "two\nlines");
+        let log = read_log(message(&line).params).expect("what was written can be read");
+        assert_eq!((log.level, log.message.as_str()), (Level::Warn, "two\nlines"));
+
+        line.clear();
+        write_extend(&mut line, 250);
+        assert_eq!(read_extend(message(&line).params), Ok(250));
+    }
+
+    #[test]
+    fn an_error_says_something_however_it_is_written() {
+        let error = |text: &str| {
+            let line = format!("{{\"jsonrpc\":\"2.0\",\"id\":1,\"error\":{text}}}");
+            read_message(line.as_bytes()).expect("it is a message").error.expect("it is an error")
+        };
+        assert_eq!((error(r#"{"code":5}"#).code, error(r#"{"code":5}"#).message.as_str()), (5, ""));
+        assert_eq!((error("\"no\"").code, error("\"no\"").message.as_str()), (FAILED, "no"));
+        assert_eq!(error(r#"{"why":1}"#).message, r#"{"why":1}"#);
+    }
+
+    #[test]
+    fn every_example_of_the_protocols_description_can_be_read() {
+        let text = include_str!("../../docs/plugin-protocol.md");
+        let mut met = std::collections::BTreeSet::new();
+        for fence in text.split("```json\n").skip(1) {
+            let fence = fence.split("```").next().expect("a text has a beginning");
+            let mut asked: Vec<(String, String)> = Vec::new();
+            for line in fence.lines() {
+                let message = read_message(line.as_bytes()).unwrap_or_else(|| panic!("{line}"));
+                let read = match message.method.as_deref() {
+                    Some(method) => {
+                        let id = message.id.map_or("", RawValue::get).to_owned();
+                        asked.push((id, method.to_owned()));
+                        met.insert(method.to_owned());
+                        read_example(method, &message)
+                    }
+                    None => {
+                        let id = message.id.expect("an answer has an id").get();
+                        let method = &asked.iter().find(|(asked, _)| asked == id).expect("it was asked before").1;
+                        match (message.result, &message.error) {
+                            (Some(result), None) => read_example_answer(method, result),
+                            (None, Some(_)) => Ok(()),
+                            _ => Err("it has both or neither".to_owned()),
+                        }
+                    }
+                };
+                assert_eq!(read, Ok(()), "{line}");
+            }
+        }
+        let methods = [
+            "cancel",
+            "extend",
+            "handle",
+            "health",
+            "initialize",
+            "log",
+            "route",
+            "shutdown",
+            "store.get",
+            "store.put",
+            "trim",
+        ];
+        assert!(met.iter().map(String::as_str).eq(methods), "{met:?}");
+    }
+
+    fn read_example(method: &str, message: &Message<'_>) -> Result<(), String> {
+        let has_answer = !["cancel", "trim", "shutdown", "log", "extend"].contains(&method);
+        assert_eq!(message.id.is_some(), has_answer, "{method}");
+        assert!(message.id.is_none_or(is_id), "{method}");
+        let params = message.params;
+        match method {
+            "initialize" => read_initialize(params).map(drop),
+            "handle" => read_handle(params, &mut RequestBuf::default()),
+            "cancel" => read_cancel(params).map(drop),
+            "route" => read_route(params, "weather", &mut RequestBuf::default()).map(drop),
+            "store.get" => read_store_get(params).map(drop),
+            "store.put" => read_store_put(params).map(drop),
+            "log" => read_log(params).map(drop),
+            "extend" => read_extend(params).map(drop),
+            "health" | "trim" | "shutdown" if params.is_none() => Ok(()),
+            _ => Err(format!("{method} is not told of in the codec")),
+        }
+    }
+
+    fn read_example_answer(method: &str, result: &RawValue) -> Result<(), String> {
+        match method {
+            "initialize" => read_initialized(result).map(drop),
+            "handle" | "route" => read_reply(result, &mut Reply::default()),
+            "health" => read_health(result).map(drop),
+            "store.get" => read_stored(result).map(drop),
+            "store.put" if result.get() == "{}" => Ok(()),
+            _ => Err(format!("{method} has no answer")),
+        }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! An integration is a [`Platform`]. Compiled in, it runs on the reactor's thread or on worker threads; in a process of
 //! its own, [`plugin_main`] lets it speak the wire protocol of [`codec`] on stdin and stdout. It is the same trait and
-//! the same requests either way, but for [`Request::host`] and [`Request::headers`], which stay in Demi's process.
+//! the same requests either way, but for [`Request::host`] and [`Request::headers`], which stay in Demi's process. One
+//! that wants something of Demi itself is made with a [`Host`] by [`plugin_main_with`].
 
 #![forbid(unsafe_code)]
 
@@ -12,7 +13,8 @@ mod request;
 
 use std::collections::BTreeMap;
 
-pub use plugin::plugin_main;
+pub use codec::Level;
+pub use plugin::{plugin_main, plugin_main_with, Host};
 pub use request::{Parts, Reply, Request, RequestBuf};
 
 /// What the configuration says to a platform: `settings` of its entry.

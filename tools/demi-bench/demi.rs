@@ -70,7 +70,7 @@ pub fn config(executable: &Path, port: u16, hosts: &[Host], extra: &str) -> Stri
             Host::Threads(count) => (format!("Threads({count})"), "adapter: \"echo\"".to_owned()),
             Host::Process(count) => {
                 let program = executable.to_string_lossy();
-                (format!("Process({count})"), format!("command: [{program:?}, \"plugin\", \"echo\"]"))
+                (format!("Process({count})"), format!("command: [{program:?}, \"plugin\", \"serve\", \"echo\"]"))
             }
             Host::Http(upstream) => ("Http".to_owned(), format!("upstreams: [\"{upstream}\"]")),
         };

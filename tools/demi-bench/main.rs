@@ -7,6 +7,7 @@
 
 mod decide;
 mod demi;
+mod discover;
 mod frozen;
 mod limit;
 mod load;
@@ -30,7 +31,7 @@ use argh::FromArgs;
 pub type Outcome<T> = Result<T, String>;
 
 #[derive(FromArgs)]
-/// Measures a running Demi: latency, cost per request, memory, restarts.
+/// Measures a running Demi: latency, cost per request, memory, restarts; and discovery.
 struct Arguments {
     #[argh(subcommand)]
     command: Command,
@@ -40,6 +41,7 @@ struct Arguments {
 #[argh(subcommand)]
 enum Command {
     Decide(decide::Arguments),
+    Discover(discover::Arguments),
     Request(request::Arguments),
     Limit(limit::Arguments),
     Memory(memory::Arguments),
@@ -74,6 +76,7 @@ fn main() -> ExitCode {
     let arguments: Arguments = argh::from_env();
     let outcome = match arguments.command {
         Command::Decide(arguments) => decide::run(&arguments),
+        Command::Discover(arguments) => discover::run(&arguments),
         Command::Request(arguments) => request::run(&arguments),
         Command::Limit(arguments) => limit::run(&arguments),
         Command::Memory(arguments) => memory::run(&arguments),

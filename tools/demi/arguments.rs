@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use argh::FromArgs;
 
@@ -32,7 +33,15 @@ struct Raw {
 #[argh(subcommand)]
 enum RawCommand {
     Run(RawRun),
-    Plugin(Plugin),
+    Platforms(RawPlatforms),
+    Why(RawWhy),
+    Logs(RawLogs),
+    Start(RawStart),
+    Stop(RawStop),
+    Restart(RawRestart),
+    Reload(RawReload),
+    Isolate(RawIsolate),
+    Plugin(RawPlugin),
 }
 
 /// Run until told to stop (the default).
@@ -50,76 +59,395 @@ struct RawRun {
     dry_run: bool,
 }
 
-/// Serve a compiled-in adapter on stdin and stdout, as a child process of Demi.
+/// A command that talks to a Demi that runs: its own fields, and those that all such commands have in common.
+macro_rules! remote {
+    ($name:ident, $word:tt, $what:tt, { $($fields:tt)* }) => {
+        #[derive(FromArgs)]
+        #[argh(subcommand, name = $word, description = $what)]
+        struct $name {
+            $($fields)*
+            /// where Demi listens, HOST:PORT; default: http.listen of the configuration, else 127.0.0.1:8787
+            #[argh(option, from_str_fn(address))]
+            address: Option<String>,
+            /// configuration file that says where Demi listens; default: the one that `demi run` takes
+            #[argh(option)]
+            config: Option<PathBuf>,
+            /// print the answer of the API as it is
+            #[argh(switch)]
+            json: bool,
+        }
+
+        impl $name {
+            fn remote(&self, config: Option<PathBuf>) -> Remote {
+                Remote { address: self.address.clone(), config: self.config.clone().or(config), json: self.json }
+            }
+        }
+    };
+}
+
+/// A command that tells a Demi that runs what to do with a platform, and waits for it to be done.
+macro_rules! order {
+    ($name:ident, $word:tt, $what:tt) => {
+        remote!($name, $word, $what, {
+            /// the platform
+            #[argh(positional)]
+            name: String,
+            /// longest wait for it to be done, seconds, 0 to 3600; default: 30
+            #[argh(option, default = "WAIT", from_str_fn(wait))]
+            wait: Duration,
+            /// do not wait for it to be done
+            #[argh(switch)]
+            no_wait: bool,
+        });
+
+        impl $name {
+            fn order(self, order: Order, config: Option<PathBuf>) -> Command {
+                let wait = if self.no_wait { None } else { Some(self.wait) };
+                Command::Order { remote: self.remote(config), order, name: self.name, wait }
+            }
+        }
+    };
+}
+
+/// Long enough for what starts slowly, short enough for a person.
+const WAIT: Duration = Duration::from_secs(30);
+
+remote!(RawPlatforms, "platforms", "List the platforms of the Demi that runs; with NAME, all that is known of one.", {
+    /// only this platform, with everything that is known of it
+    #[argh(positional)]
+    name: Option<String>,
+});
+remote!(RawWhy, "why", "Tell why a platform is in its state, what happens next, and what happened before.", {
+    /// the platform
+    #[argh(positional)]
+    name: String,
+});
+remote!(RawLogs, "logs", "Print the last lines that a platform has logged.", {
+    /// the platform
+    #[argh(positional)]
+    name: String,
+    /// go on printing as lines come
+    #[argh(switch, short = 'f')]
+    follow: bool,
+    /// so many lines, 1 to 1000; default: 100. Demi keeps the last 200, at most 64 KiB
+    #[argh(option, default = "100", from_str_fn(lines))]
+    lines: usize,
+});
+order!(RawStart, "start", "Start a platform and what it needs, whatever kept it from running.");
+order!(RawStop, "stop", "Stop a platform, after those that need it, until it is started again.");
+order!(RawRestart, "restart", "Stop a platform and start it again.");
+order!(
+    RawReload,
+    "reload",
+    "Start a new edition of a platform beside the old one, and replace that once it is proven."
+);
+order!(RawIsolate, "isolate", "Let a platform run and give it no requests until it is started by hand.");
+
+/// Write, check, serve or reload a plugin.
 #[derive(FromArgs)]
 #[argh(subcommand, name = "plugin")]
-pub(crate) struct Plugin {
+struct RawPlugin {
+    #[argh(subcommand)]
+    command: RawPluginCommand,
+}
+
+#[derive(FromArgs)]
+#[argh(subcommand)]
+enum RawPluginCommand {
+    New(RawNew),
+    Check(RawCheck),
+    Serve(RawServe),
+    Reload(RawReload),
+}
+
+/// Write a plugin that works, to put your own code into.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "new")]
+struct RawNew {
+    /// the plugin's name: 1 to 64 letters, digits, '-' or '_'
+    #[argh(positional)]
+    name: String,
+    /// python, node, rust or sh
+    #[argh(option, from_str_fn(language))]
+    lang: Language,
+    /// the folder to write; it must not exist; default: plugins/NAME
+    #[argh(option)]
+    dir: Option<PathBuf>,
+}
+
+/// Start a plugin, put it to the test, and print a line for each: ok, FAIL or skip. Takes less than 30 seconds. It finds
+/// the environment that Demi gives it, but is held to none of its limits.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "check")]
+struct RawCheck {
+    /// the plugin's folder, or its manifest
+    #[argh(positional)]
+    path: PathBuf,
+}
+
+/// Serve a compiled-in adapter on stdin and stdout, as a child process of Demi.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "serve")]
+struct RawServe {
     /// name of the adapter, such as echo
     #[argh(positional)]
-    pub(crate) adapter: String,
+    adapter: String,
 }
 
 /// What the command line asks for.
-pub(crate) struct Arguments {
-    pub(crate) version: bool,
-    pub(crate) options: RunOptions,
-    pub(crate) command: Option<Command>,
-}
-
-/// A subcommand.
 pub(crate) enum Command {
-    Run(Run),
-    Plugin(Plugin),
-}
-
-/// `demi run`.
-pub(crate) struct Run {
-    pub(crate) options: RunOptions,
+    Version,
+    Run(RunOptions),
+    Platforms {
+        remote: Remote,
+        name: Option<String>,
+    },
+    Why {
+        remote: Remote,
+        name: String,
+    },
+    Logs {
+        remote: Remote,
+        name: String,
+        follow: bool,
+        lines: usize,
+    },
+    Order {
+        remote: Remote,
+        order: Order,
+        name: String,
+        wait: Option<Duration>,
+    },
+    PluginNew {
+        name: String,
+        language: Language,
+        folder: Option<PathBuf>,
+    },
+    PluginCheck {
+        path: PathBuf,
+    },
+    PluginServe {
+        adapter: String,
+    },
+    /// `demi guard`, which help does not tell of: only Demi starts it.
+    Guard,
 }
 
 /// How to run, whether `run` was written or not.
-#[derive(Clone)]
 pub(crate) struct RunOptions {
     pub(crate) config: Option<PathBuf>,
     pub(crate) log_level: log::LevelFilter,
     pub(crate) dry_run: bool,
 }
 
+/// Which Demi to talk to, and whether a program reads the answer.
+pub(crate) struct Remote {
+    pub(crate) address: Option<String>,
+    pub(crate) config: Option<PathBuf>,
+    pub(crate) json: bool,
+}
+
+/// What to tell Demi to do with a platform.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Order {
+    Start,
+    Stop,
+    Restart,
+    Reload,
+    Isolate,
+}
+
+impl Order {
+    /// The word for it on the command line and in the API.
+    pub(crate) const fn word(self) -> &'static str {
+        match self {
+            Order::Start => "start",
+            Order::Stop => "stop",
+            Order::Restart => "restart",
+            Order::Reload => "reload",
+            Order::Isolate => "isolate",
+        }
+    }
+}
+
+/// In what a new plugin is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Language {
+    Python,
+    Node,
+    Rust,
+    Sh,
+}
+
 /// Reads the command line. `Err` is the exit code after help was printed, or a mistake was told.
-pub(crate) fn parse() -> Result<Arguments, ExitCode> {
+pub(crate) fn parse() -> Result<Command, ExitCode> {
     let words: Vec<String> = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let (name, rest) = words.split_first().map_or(("demi", &[][..]), |(name, rest)| (*name, rest));
     let name = std::path::Path::new(name).file_name().and_then(|name| name.to_str()).unwrap_or("demi");
+    if rest == ["guard"] {
+        return Ok(Command::Guard);
+    }
     match Raw::from_args(&[name], rest) {
         Ok(raw) => Ok(raw.into()),
         Err(early) if early.status.is_ok() => Err(crate::print(&early.output)),
         Err(early) => {
-            eprint!("{}", early.output);
+            eprintln!("{}", early.output.trim_end());
             eprintln!("Run {name} --help for more information.");
             Err(ExitCode::from(USAGE))
         }
     }
 }
 
-impl From<Raw> for Arguments {
-    fn from(raw: Raw) -> Arguments {
-        let options = RunOptions { config: raw.config, log_level: raw.log_level, dry_run: raw.dry_run };
-        let command = raw.command.map(|command| match command {
-            RawCommand::Plugin(plugin) => Command::Plugin(plugin),
-            // Options may stand before or after `run`; those after it win.
-            RawCommand::Run(run) => Command::Run(Run {
-                options: RunOptions {
-                    config: run.config.or_else(|| options.config.clone()),
-                    log_level: run.log_level.unwrap_or(options.log_level),
-                    dry_run: run.dry_run || options.dry_run,
-                },
+impl From<Raw> for Command {
+    fn from(raw: Raw) -> Command {
+        if raw.version {
+            return Command::Version;
+        }
+        let config = raw.config;
+        let Some(command) = raw.command else {
+            return Command::Run(RunOptions { config, log_level: raw.log_level, dry_run: raw.dry_run });
+        };
+        // Options may stand before or after the subcommand; those after it win.
+        match command {
+            RawCommand::Run(run) => Command::Run(RunOptions {
+                config: run.config.or(config),
+                log_level: run.log_level.unwrap_or(raw.log_level),
+                dry_run: run.dry_run || raw.dry_run,
             }),
-        });
-        Arguments { version: raw.version, options, command }
+            RawCommand::Platforms(raw) => Command::Platforms { remote: raw.remote(config), name: raw.name },
+            RawCommand::Why(raw) => Command::Why { remote: raw.remote(config), name: raw.name },
+            RawCommand::Logs(raw) => {
+                let remote = raw.remote(config);
+                Command::Logs { remote, name: raw.name, follow: raw.follow, lines: raw.lines }
+            }
+            RawCommand::Start(raw) => raw.order(Order::Start, config),
+            RawCommand::Stop(raw) => raw.order(Order::Stop, config),
+            RawCommand::Restart(raw) => raw.order(Order::Restart, config),
+            RawCommand::Reload(raw) => raw.order(Order::Reload, config),
+            RawCommand::Isolate(raw) => raw.order(Order::Isolate, config),
+            RawCommand::Plugin(plugin) => match plugin.command {
+                RawPluginCommand::New(new) => {
+                    Command::PluginNew { name: new.name, language: new.lang, folder: new.dir }
+                }
+                RawPluginCommand::Check(check) => Command::PluginCheck { path: check.path },
+                RawPluginCommand::Serve(serve) => Command::PluginServe { adapter: serve.adapter },
+                RawPluginCommand::Reload(raw) => raw.order(Order::Reload, config),
+            },
+        }
     }
 }
 
 fn level(word: &str) -> Result<log::LevelFilter, String> {
     word.parse().map_err(|_| format!("{word:?} is not a log level; use error, warn, info, debug or trace"))
+}
+
+fn address(word: &str) -> Result<String, String> {
+    let is_port = |port: &str| port.parse::<u16>().is_ok_and(|port| port > 0);
+    match word.rsplit_once(':') {
+        Some((host, port)) if !host.is_empty() && is_port(port) => Ok(word.to_owned()),
+        _ => Err(format!("{word:?} is not an address with a port; write it as 127.0.0.1:8787")),
+    }
+}
+
+fn wait(word: &str) -> Result<Duration, String> {
+    match word.parse::<f64>() {
+        Ok(seconds) if (0.0..=3600.0).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
+        _ => Err(format!("{word:?} is not a number of seconds from 0 to 3600")),
+    }
+}
+
+fn lines(word: &str) -> Result<usize, String> {
+    match word.parse() {
+        Ok(count @ 1..=1000) => Ok(count),
+        _ => Err(format!("{word:?} is not a number of lines from 1 to 1000")),
+    }
+}
+
+fn language(word: &str) -> Result<Language, String> {
+    Ok(match word {
+        "python" => Language::Python,
+        "node" => Language::Node,
+        "rust" => Language::Rust,
+        "sh" => Language::Sh,
+        _ => return Err(format!("there is no template for {word:?}; use python, node, rust or sh")),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(words: &[&str]) -> Command {
+        Raw::from_args(&["demi"], words).map(Command::from).unwrap_or_else(|early| panic!("{}", early.output))
+    }
+
+    fn refused(words: &[&str]) -> String {
+        match Raw::from_args(&["demi"], words) {
+            Ok(_) => panic!("{words:?} is taken"),
+            Err(early) => early.output,
+        }
+    }
+
+    #[test]
+    fn options_may_stand_before_the_command_and_those_after_it_win() {
+        let Command::Platforms { remote, name } = read(&["--config", "a", "platforms"]) else { panic!() };
+        assert_eq!((remote.config, name), (Some(PathBuf::from("a")), None));
+        let words = ["--config", "a", "platforms", "x", "--config", "b", "--json", "--address", "[::1]:80"];
+        let Command::Platforms { remote, name } = read(&words) else { panic!() };
+        assert_eq!((remote.config, name.as_deref(), remote.json), (Some(PathBuf::from("b")), Some("x"), true));
+        assert_eq!(remote.address.as_deref(), Some("[::1]:80"));
+    }
+
+    #[test]
+    fn an_order_waits_unless_told_not_to() {
+        for (words, expected) in [
+            (&["stop", "x"][..], Some(WAIT)),
+            (&["stop", "x", "--wait", "0.5"], Some(Duration::from_millis(500))),
+            (&["stop", "x", "--no-wait"], None),
+        ] {
+            let Command::Order { order, wait, .. } = read(words) else { panic!() };
+            assert_eq!((order, wait), (Order::Stop, expected), "{words:?}");
+        }
+        for words in [&["reload", "x"][..], &["plugin", "reload", "x"]] {
+            assert!(matches!(read(words), Command::Order { order: Order::Reload, .. }), "{words:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_out_of_range_is_refused_with_the_range() {
+        for (words, remedy) in [
+            (&["logs", "x", "--lines", "0"][..], "1 to 1000"),
+            (&["start", "x", "--wait", "forever"], "0 to 3600"),
+            (&["platforms", "--address", "localhost"], "127.0.0.1:8787"),
+            (&["platforms", "--address", ":80"], "127.0.0.1:8787"),
+            (&["plugin", "new", "x", "--lang", "cobol"], "python, node, rust or sh"),
+        ] {
+            assert!(refused(words).contains(remedy), "{words:?}: {}", refused(words));
+        }
+    }
+
+    #[test]
+    fn every_command_explains_itself() {
+        let commands: [&[&str]; 14] = [
+            &["run"],
+            &["platforms"],
+            &["why"],
+            &["logs"],
+            &["start"],
+            &["stop"],
+            &["restart"],
+            &["reload"],
+            &["isolate"],
+            &["plugin"],
+            &["plugin", "new"],
+            &["plugin", "check"],
+            &["plugin", "serve"],
+            &["plugin", "reload"],
+        ];
+        for words in commands {
+            let help = refused(&[words, &["--help"]].concat());
+            assert!(help.starts_with("Usage: demi ") && help.contains("--help"), "{words:?}: {help}");
+        }
+    }
 }

@@ -5,16 +5,20 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use demi::conductor::config::Start;
+use demi::config_file::Loaded;
+use demi::plugins::{is_stand_in, names_demi, Refused};
 use demi::{Config, Host, Mistake, Platform};
 
-/// Checks what only the machine can tell: whether commands exist and may be executed.
+/// Checks what only the machine can tell: whether commands exist and may be executed. Those of plugins were checked when
+/// they were found.
 pub(crate) fn check(config: &Config) -> Result<(), Vec<Mistake>> {
     let mistakes: Vec<Mistake> = config
         .platforms
         .iter()
         .enumerate()
         .filter_map(|(index, platform)| {
-            let program = platform.command.first().filter(|_| platform.host.is_child())?;
+            let program = platform.command.first().filter(|_| platform.host.is_child() && platform.plugin.is_none())?;
             let what = missing(program)?;
             let remedy = "name an executable file, or a program on PATH".to_owned();
             Some(Mistake { at: format!("platforms[{index}].command"), what, remedy })
@@ -28,7 +32,7 @@ pub(crate) fn check(config: &Config) -> Result<(), Vec<Mistake>> {
 }
 
 fn missing(program: &str) -> Option<String> {
-    if program == "{demi}" {
+    if names_demi(program) {
         return None;
     }
     let is_executable = |path: &PathBuf| {
@@ -44,7 +48,8 @@ fn missing(program: &str) -> Option<String> {
 }
 
 /// The plan, for a person to read.
-pub(crate) fn describe(config: &Config, path: &Path) -> String {
+pub(crate) fn describe(loaded: &Loaded, path: &Path) -> String {
+    let Loaded { config, refused, .. } = loaded;
     let mut text = String::new();
     let order = config.start_order().unwrap_or_default();
     // Writing to a string cannot fail.
@@ -55,9 +60,20 @@ pub(crate) fn describe(config: &Config, path: &Path) -> String {
     let _ = writeln!(text, "start order    {}", names(config, &order));
     for index in &order {
         let platform = &config.platforms[*index];
-        let _ = writeln!(text, "  {:<13}{}", platform.name, host(platform));
+        let _ = writeln!(text, "  {:<13}{}; {}", platform.name, host(platform), start(platform));
+        if let Some(plugin) = platform.plugin.as_ref().filter(|_| !is_stand_in(platform)) {
+            let _ = writeln!(text, "  {:<13}version {} in {}", "", plugin.version, plugin.folder.display());
+        }
         if !platform.needs.is_empty() {
             let _ = writeln!(text, "  {:<13}needs {}", "", platform.needs.join(", "));
+        }
+    }
+    if !refused.is_empty() {
+        let _ = writeln!(text, "refused        what is told here, and nothing else");
+    }
+    for refused in refused {
+        for line in format!("{refused}{}", consequence(config, refused)).lines() {
+            let _ = writeln!(text, "  {line}");
         }
     }
     let _ = writeln!(text, "routes         first match wins");
@@ -89,7 +105,28 @@ fn names(config: &Config, order: &[usize]) -> String {
     }
 }
 
+/// What a refusal means for what the configuration says, to be appended to it.
+pub(crate) fn consequence(config: &Config, refused: &Refused) -> String {
+    let stands_in = |platform: &&Platform| is_stand_in(platform) && Some(&platform.name) == refused.name.as_ref();
+    match config.platforms.iter().find(stands_in) {
+        Some(platform) => format!("; until then requests for {} are answered 503", platform.name),
+        None => String::new(),
+    }
+}
+
+fn start(platform: &Platform) -> &'static str {
+    match (platform.host, platform.start) {
+        (Host::Http, _) => "runs elsewhere",
+        (_, Start::Eager) => "starts at once",
+        (_, Start::Lazy) => "starts at its first request",
+        (_, Start::Manual) => "starts by hand",
+    }
+}
+
 fn host(platform: &Platform) -> String {
+    if is_stand_in(platform) {
+        return "a plugin that is refused".to_owned();
+    }
     match platform.host {
         Host::Inline => format!("inline, adapter {}", platform.adapter()),
         Host::Threads(count) => format!("{count} worker threads, adapter {}", platform.adapter()),

@@ -173,7 +173,7 @@ impl Scan<'_> {
         self.at += 1;
         if depth >= DEPTH_MAX {
             let what = format!("brackets are nested more than {DEPTH_MAX} deep");
-            self.fail(bracket, what, "a configuration needs 5; remove the others");
+            self.fail(bracket, what, "no file that is read here needs more than 5; remove the others");
         }
         while self.fault.is_none() {
             self.trivia();

@@ -1,11 +1,13 @@
-//! Reading a text again and again: tell an error, mend it in a copy, read the copy.
+//! Reading a text again and again: tell an error, mend it in a copy, read the copy. What a text is about (which fields
+//! must be there, which depend on which) is its [`Subject`].
 
 use std::ops::Range;
 use std::path::Path;
 
-use demi_conductor::config::{nearest, Config};
+use demi_conductor::config::{nearest, Mistake};
 use ron::extensions::Extensions;
 use ron::Error;
+use serde::de::DeserializeOwned;
 
 use super::outline::{Entry, Node, Outline, Shape};
 use super::{offset, place, Problem, Problems, PROBLEMS_MAX, READINGS_MAX};
@@ -38,21 +40,82 @@ pub(super) struct Step<'o> {
     entry: &'o Entry,
 }
 
-/// Values for fields that must be there; a mistake that follows from one of them is not told (see `INFLUENCES`).
-const FILLERS: [(&str, &str); 3] = [("name", "\"\""), ("host", "Http"), ("to", "\"\"")];
+/// A field that must be there.
+pub(super) struct Required {
+    pub(super) field: &'static str,
+    /// A value for it, so that the rest can be read; a mistake that follows from it is not told (see `influences`).
+    pub(super) filler: &'static str,
+    /// The value that a person is shown.
+    pub(super) hint: &'static str,
+}
 
-/// Fields on whose value the verdict about their siblings depends: if the first is unknown, the others are not judged.
-const INFLUENCES: [(&str, &[&str]); 5] = [
-    ("name", &["adapter", "command", "upstreams"]),
-    ("host", &["name", "adapter", "command", "env", "upstreams", "health_path"]),
-    ("adapter", &["name"]),
-    ("open_ms", &["open_max_ms"]),
-    ("base_ms", &["max_ms"]),
-];
+/// What a text is about.
+pub(super) struct Subject {
+    /// What to call the whole.
+    pub(super) noun: &'static str,
+    /// What to write into an empty file.
+    pub(super) empty: &'static str,
+    pub(super) required: &'static [Required],
+    /// Fields on whose value the verdict about their siblings depends: if the first is unknown, the others are not
+    /// judged.
+    pub(super) influences: &'static [(&'static str, &'static [&'static str])],
+}
+
+/// The configuration.
+pub(super) const CONFIG: Subject = Subject {
+    noun: "the configuration",
+    empty: "write () to have every default",
+    required: &[
+        Required { field: "name", filler: "\"\"", hint: "\"…\"" },
+        Required { field: "host", filler: "Http", hint: "Http" },
+        Required { field: "to", filler: "\"\"", hint: "\"…\"" },
+    ],
+    influences: &[
+        ("name", &["adapter", "command", "upstreams"]),
+        (
+            "host",
+            &[
+                "name",
+                "adapter",
+                "command",
+                "env",
+                "directory",
+                "upstreams",
+                "health_path",
+                "start",
+                "sleep_after_ms",
+                "limits",
+                "permissions",
+                "hot_reload",
+            ],
+        ),
+        ("adapter", &["name"]),
+        ("open_ms", &["open_max_ms"]),
+        ("base_ms", &["max_ms"]),
+    ],
+};
+
+/// A plugin's manifest.
+pub(super) const MANIFEST: Subject = Subject {
+    noun: "the manifest",
+    empty: "write (name: \"…\", version: \"1.0.0\", command: [\"./program\"])",
+    required: &[
+        Required { field: "name", filler: "\"\"", hint: "\"…\"" },
+        Required { field: "version", filler: "\"\"", hint: "\"1.0.0\"" },
+        Required { field: "command", filler: "[]", hint: "[\"./program\"]" },
+    ],
+    influences: &[("name", &["command"]), ("protocol", &["permissions"])],
+};
+
+/// How RON is read here: a value that may be absent is written without `Some`.
+pub(super) fn options() -> ron::Options {
+    ron::Options::default().with_default_extension(Extensions::IMPLICIT_SOME)
+}
 
 pub(super) struct Reading<'o> {
     text: &'o str,
     outline: &'o Outline,
+    subject: &'static Subject,
     /// In the order of the text, never overlapping.
     pub(super) edits: Vec<Edit>,
     pub(super) found: Vec<Found>,
@@ -63,23 +126,24 @@ pub(super) struct Reading<'o> {
 }
 
 impl<'o> Reading<'o> {
-    pub(super) fn new(text: &'o str, outline: &'o Outline) -> Reading<'o> {
-        Reading { text, outline, edits: Vec::new(), found: Vec::new(), spoilt: Vec::new(), guessed: Vec::new() }
+    pub(super) fn new(text: &'o str, outline: &'o Outline, subject: &'static Subject) -> Reading<'o> {
+        let (edits, found, spoilt, guessed) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Reading { text, outline, subject, edits, found, spoilt, guessed }
     }
 
     /// Tells and mends until the text can be read. None if it cannot be, or if there are too many problems.
-    pub(super) fn read(&mut self) -> Option<Config> {
-        let options = ron::Options::default().with_default_extension(Extensions::IMPLICIT_SOME);
+    pub(super) fn read<T: DeserializeOwned>(&mut self) -> Option<T> {
+        let options = options();
         for _ in 0..READINGS_MAX {
             let copy = self.copy();
-            let error = match options.from_str::<Config>(&copy) {
-                Ok(config) => return Some(config),
+            let error = match options.from_str::<T>(&copy) {
+                Ok(value) => return Some(value),
                 Err(error) => error,
             };
             let Some(at) = self.original(offset(&copy, error.span.end)) else {
                 break;
             };
-            log::trace!("configuration: {error}");
+            log::trace!("{}: {error}", self.subject.noun);
             if !self.mend(at, &error.code) || self.found.len() > PROBLEMS_MAX {
                 break;
             }
@@ -188,10 +252,10 @@ impl<'o> Reading<'o> {
     /// How to call the group that a step's entry stands in.
     fn owner(&self, way: &[Step<'o>]) -> String {
         let Some((last, above)) = way.split_last() else {
-            return "the configuration".to_owned();
+            return self.subject.noun.to_owned();
         };
         let Some(holder) = above.last() else {
-            return "the configuration".to_owned();
+            return self.subject.noun.to_owned();
         };
         if let Some(key) = self.key(holder.entry) {
             return key.to_owned();
@@ -208,7 +272,7 @@ impl<'o> Reading<'o> {
     /// How to call the value of the last step.
     fn subject(&self, way: &[Step<'o>], at: usize) -> String {
         let Some(step) = way.last() else {
-            return "the configuration".to_owned();
+            return self.subject.noun.to_owned();
         };
         let value = &step.entry.value;
         if value.shape == Shape::Group && value.word_end > value.start && at > value.word_end {
@@ -316,10 +380,11 @@ impl<'o> Reading<'o> {
         while way.last().is_some_and(|step| step.entry.value.end != at + 1) {
             way.pop();
         }
-        let Some(step) = way.last().copied() else {
+        let outermost = self.outline.root.as_ref().filter(|root| root.end == at + 1);
+        let Some(group) = way.last().map(|step| &step.entry.value).or(outermost) else {
             return self.give_up(at, &Error::ExpectedIdentifier);
         };
-        let group = &step.entry.value;
+        let required = self.subject.required.iter().find(|required| required.field == name);
         if !self.is_spoilt(group.start, name) {
             let owner = match group.items.first() {
                 Some(entry) => {
@@ -328,12 +393,11 @@ impl<'o> Reading<'o> {
                 }
                 None => self.subject(&way, group.start),
             };
-            let hint = FILLERS.iter().find(|(field, _)| *field == name).map_or("…", |(_, filler)| filler);
-            let hint = if hint == "\"\"" { "\"…\"" } else { hint };
+            let hint = required.map_or("…", |required| required.hint);
             self.tell(group.start, format!("{owner} lacks the field {name}"), format!("add {name}: {hint}"));
         }
-        match FILLERS.iter().find(|(field, _)| *field == name) {
-            Some((_, filler)) if group.shape == Shape::Group => {
+        match required {
+            Some(Required { filler, .. }) if group.shape == Shape::Group => {
                 self.spoilt.push((group.start, name.to_owned()));
                 let Some(bracket) = self.text[group.word_end..group.end].find('(') else {
                     return false;
@@ -618,20 +682,20 @@ impl<'o> Reading<'o> {
 
     fn unreadable(&self, at: usize, error: &Error) -> (usize, String, &'static str) {
         let Some(root) = &self.outline.root else {
-            return (0, "the file is empty".to_owned(), "write () to have every default");
+            return (0, "the file is empty".to_owned(), self.subject.empty);
         };
         let behind = self.outline.behind;
         if root.shape != Shape::Group || behind.is_some_and(|behind| self.text[behind..].starts_with(':')) {
-            let what = "the configuration must stand in parentheses".to_owned();
+            let what = format!("{} must stand in parentheses", self.subject.noun);
             return (root.start, what, "write ( as the first and ) as the last character of the file");
         }
         match error {
             Error::TrailingCharacters => {
-                let what = "the configuration has ended before this".to_owned();
+                let what = format!("{} has ended before this", self.subject.noun);
                 (at, what, "remove it, or the ) too many before it")
             }
             Error::ExpectedDifferentStructName { expected, found } if self.way(at).is_empty() => {
-                let what = format!("the configuration is named {found} instead of {expected}");
+                let what = format!("{} is named {found} instead of {expected}", self.subject.noun);
                 (root.start, what, "begin the file with ( alone")
             }
             Error::ExpectedIdentifier => (
@@ -649,14 +713,14 @@ impl<'o> Reading<'o> {
         self.spoilt.iter().any(|(start, name)| *start == group && name == field)
     }
 
-    /// Adds what [`Config::mistakes`] finds, unless it follows from a problem already told.
-    pub(super) fn judge(&mut self, config: &Config, adapters: &[&str]) {
+    /// Adds mistakes in values, unless they follow from a problem already told.
+    pub(super) fn judge(&mut self, mistakes: Vec<Mistake>) {
         let Some(root) = &self.outline.root else {
             return;
         };
         let names_known = !self.is_spoilt(root.start, "platforms")
             && !self.spoilt.iter().any(|(group, field)| field == "name" && *group != root.start);
-        for mistake in config.mistakes(adapters) {
+        for mistake in mistakes {
             let names_platform = mistake.at.ends_with(".to") || mistake.at.contains(".needs[");
             let near = mistake.remedy.starts_with("did you mean") && !mistake.remedy.contains("\"\"");
             if names_platform && !names_known && !near {
@@ -683,7 +747,9 @@ impl<'o> Reading<'o> {
                     let judges = |(cause, effects): &(&str, &[&str])| {
                         self.is_spoilt(node.start, cause) && effects.contains(&step)
                     };
-                    if steps.peek().is_none() && (self.is_spoilt(node.start, step) || INFLUENCES.iter().any(judges)) {
+                    if steps.peek().is_none()
+                        && (self.is_spoilt(node.start, step) || self.subject.influences.iter().any(judges))
+                    {
                         return None;
                     }
                     kept.find(|entry| self.key(entry) == Some(step))

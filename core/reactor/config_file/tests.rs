@@ -11,6 +11,7 @@ const SAMPLE: &str = r##"// A home server, with every field set: naïve, but com
 Config(
     http: (
         listen: "127.0.0.1:8787",
+        hosts: [],
         connections_max: 2_048,
         head_bytes_max: 0x4000,
         headers_max: 100,
@@ -37,6 +38,7 @@ Config(
     sampling: (interval_ms: 30000),
     shutdown: (grace_ms: 10000),
     requests_max: 4096,
+    plugins: (paths: ["plugins"], rescan_ms: 2000),
     platforms: [
         (
             name: "discord", /* a comment /* in a comment */ ' " ) */
@@ -56,8 +58,27 @@ Config(
             host: Process(2),
             command: ["{demi}", "--plugin"],
             env: {"LANG": "C"},
+            directory: "/srv/music",
+            start: Lazy,
+            sleep_after_ms: 600000,
+            restart_dependents: true,
+            start_budget_per_day: 1000,
+            request_timeout_ms: 5000,
+            drain_ms: 30000,
+            limits: (
+                memory_soft_mb: 100,
+                memory_max_mb: Some(200),
+                processes_max: 64,
+                descriptors_max: 1024,
+                file_max_mb: 100,
+                cpu_max_s: 3600,
+                log_bytes_per_second_max: 65536,
+            ),
+            permissions: (route: true, store: true),
+            hot_reload: true,
         ),
         (name: "web", host: Http, upstreams: ["127.0.0.1:3000", "[::1]:3000"], health_path: "/healthz"),
+        (name: "files", host: Mcp(1), command: ["mcp-files"], limits: ()),
     ],
     routes: [
         (
@@ -310,7 +331,9 @@ fn files_that_cannot_be_read_are_told_by_name() {
     let told = |name: &str, bytes: &[u8]| {
         let path = folder.join(name);
         std::fs::write(&path, bytes).unwrap();
-        load(&path, &ADAPTERS).map_err(|problems| problems.to_string().replace(&format!("{}", path.display()), "F"))
+        load(&path, &ADAPTERS)
+            .map(|loaded| loaded.config)
+            .map_err(|problems| problems.to_string().replace(&format!("{}", path.display()), "F"))
     };
     assert_eq!(told("good.ron", SAMPLE.as_bytes()).map(|config| config.routes.len()), Ok(3));
     let expected = "F:2:4: this character is not UTF-8; save the file in the encoding UTF-8";
@@ -376,5 +399,201 @@ fn no_mutation_of_a_file_panics_and_only_sound_ones_are_accepted() {
                 }
             }
         }
+    }
+}
+
+// -- manifests
+
+/// A valid manifest that sets every field there is.
+const MANIFEST: &str = r#"// Set as it would be by default, where there is one.
+(
+    name: "weather",
+    version: "1.0.0",
+    protocol: "demi/1",
+    command: ["./weather.py", "--metric"],
+    env: {"LANG": "C"},
+    settings: {"city": "Köln"},
+    capabilities: ["concurrent", "trim"],
+    needs: ["cache"],
+    start: Lazy,
+    sleep_after_ms: 600000,
+    instances: 1,
+    in_flight_max: 32,
+    queue_max: 256,
+    request_timeout_ms: 5000,
+    start_timeout_ms: 90000,
+    stop_grace_ms: 5000,
+    drain_ms: 30000,
+    restart_dependents: false,
+    start_budget_per_day: 1000,
+    limits: (memory_soft_mb: 100, memory_max_mb: Some(200), processes_max: 64),
+    permissions: (route: true, store: false),
+    hot_reload: false,
+)"#;
+
+const MANIFEST_JSON: &str = r#"{
+    "name": "weather",
+    "version": "1.0.0",
+    "protocol": "demi/1",
+    "command": ["./weather.py", "--metric"],
+    "env": {"LANG": "C"},
+    "settings": {"city": "Köln"},
+    "capabilities": ["concurrent", "trim"],
+    "needs": ["cache"],
+    "start": "Lazy",
+    "sleep_after_ms": 600000,
+    "instances": 1,
+    "in_flight_max": 32,
+    "queue_max": 256,
+    "request_timeout_ms": 5000,
+    "start_timeout_ms": 90000,
+    "stop_grace_ms": 5000,
+    "drain_ms": 30000,
+    "restart_dependents": false,
+    "start_budget_per_day": 1000,
+    "limits": {"memory_soft_mb": 100, "memory_max_mb": 200, "processes_max": 64},
+    "permissions": {"route": true, "store": false},
+    "hot_reload": false
+}"#;
+
+fn read_manifest(text: &str, format: Format) -> Result<Manifest, Problems> {
+    manifest(text, Path::new("plugin"), format, |manifest| plugins::mistakes_for_tests(manifest))
+}
+
+/// What is told about a manifest, without the path.
+fn told_of(text: &str, format: Format) -> Vec<String> {
+    match read_manifest(text, format) {
+        Ok(_) => Vec::new(),
+        Err(problems) => problems.to_string().lines().map(|line| line.replacen("plugin:", "", 1)).collect(),
+    }
+}
+
+#[test]
+fn a_manifest_says_the_same_in_either_format() {
+    let ron = read_manifest(MANIFEST, Format::Ron).unwrap();
+    assert_eq!(ron.limits.memory_max_mb.map(|bound| bound.value()), Some(200));
+    assert_eq!(read_manifest(MANIFEST_JSON, Format::Json), Ok(ron));
+}
+
+#[test]
+fn mistakes_of_many_kinds_in_a_manifest_are_all_told() {
+    let text = r#"(
+    naem: "weather",
+    protocol: "demi/2",
+    command: "./weather.py",
+    capabilities: ["trim", "teleport"],
+    limits: (processes_max: 0),
+)"#;
+    assert_eq!(
+        told_of(text, Format::Ron),
+        [
+            "1:1: the manifest lacks the field version; add version: \"1.0.0\"",
+            "2:5: the manifest has no field naem; did you mean name?",
+            "3:15: \"demi/2\" is no protocol that is spoken here; this Demi speaks demi/1 and mcp; did you mean \"demi/1\"?",
+            "4:14: command must be a list, not \"./weather.py\"; write [\"./weather.py\"], in brackets",
+            "5:28: no capability is named \"teleport\"; known are: cancel, concurrent, route, trim",
+            "6:29: processes_max: 0 is outside 1 to 100000; write a number in that range, or remove the field",
+        ]
+    );
+}
+
+#[test]
+fn mistakes_of_many_kinds_in_json_are_all_told() {
+    let text = r#"{
+    "naem": "weather",
+    "protocol": "demi/2",
+    "command": "./weather.py",
+    "capabilities": ["trim", "teleport"],
+    "start": "lazy",
+    "limits": {"processes_max": 0, "memroy_max_mb": 5}
+}"#;
+    assert_eq!(
+        told_of(text, Format::Json),
+        [
+            "1:1: the manifest lacks the field version; add \"version\": \"1.0.0\"",
+            "2:5: the manifest has no field naem; did you mean name?",
+            "3:17: \"demi/2\" is no protocol that is spoken here; this Demi speaks demi/1 and mcp; did you mean \"demi/1\"?",
+            "4:16: command must be a list, not string \"./weather.py\"; correct it, or remove the field",
+            "5:30: no capability is named \"teleport\"; known are: cancel, concurrent, route, trim",
+            "6:14: no start is named \"lazy\"; did you mean \"Lazy\"?",
+            "7:33: processes_max: 0 is outside 1 to 100000; write a number in that range, or remove the field",
+            "7:36: limits has no field memroy_max_mb; did you mean memory_max_mb?",
+        ]
+    );
+}
+
+#[test]
+fn what_is_no_json_is_told_where_it_ends_to_be_any() {
+    assert_eq!(told_of("{\n  \"name\": \"a\",,\n}", Format::Json)[0].split(':').next(), Some("2"));
+    assert!(told_of("", Format::Json)[0].contains("the file is empty"));
+    assert!(told_of("{\"name\": \"a\"", Format::Json)[0].contains("ends too early"));
+    assert!(told_of("[]", Format::Json)[0].starts_with("1:1: the manifest"));
+    assert!(told_of("", Format::Ron)[0].contains("write (name:"));
+}
+
+#[test]
+fn a_name_is_found_in_a_manifest_that_is_broken() {
+    assert_eq!(name_in("(name: \"weather\", version: [[[").as_deref(), Some("weather"));
+    assert_eq!(name_in("{\"name\": \"weather\", 5").as_deref(), Some("weather"));
+    assert_eq!(name_in("(name: \"not a name\")"), None);
+    assert_eq!(name_in("name"), None);
+}
+
+#[test]
+fn no_mutation_of_a_manifest_panics_and_only_sound_ones_are_accepted() {
+    let rounds = std::env::var("DEMI_FUZZ_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(2500);
+    let mut random = Xorshift(0x9E37_79B9_7F4A_7C15);
+    for _ in 0..rounds {
+        for (sample, format) in [(MANIFEST, Format::Ron), (MANIFEST_JSON, Format::Json)] {
+            let text = mutated(sample, &mut random);
+            let read = match format {
+                Format::Ron => reading::options().from_str::<Manifest>(&text).ok(),
+                Format::Json => serde_json::from_str::<Manifest>(&text).ok(),
+            };
+            let sound = read.is_some_and(|read| plugins::mistakes_for_tests(&read).is_empty());
+            match read_manifest(&text, format) {
+                Ok(_) => assert!(sound, "accepted:\n{text}"),
+                Err(problems) => {
+                    assert!(!sound, "refused: {problems}\n{text}");
+                    assert!(!problems.problems.is_empty() && problems.problems.len() <= PROBLEMS_MAX);
+                    let lines = text.split('\n').count();
+                    for problem in &problems.problems {
+                        assert!((1..=lines).contains(&problem.line) && problem.column >= 1, "{problems}\n{text}");
+                        assert!(!problem.what.contains("cannot be understood"), "{problems}\n{text}");
+                    }
+                }
+            }
+            let _ = name_in(&text);
+        }
+    }
+}
+
+#[test]
+fn the_documentation_of_the_manifest_names_every_field() {
+    let page = include_str!("../../../docs/plugins.md");
+    let Ok(serde_json::Value::Object(fields)) = serde_json::to_value(read_manifest(MANIFEST, Format::Ron).unwrap())
+    else {
+        panic!("a manifest is an object")
+    };
+    for (field, value) in fields {
+        let names = match value.as_object().filter(|_| field == "limits" || field == "permissions") {
+            Some(inner) => inner.keys().map(|key| format!("{field}.{key}")).collect(),
+            None => vec![field],
+        };
+        for name in names {
+            assert!(page.contains(&format!("| `{name}` |")), "{name} is not in docs/plugins.md");
+        }
+    }
+}
+
+#[test]
+fn every_field_of_a_platform_stands_in_the_configuration_of_the_repository() {
+    let text = include_str!("../../../config.ron");
+    let platform = demi_conductor::config::Platform::new("a", Host::Inline);
+    let Ok(serde_json::Value::Object(fields)) = serde_json::to_value(platform) else {
+        panic!("a platform is an object")
+    };
+    for field in fields.keys().map(String::as_str).chain(["paths", "rescan_ms", "memory_soft_mb", "cpu_max_s"]) {
+        assert!(text.contains(&format!("{field}: ")), "{field} is not in config.ron");
     }
 }

@@ -1,7 +1,7 @@
 //! What callers ask, and what they are told.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use demi_conductor::{Answer, Conductor, Errand, Event, Refusal, RouteId, Ticket};
 use demi_platform::{FaultKind, RequestBuf};
@@ -9,6 +9,7 @@ use demi_platform::{FaultKind, RequestBuf};
 use super::{Burial, Shell, INSTANCE_HEADER};
 use crate::api::{self, Facts, Page};
 use crate::calls::{Call, Origin};
+use crate::chronicle::unix_ms;
 use crate::handle::{Answered, Caller};
 use crate::http;
 use crate::listener::Arrival;
@@ -32,6 +33,9 @@ impl Kept {
     }
 }
 
+/// A request with this header, whatever its value, is told how far it is in interim responses with a header of this name.
+pub(super) const PROGRESS_HEADER: &str = "Demi-Progress";
+
 impl Shell {
     /// Takes one complete request from the listener. False if there is none.
     pub(crate) fn take_arrival(&mut self, conductor: &Conductor) -> bool {
@@ -44,6 +48,10 @@ impl Shell {
         let Arrival { place, serial, request } = arrival;
         let view = request.request();
         let origin = Origin::Client { place, serial };
+        if !self.hosts.take(view.host) {
+            self.listener.respond_problem(place, serial, &misdirected(view.host), self.now, &mut self.kit);
+            return self.kit.calls.give_back(request);
+        }
         if has_dot_segments(view.path()) {
             let problem = Problem::new(400, "the path has . or .. segments; send it resolved");
             self.listener.respond_problem(place, serial, &problem, self.now, &mut self.kit);
@@ -51,10 +59,20 @@ impl Shell {
         }
         let Some(page) = Page::of(view.path()) else {
             let route = conductor.router().find(&api::question(&view, true));
-            let idempotent = api::is_idempotent(&view);
-            return self.ask(request, origin, route, idempotent, conductor);
+            let (idempotent, wants_progress) = (api::is_idempotent(&view), wants_progress(view.headers));
+            let ticket = self.ask(request, origin, route, idempotent, conductor);
+            self.note_wish_for_progress(ticket, wants_progress);
+            return;
         };
-        let allowed = if page == Page::Requests { "POST" } else { "GET, HEAD" };
+        if !matches!(view.method, "GET" | "HEAD") && !self.hosts.take_sender(view.headers) {
+            let what =
+                "a web page of another site may not order or ask this; use a program such as curl, or a page whose \
+                        host is in `http.hosts` of the configuration";
+            let problem = Problem::new(403, what).code("cross_site");
+            self.listener.respond_problem(place, serial, &problem, self.now, &mut self.kit);
+            return self.kit.calls.give_back(request);
+        }
+        let allowed = if matches!(page, Page::Requests | Page::Order(..)) { "POST" } else { "GET, HEAD" };
         let is_allowed = allowed.split(", ").any(|method| method == view.method);
         if page == Page::Unknown || !is_allowed {
             let problem = match page {
@@ -69,8 +87,10 @@ impl Shell {
             self.asked_over_api(place, serial, &request, conductor);
         } else if page == Page::DeadLetters {
             self.list_dead_letters(place, serial, view.query());
+        } else if let Page::Order(name, order) = page {
+            self.order(name, order, origin, conductor);
         } else {
-            let answered = self.with_facts(|facts| api::answer(page, conductor, facts));
+            let answered = self.with_facts(|facts| api::answer(page, view.query(), conductor, facts));
             match answered {
                 Ok(page) => {
                     let (now, kit) = (self.now, &mut self.kit);
@@ -85,14 +105,18 @@ impl Shell {
     fn asked_over_api(&mut self, place: usize, serial: u64, request: &RequestBuf, conductor: &Conductor) {
         let outer = request.request();
         let mut buffer = self.kit.calls.buffer();
-        let asked = api::read_ask(outer.body, |inner| {
+        let asked = api::read_ask(outer.body, |inner, to| {
             Arc::make_mut(&mut buffer).fill(inner);
-            conductor.router().find(&api::question(inner, false))
+            match to {
+                "" => Ok(conductor.router().find(&api::question(inner, false))),
+                to => conductor.router().to(to).map(Some).ok_or_else(|| api::no_platform(conductor, to)),
+            }
         });
-        match asked {
+        match asked.and_then(|route| route) {
             Ok(route) => {
                 let idempotent = api::is_idempotent(&outer);
-                self.ask(buffer, Origin::Client { place, serial }, route, idempotent, conductor);
+                let ticket = self.ask(buffer, Origin::Client { place, serial }, route, idempotent, conductor);
+                self.note_wish_for_progress(ticket, wants_progress(outer.headers));
             }
             Err(problem) => {
                 self.kit.calls.give_back(buffer);
@@ -134,17 +158,17 @@ impl Shell {
     }
 
     /// Opens a call and puts it to the conductor.
-    fn ask(
+    pub(super) fn ask(
         &mut self,
         request: Arc<RequestBuf>,
         origin: Origin,
         route: Option<RouteId>,
         idempotent: bool,
         conductor: &Conductor,
-    ) {
+    ) -> Ticket {
         let connection = match origin {
             Origin::Client { place, .. } => Some(place),
-            Origin::Caller(_) | Origin::Nobody => None,
+            Origin::Caller(_) | Origin::Plugin { .. } | Origin::Nobody => None,
         };
         let platform = route.and_then(|route| conductor.router().rule(route)).map(|rule| rule.platform);
         let ticket = self.kit.calls.open(request, origin, platform);
@@ -152,6 +176,13 @@ impl Shell {
             self.listener.ticketed(place, ticket);
         }
         self.kit.events.push_back(Event::Asked { ticket, route, idempotent });
+        ticket
+    }
+
+    fn note_wish_for_progress(&mut self, ticket: Ticket, wants_progress: bool) {
+        if let Some(call) = self.kit.calls.get(ticket).filter(|_| wants_progress) {
+            call.wants_progress = true;
+        }
     }
 
     pub(super) fn with_facts<T>(&self, ask: impl FnOnce(&Facts<'_>) -> T) -> T {
@@ -164,6 +195,10 @@ impl Shell {
             slow_turns: self.slow_turns,
             body_bytes: self.kit.calls.bytes(),
             pid_of: &|slot| self.children.pid(slot),
+            roster: &self.roster,
+            refused: &self.desk.refused,
+            reason_of: &|slot| self.bays[slot as usize].reason,
+            dropped_lines_of: &|slot| self.bays[slot as usize].dropped_lines,
         })
     }
 
@@ -177,7 +212,7 @@ impl Shell {
         let Some((mut call, held)) = self.kit.calls.close_and_hold(ticket) else { return };
         let request = call.request.request();
         let letter = DeadLetter {
-            buried_at_unix_ms: unix_millis(),
+            buried_at_unix_ms: unix_ms(),
             platform: self.platform_name(&call).unwrap_or_default().to_owned(),
             reason: reason(&call, answer),
             attempts,
@@ -239,6 +274,7 @@ impl Shell {
                 // Whoever does not wait any more needs no answer.
                 let _ = caller.0.try_send(answered);
             }
+            Origin::Plugin { instance, id } => self.tell_plugin(instance, &id, &call, problem.as_ref()),
             Origin::Nobody => {}
         }
         self.kit.calls.recycle(call);
@@ -293,7 +329,7 @@ impl Shell {
 
     /// The platform that the request was routed to.
     fn platform_name(&self, call: &Call) -> Option<&str> {
-        call.platform.map(|platform| self.blueprints[platform as usize].name.as_str())
+        call.platform.map(|platform| self.roster[platform as usize].name())
     }
 
     /// Says who answered.
@@ -331,17 +367,33 @@ impl Shell {
     }
 }
 
+/// Longest host that is repeated to who sent it: the longest name, with a port.
+const HOST_SHOWN_MAX: usize = 260;
+
+#[cold]
+fn misdirected(host: &str) -> Problem {
+    // A host that was parsed is ASCII; of another nothing is shown.
+    let shown = host.get(..host.len().min(HOST_SHOWN_MAX)).unwrap_or_default();
+    let what = format!(
+        "this Demi does not go by the host {shown:?}; if a reverse proxy passes requests on under it, add it without its \
+         port to `http.hosts` in the configuration"
+    );
+    Problem::new(421, what).code("misdirected")
+}
+
+/// Whether a client wants interim responses that say how far its request is. Unasked they are not sent: some clients take
+/// an interim response that they do not know for the answer.
+fn wants_progress(headers: &[u8]) -> bool {
+    http::header(headers, PROGRESS_HEADER).is_some()
+}
+
 /// A problem, for the host program.
-fn told(problem: &Problem) -> Answered {
+pub(super) fn told(problem: &Problem) -> Answered {
     Answered {
         status: problem.status(),
         content_type: Problem::MEDIA_TYPE.to_owned(),
         body: problem.body().into_bytes(),
     }
-}
-
-fn unix_millis() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
 /// Why a request was kept, for whoever looks at it later.
@@ -357,7 +409,7 @@ fn reason(call: &Call, answer: Answer) -> String {
 }
 
 /// A rule for everything below a path must not let through what leads out of it again, however it is written.
-fn has_dot_segments(path: &str) -> bool {
+pub(super) fn has_dot_segments(path: &str) -> bool {
     path.split('/').any(|segment| {
         let mut rest = segment;
         let mut dots = 0;

@@ -318,3 +318,143 @@ fn a_log_overwritten_anywhere_never_panics_and_never_gives_a_wrong_letter() {
         let _ = store.bury(&letter("new"));
     }
 }
+
+#[test]
+fn what_a_plugin_put_is_there_after_a_restart_and_is_its_own() {
+    let scratch = Scratch::new();
+    let long: Vec<u8> = (0..64 * 1024).map(|number| b'a' + (number % 26) as u8).collect();
+    let store = scratch.open();
+    assert_eq!(store.plugin_get("weather", "last").unwrap(), None);
+    store.plugin_put("weather", "last", Some(b"1")).unwrap();
+    store.plugin_put("weather", "last", Some(&long)).unwrap();
+    store.plugin_put("weather", "las", Some(b"\"shorter\"")).unwrap();
+    store.plugin_put("weathe", "last", Some(b"2")).unwrap();
+    store.plugin_put("weather", "gone", Some(&long)).unwrap();
+    store.plugin_put("weather", "gone", None).unwrap();
+    store.plugin_put("weather", "never", None).unwrap();
+    drop(store);
+    let store = scratch.open();
+    let get = |plugin: &str, key: &str| store.plugin_get(plugin, key).unwrap();
+    assert!(get("weather", "last") == Some(long));
+    assert_eq!(get("weather", "las"), Some(b"\"shorter\"".to_vec()));
+    assert_eq!(get("weathe", "last"), Some(b"2".to_vec()));
+    assert_eq!((get("weather", "gone"), get("weather", "never"), get("w", "last")), (None, None, None));
+    store.plugin_put("weather", "last", Some(b"3")).unwrap();
+    assert_eq!(get("weather", "last"), Some(b"3".to_vec()), "no piece of the longer one is left");
+}
+
+#[test]
+fn a_plugin_that_keeps_too_much_is_refused_and_loses_nothing() {
+    let scratch = Scratch::new();
+    let store = scratch.open();
+    let refused = |key: &str, value: &[u8]| match store.plugin_put("p", key, Some(value)) {
+        Err(StoreError::Refused(why)) => why,
+        other => panic!("{other:?}"),
+    };
+    assert!(refused("", b"1").contains("256"));
+    assert!(refused(&"k".repeat(257), b"1").contains("257"));
+    assert!(refused("a\0b", b"1").contains("control"));
+    assert!(refused("k", &[b'1'; 64 * 1024 + 1]).contains("65537"));
+    assert_eq!(store.plugin_get("p", &"k".repeat(256)).unwrap(), None, "as long as it may be");
+    for number in 0..15 {
+        store.plugin_put("p", &format!("k{number}"), Some(&[b'1'; 64 * 1024])).unwrap();
+    }
+    assert!(refused("more", &[b'1'; 64 * 1024]).contains("1048576"));
+    drop(store);
+    let store = scratch.open();
+    assert!(store.plugin_put("p", "more", Some(&[b'1'; 64 * 1024])).is_err(), "it is counted again after a restart");
+    store.plugin_put("p", "k0", Some(b"1")).unwrap();
+    store.plugin_put("p", "more", Some(&[b'1'; 64 * 1024])).unwrap();
+    assert_eq!(store.plugin_get("p", "k1").unwrap().map(|value| value.len()), Some(64 * 1024));
+    store.plugin_put("q", "k", Some(&[b'1'; 64 * 1024])).unwrap();
+}
+
+fn entry(number: u64, text: &str) -> crate::chronicle::Entry {
+    crate::chronicle::Entry { unix_ms: number, instance: Some(1), text: text.into() }
+}
+
+#[test]
+fn history_is_told_in_order_and_of_the_one_platform_only() {
+    let scratch = Scratch::new();
+    let store = scratch.open();
+    store.note("echo", &entry(2, "second")).unwrap();
+    store.note("echo", &entry(1, "first")).unwrap();
+    store.note("echo", &entry(2, "third, in the same millisecond")).unwrap();
+    store.note("echo2", &entry(3, "of a namesake")).unwrap();
+    store.note("ech", &crate::chronicle::Entry { instance: None, ..entry(3, "\"quoted\"\n") }).unwrap();
+    drop(store);
+    let store = scratch.open();
+    let texts = |name| store.history(name, 64).unwrap().into_iter().map(|entry| entry.text).collect::<Vec<_>>();
+    assert_eq!(texts("echo"), ["first", "second", "third, in the same millisecond"]);
+    assert_eq!(texts("ech"), ["\"quoted\"\n"]);
+    assert_eq!(store.history("ech", 64).unwrap()[0].instance, None);
+    let last = store.history("echo", 1).unwrap();
+    assert_eq!(last, [entry(2, "third, in the same millisecond")]);
+}
+
+#[test]
+fn history_is_bounded_and_the_oldest_goes_first() {
+    let scratch = Scratch::new();
+    let store = scratch.open();
+    (0..150).for_each(|number| store.note("echo", &entry(number, "x")).unwrap());
+    drop(store);
+    let store = scratch.open();
+    (150..300).for_each(|number| store.note("echo", &entry(number, "x")).unwrap());
+    let kept = store.history("echo", 1000).unwrap();
+    assert_eq!((kept.len(), kept[0].unix_ms, kept[199].unix_ms), (200, 100, 299));
+}
+
+#[test]
+fn starts_are_remembered_for_their_day() {
+    let scratch = Scratch::new();
+    let store = scratch.open();
+    assert_eq!(store.starts("echo", 20_000).unwrap(), 0);
+    store.spend("echo", 20_000, 7).unwrap();
+    store.spend("echo", 20_000, 8).unwrap();
+    drop(store);
+    let store = scratch.open();
+    assert_eq!((store.starts("echo", 20_000).unwrap(), store.starts("echo", 20_001).unwrap()), (8, 0));
+}
+
+#[test]
+fn what_was_handed_over_survives_without_a_close() {
+    let scratch = Scratch::new();
+    let store = scratch.open();
+    store.note("echo", &entry(1, "it is ready")).unwrap();
+    store.spend("echo", 20_000, 3).unwrap();
+    store.hand_over().unwrap();
+    // As after a kill: what the files hold now is all there is.
+    let other = Scratch::new();
+    copy(&scratch.data(), &other.data());
+    let survivor = other.open();
+    assert_eq!(survivor.history("echo", 64).unwrap(), [entry(1, "it is ready")]);
+    assert_eq!(survivor.starts("echo", 20_000).unwrap(), 3);
+}
+
+#[test]
+fn a_store_of_an_earlier_demi_without_history_opens() {
+    let scratch = Scratch::new();
+    let store = scratch.open();
+    let id = store.bury(&letter("hello")).unwrap();
+    for tree in ["history", "starts"] {
+        assert!(store.db.drop_tree(tree).unwrap());
+    }
+    drop(store);
+    let store = scratch.open();
+    assert_eq!(store.list(0, 10).unwrap().letters[0].0, id);
+    store.note("echo", &entry(1, "new")).unwrap();
+    assert!(scratch.set_aside().is_empty());
+}
+
+#[test]
+fn a_long_entry_is_cut_to_what_a_page_can_hold() {
+    let scratch = Scratch::new();
+    let store = scratch.open();
+    for text in ["ä".repeat(5_000), "\u{1}".repeat(5_000), "a".repeat(INLINE_BYTES)] {
+        store.note("echo", &entry(1, &text)).unwrap();
+        let kept = store.history("echo", 1).unwrap().remove(0).text;
+        assert!(text.starts_with(&kept) && kept.len() >= INLINE_BYTES / 6 - 8, "{} bytes", kept.len());
+    }
+    let values = store.history.iter().values().map(Result::unwrap);
+    assert!(values.map(|value| value.len()).all(|length| length <= INLINE_BYTES && length > INLINE_BYTES - 16));
+}

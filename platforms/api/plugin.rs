@@ -168,6 +168,8 @@ struct State {
     /// Somebody reads.
     is_read: bool,
     has_ended: bool,
+    /// Lines that were read and are still to be looked at: one of them may be what somebody waits for.
+    in_hand: usize,
     /// The thread that serves, and whether it waits for an answer to a question of ours.
     server: ThreadId,
     server_waits: bool,
@@ -190,6 +192,7 @@ impl Line {
             next_id: 1,
             is_read: false,
             has_ended: false,
+            in_hand: 0,
             server: thread::current().id(),
             server_waits: false,
         };
@@ -228,7 +231,10 @@ impl Line {
         while answer.is_none() {
             match self.turn(&mut line, |state| state.questions.get_mut(&id).and_then(Option::take)) {
                 Turn::Found(found) => answer = Some(found),
-                Turn::Read => self.take(&line),
+                Turn::Read => {
+                    self.take(&line);
+                    self.put_down();
+                }
                 Turn::Ended => answer = Some(Err(gone())),
             }
         }
@@ -247,9 +253,24 @@ impl Line {
                 *line = queued;
                 true
             }
-            Turn::Read => true,
+            Turn::Read => {
+                // An answer is given at once: whoever waits for it must have it before the input is known to have ended.
+                if !lock(&self.state).questions.is_empty() {
+                    if let Some(message) = codec::read_message(line).filter(|message| message.method.is_none()) {
+                        self.take_answer(message);
+                    }
+                }
+                self.put_down();
+                true
+            }
             Turn::Ended => false,
         }
+    }
+
+    /// A line that was read has been looked at.
+    fn put_down(&self) {
+        lock(&self.state).in_hand -= 1;
+        self.news.notify_all();
     }
 
     /// Waits until there is what `find` looks for, or reads a line if nobody else does.
@@ -259,10 +280,10 @@ impl Line {
             if let Some(found) = find(&mut state) {
                 return Turn::Found(found);
             }
-            if state.has_ended {
+            if state.has_ended && state.in_hand == 0 {
                 return Turn::Ended;
             }
-            if !state.is_read {
+            if !state.is_read && !state.has_ended {
                 break;
             }
             state = self.news.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -274,11 +295,17 @@ impl Line {
         let mut state = lock(&self.state);
         state.is_read = false;
         // Input that cannot be read is as good as ended.
-        state.has_ended = !matches!(count, Ok(1..));
-        let turn = if state.has_ended { Turn::Ended } else { Turn::Read };
+        let is_read = matches!(count, Ok(1..));
+        state.has_ended = !is_read;
+        state.in_hand += usize::from(is_read);
         drop(state);
         self.news.notify_all();
-        turn
+        if is_read {
+            Turn::Read
+        } else {
+            // Others may still hold what this one waits for.
+            self.turn(line, find)
+        }
     }
 
     /// Takes a line that somebody read who was waiting for an answer.

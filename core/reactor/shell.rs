@@ -515,20 +515,18 @@ impl Shell {
     }
 
     fn start(&mut self, instance: Instance, edition: u32, conductor: &Conductor) {
-        if self.roster[conductor.platform_of(instance)].blueprint(edition).is_none() {
-            log::error!("edition {edition} of {instance:?} is not there any more");
-            return self.kit.events.push_back(Event::Exited { instance, exit: Exit::NotStarted });
-        }
+        let platform = conductor.platform_of(instance);
         let index = conductor.index_of(instance) as usize;
-        if let Some(why) =
-            self.roster[conductor.platform_of(instance)].platform_of(edition).and_then(plugins::distrusted)
-        {
+        if let Some(why) = self.roster[platform].platform_of(edition).and_then(plugins::distrusted) {
             log::error!("{}: it is not started: {why}", self.bays[instance.slot as usize].name);
             self.bays[instance.slot as usize].hosted = Hosted::Nothing;
             self.kit.events.push_back(Event::Exited { instance, exit: Exit::NotStarted });
-            return self.tell_not_started(conductor.platform_of(instance) as u32, index as u32, &why);
+            return self.tell_not_started(platform as u32, index as u32, &why);
         }
-        let Some(blueprint) = self.roster[conductor.platform_of(instance)].blueprint(edition) else { return };
+        let Some(blueprint) = self.roster[platform].blueprint(edition) else {
+            log::error!("edition {edition} of {instance:?} is not there any more");
+            return self.kit.events.push_back(Event::Exited { instance, exit: Exit::NotStarted });
+        };
         let bay = &mut self.bays[instance.slot as usize];
         let mut why = None;
         let started = match (blueprint.host, blueprint.adapter, &blueprint.recipe) {
@@ -573,7 +571,7 @@ impl Shell {
                 bay.hosted = Hosted::Nothing;
                 self.kit.events.push_back(Event::Exited { instance, exit });
                 if let Some(why) = why {
-                    self.tell_not_started(conductor.platform_of(instance) as u32, index as u32, &why);
+                    self.tell_not_started(platform as u32, index as u32, &why);
                 }
             }
         }

@@ -777,7 +777,7 @@ mod tests {
     fn wired(recipe: &Recipe) -> Child {
         let mut command = std::process::Command::new(&recipe.program);
         command.args(&recipe.arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut process = command.spawn().expect("there is sleep");
+        let mut process = crate::sandbox::spawn(&mut command).expect("there is sleep");
         let instance = Instance { slot: 0, run: 1 };
         let child = Child::new(instance, "p/0", wire_of(recipe, 1024), recipe, &mut process).expect("it has pipes");
         child(process)
@@ -816,7 +816,8 @@ mod tests {
 
     #[test]
     fn an_end_is_waited_for_but_not_for_ever() {
-        let mut process = std::process::Command::new("sleep").arg("1000").spawn().expect("there is sleep");
+        let mut process =
+            crate::sandbox::spawn(std::process::Command::new("sleep").arg("1000")).expect("there is sleep");
         let pid = Pid::from_child(&process);
         let end = pidfd_open(pid, PidfdFlags::NONBLOCK).expect("it is there");
         assert!(!ends_before(&end, Instant::now() + Duration::from_millis(10)), "it lives");

@@ -46,7 +46,7 @@ impl Guard {
         command.arg("guard").env_clear().current_dir("/");
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         sandbox::detach(&mut command);
-        Guard::tell(command.spawn()?, token)
+        Guard::tell(sandbox::spawn(&mut command)?, token)
     }
 
     /// Tells a process whom to look for. One that cannot be told is no guard: it is killed and reaped.
@@ -163,7 +163,7 @@ mod tests {
 
     #[test]
     fn a_guard_that_cannot_be_told_whom_to_look_for_is_reaped() {
-        let process = Command::new("true").stdin(Stdio::piped()).spawn().expect("there is true");
+        let process = crate::sandbox::spawn(Command::new("true").stdin(Stdio::piped())).expect("there is true");
         let pid = Pid::from_child(&process);
         let ended = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
         assert!(ended.expect("it is ours").is_some(), "nobody reads its pipe any more");

@@ -159,7 +159,8 @@ mod tests {
 
     #[test]
     fn a_child_is_found_by_its_parent_and_by_its_environment() {
-        let mut child = std::process::Command::new("sleep").arg("30").env("MARK", "a:b").spawn().expect("it is there");
+        let mut child = crate::sandbox::spawn(std::process::Command::new("sleep").arg("30").env("MARK", "a:b"))
+            .expect("it is there");
         let mut proc = Procfs::new(Path::new("/proc"));
         let threads = proc.stat(std::process::id()).expect("it runs").threads;
         let mut found = Vec::new();

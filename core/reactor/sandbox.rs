@@ -7,7 +7,8 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
-use std::process::Command;
+use std::process::{Child, Command};
+use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{
@@ -32,6 +33,23 @@ pub(crate) struct Confines {
     pub(crate) file_bytes_max: Option<u64>,
     /// Processor time of each process, seconds.
     pub(crate) cpu_s_max: Option<u64>,
+}
+
+/// Held from before a child's pipes are made until after its exec.
+static STARTING: Mutex<()> = Mutex::new(());
+
+/// Starts a child, one at a time in this process, whichever thread asks. Blocks until its exec, which is a millisecond
+/// or so, and until that of another that is being started.
+///
+/// A child has a copy of every descriptor until its exec closes them. One that was forked while the pipes of another
+/// are being made would hold that other's end of them: what is written there after that other has closed it would seem
+/// to have arrived.
+///
+/// # Errors
+/// If it cannot be started.
+pub(crate) fn spawn(command: &mut Command) -> io::Result<Child> {
+    let _alone = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
+    command.spawn()
 }
 
 /// Makes the child leader of its own session and process group, has the kernel kill it when Demi dies, lets it gain no
@@ -165,5 +183,64 @@ fn close_on_exec() {
         unsafe {
             libc::fcntl(descriptor, libc::F_SETFD, libc::FD_CLOEXEC);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::process::Stdio;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    /// A child that takes long between fork and exec.
+    fn slow() -> Command {
+        let mut command = Command::new("true");
+        // SAFETY: it sleeps, by a system call, and neither allocates nor locks.
+        unsafe {
+            command.pre_exec(|| {
+                std::thread::sleep(Duration::from_millis(10));
+                Ok(())
+            });
+        }
+        command
+    }
+
+    /// In a process of its own: between fork and exec a child holds every descriptor of this one, so also the locks on
+    /// the stores of other tests.
+    #[test]
+    fn a_child_that_is_being_started_holds_no_pipe_of_another() {
+        let own = std::env::current_exe().expect("it runs");
+        let arguments = ["--exact", "sandbox::tests::slow_starts_side_by_side", "--ignored"];
+        let output = spawn(Command::new(own).args(arguments).stdout(Stdio::piped()).stderr(Stdio::null()));
+        let output = output.and_then(Child::wait_with_output).expect("it can be run again");
+        let told = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success() && told.contains("1 passed"), "{told}");
+    }
+
+    #[test]
+    #[ignore = "the test above runs it"]
+    fn slow_starts_side_by_side() {
+        let is_over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    let mut child = spawn(&mut slow()).expect("there is `true`");
+                    let _ = child.wait();
+                }
+            });
+            let deadline = Instant::now() + Duration::from_secs(1);
+            let mut arrived = 0;
+            while Instant::now() < deadline {
+                let mut child = spawn(Command::new("true").stdin(Stdio::piped())).expect("there is `true`");
+                let mut line = child.stdin.take().expect("it has a pipe");
+                let _ = child.wait();
+                arrived += u32::from(line.write_all(b"to nobody").is_ok());
+            }
+            is_over.store(true, Ordering::Relaxed);
+            assert_eq!(arrived, 0, "what nobody could read was written");
+        });
     }
 }

@@ -101,7 +101,7 @@ pub(crate) fn spawn(recipe: &Recipe, title: &str, run: u32, yard: &Yard) -> io::
     });
     let path = group.as_ref().map(|group| group.path.clone());
     sandbox::isolate(&mut command, confines(&recipe.limits), group.map(|group| group.entrance));
-    command.spawn().inspect_err(|_| opened.warden.ended(owner(title, run), path))
+    sandbox::spawn(&mut command).inspect_err(|_| opened.warden.ended(owner(title, run), path))
 }
 
 fn confines(limits: &Limits) -> Confines {

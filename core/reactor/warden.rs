@@ -422,7 +422,7 @@ mod tests {
 
     fn spawn(token: &str, run: &str) -> Child {
         let word = format!("{token}:{run}");
-        Command::new("sleep").arg("30").env(crate::weigh::MARKER, word).spawn().expect("there is sleep")
+        crate::sandbox::spawn(Command::new("sleep").arg("30").env(crate::weigh::MARKER, word)).expect("there is sleep")
     }
 
     fn sweep_out(work: &mut Work, run: Option<&str>) {
@@ -481,7 +481,7 @@ mod tests {
     fn a_child_that_was_given_up_is_reaped_when_it_ends() {
         let token = token("reap");
         let (duties, _mailbox) = duties(&token);
-        let child = Command::new("sleep").arg("30").spawn().expect("there is sleep");
+        let child = crate::sandbox::spawn(Command::new("sleep").arg("30")).expect("there is sleep");
         let pid = child.id();
         let mut work = Work::new(scales(&token), Remover::new(duties.trash.clone()), duties);
         work.unreaped.push(child);

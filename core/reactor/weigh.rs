@@ -395,7 +395,10 @@ mod tests {
     #[test]
     #[ignore = "a measurement, not a test"]
     fn cost_of_weighing_twenty_trees_of_two() {
-        let spawn = || std::process::Command::new("sh").args(["-c", "sleep 1000 & wait"]).spawn().expect("there is sh");
+        let spawn = || {
+            crate::sandbox::spawn(std::process::Command::new("sh").args(["-c", "sleep 1000 & wait"]))
+                .expect("there is sh")
+        };
         let mut children: Vec<_> = (0..20).map(|_| spawn()).collect();
         let trees: Vec<Tree> =
             children.iter().zip(0..).map(|(child, slot)| Tree { pid: child.id(), ..tree(slot, 1, 0) }).collect();

@@ -18,8 +18,12 @@ pub struct Config {
     pub store: Store,
     /// How instances are probed.
     pub health: Health,
-    /// When an instance is cut off, and for how long.
+    /// When an instance or platform is cut off, and for how long.
     pub breaker: Breaker,
+    /// When an instance is kept from requests because it is far worse than its peers.
+    pub outliers: Outliers,
+    /// What lies between Demi and what platforms depend on: while it cannot be reached, nobody behind it is blamed.
+    pub reachability: Vec<Reachability>,
     /// When an instance that ended is started again.
     pub restart: Restart,
     /// How failed requests are tried again.
@@ -155,36 +159,128 @@ impl Default for Store {
     }
 }
 
-/// How instances are probed. Defaults as in Kubernetes probes and HAProxy checks, tightened for one machine.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Health {
-    /// Between two probes of an instance.
-    pub interval_ms: Bounded<10, HOUR_MS, 5_000>,
-    /// A probe without answer after this has failed.
-    pub timeout_ms: Bounded<10, HOUR_MS, 5_000>,
-    /// A slower answer passes but shows the instance as degraded.
-    pub degraded_ms: Bounded<1, HOUR_MS, 200>,
-    /// Failures in a row that take an instance out.
-    pub fall: Bounded<1, 100, 3>,
-    /// Passes in a row that bring it back.
-    pub rise: Bounded<1, 100, 2>,
-    /// Between probes while some but not all of `fall` or `rise` have been seen.
-    pub doubt_interval_ms: Bounded<10, HOUR_MS, 1_000>,
-    /// Between probes of an instance that is out.
-    pub down_interval_ms: Bounded<10, HOUR_MS, 10_000>,
+/// Declares a section of settings that hold for all platforms, and the same section of one platform, in which a setting
+/// that is absent is as for all.
+macro_rules! section {
+    (
+        $(#[$meta:meta])*
+        pub struct $name:ident, of one platform $own:ident {
+            $($(#[$field_meta:meta])* pub $field:ident: $type:ty,)*
+        }
+    ) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+        #[serde(deny_unknown_fields, default)]
+        pub struct $name {
+            $($(#[$field_meta])* pub $field: $type,)*
+        }
+
+        #[doc = concat!("What of [`", stringify!($name), "`] is otherwise for one platform.")]
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+        #[serde(deny_unknown_fields, default)]
+        pub struct $own {
+            $($(#[$field_meta])* #[serde(skip_serializing_if = "Option::is_none")] pub $field: Option<$type>,)*
+        }
+
+        impl $own {
+            /// What holds for the platform, where this holds for all.
+            pub fn over(&self, all: &$name) -> $name {
+                $name { $($field: self.$field.unwrap_or(all.$field),)* }
+            }
+        }
+    };
 }
 
-/// When an instance is cut off, and for how long.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Breaker {
-    /// Failures in a row that open it.
-    pub failures: Bounded<1, 1_000, 3>,
-    /// How long it stays open the first time; doubled at each failed trial.
-    pub open_ms: Bounded<10, HOUR_MS, 30_000>,
-    /// The longest it stays open.
-    pub open_max_ms: Bounded<10, HOUR_MS, 300_000>,
+section! {
+    /// How instances are probed. Defaults as in Kubernetes probes and HAProxy checks, tightened for one machine.
+    pub struct Health, of one platform OwnHealth {
+        /// Between two probes of an instance.
+        pub interval_ms: Bounded<10, HOUR_MS, 5_000>,
+        /// A probe without answer after this has failed.
+        pub timeout_ms: Bounded<10, HOUR_MS, 5_000>,
+        /// A slower answer passes but shows the instance as degraded.
+        pub degraded_ms: Bounded<1, HOUR_MS, 200>,
+        /// Failures in a row, or answers that it is not ready, that take an instance out of routing.
+        pub fall: Bounded<1, 100, 3>,
+        /// Failures in a row, never counting answers that it is not ready, after which a thread or process is started
+        /// anew; not before `fall`. 0: as many as `fall`.
+        pub restart_fall: Bounded<0, 1_000, 0>,
+        /// Passes in a row that bring it back.
+        pub rise: Bounded<1, 100, 2>,
+        /// Between probes while some but not all of `fall` or `rise` have been seen.
+        pub doubt_interval_ms: Bounded<10, HOUR_MS, 1_000>,
+        /// Between probes of an instance that is out.
+        pub down_interval_ms: Bounded<10, HOUR_MS, 10_000>,
+        /// An instance that comes back beside others is given requests little by little over this time; 0: at once.
+        pub slow_start_ms: Bounded<0, HOUR_MS, 10_000>,
+    }
+}
+
+/// What is done about an instance whose breaker opens, besides keeping requests away.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize, Serialize)]
+pub enum Recovery {
+    /// Nothing: probes tell when it is well again.
+    #[default]
+    Probe,
+    /// For `Threads`, `Process` and `Mcp`: it is ended and started again.
+    Restart,
+    /// For `Inline`, `Threads` and `Process`: it is initialised again; if it cannot be, it is started again.
+    Reinitialize,
+}
+
+section! {
+    /// When an instance, or a platform as a whole, is cut off, and for how long.
+    ///
+    /// Defaults: failures in a row and waits are the seed's; the rates are those of resilience4j, over less time.
+    pub struct Breaker, of one platform OwnBreaker {
+        /// Failures in a row that open an instance's breaker.
+        pub failures: Bounded<1, 1_000, 3>,
+        /// Of requests that ran out of time; 0: as `failures`. Failures of several kinds in a row count each as the part
+        /// of its own number that it is.
+        pub timeouts: Bounded<0, 1_000_000, 0>,
+        /// Of connections that broke, requests that could not be sent, garbage, crashes and panics; 0: as `failures`.
+        pub transport_errors: Bounded<0, 1_000_000, 0>,
+        /// Of answers that say that the platform failed (5xx); 0: as `failures`.
+        pub application_errors: Bounded<0, 1_000_000, 0>,
+        /// Failures in a row, over all its instances, that open a platform's breaker; 0: never.
+        pub platform_failures: Bounded<0, 1_000_000, 10>,
+        /// What rates are taken over: the calls that ended in this time, to a tenth of it.
+        pub window_ms: Bounded<100, HOUR_MS, 30_000>,
+        /// Fewer calls than this in it have no rate.
+        pub calls_min: Bounded<1, 1_000_000, 10>,
+        /// Rate of failures, in percent, that opens a breaker; 0: never.
+        pub failure_percent: Bounded<0, 100, 50>,
+        /// Rate of slow calls, in percent, that opens a breaker; 0: never.
+        pub slow_percent: Bounded<0, 100, 50>,
+        /// A call that took longer is slow; 0: four fifths of the time that it was given.
+        pub slow_ms: Bounded<0, HOUR_MS, 0>,
+        /// How long a breaker stays open the first time; doubled at each failed trial.
+        pub open_ms: Bounded<10, HOUR_MS, 30_000>,
+        /// The longest it stays open.
+        pub open_max_ms: Bounded<10, HOUR_MS, 300_000>,
+        /// A request that tries a breaker and takes longer is not waited for: the next may try.
+        pub trial_ms: Bounded<10, HOUR_MS, 10_000>,
+        /// What else is done about an instance whose breaker opens.
+        pub recovery: Recovery,
+    }
+}
+
+section! {
+    /// When an instance is kept from requests because it is far worse than the others of its platform. After Envoy's
+    /// outlier detection, for few instances: against the others' median and mean, because two or three have no deviation
+    /// worth the name.
+    pub struct Outliers, of one platform OwnOutliers {
+        /// Between two comparisons; 0: none.
+        pub interval_ms: Bounded<0, HOUR_MS, 10_000>,
+        /// Fewer calls in `breaker.window_ms` say nothing of an instance.
+        pub calls_min: Bounded<1, 1_000_000, 20>,
+        /// Its usual answer takes this many times the median of the others; 0: never.
+        pub latency_times: Bounded<0, 1_000, 4>,
+        /// And longer than that by this much.
+        pub latency_min_ms: Bounded<0, HOUR_MS, 100>,
+        /// Its rate of failures is above the mean of the others by so many points of percent; 0: never.
+        pub failure_points: Bounded<0, 100, 30>,
+    }
 }
 
 /// When an instance that ended is started again: at once, then after `base_ms` doubled up to `max_ms`.
@@ -210,6 +306,33 @@ pub struct Retry {
     /// Tokens a platform's retries may draw on: 5 a retry, 10 after a timeout, 1 back at each success.
     pub tokens_max: Bounded<0, 1_000_000, 500>,
 }
+
+/// Something that platforms depend on and that Demi looks at for itself, to tell "the internet is down" from "the plugin
+/// is down". Platforms name it in `behind`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reachability {
+    /// Unique among these; letters, digits, `-` and `_`, at most 64.
+    pub name: String,
+    /// How it is looked at.
+    pub check: Check,
+}
+
+/// How it is told whether something can be reached.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub enum Check {
+    /// A TCP connection to `address:port` is accepted, or refused: who refuses is there.
+    Tcp(String),
+    /// The system's resolver finds an address for this name.
+    Dns(String),
+    /// The router of the default route answers (a TCP connection to its port 53 is accepted or refused).
+    Gateway,
+    /// An instance of this platform takes requests.
+    Platform(String),
+}
+
+/// Most entries of `reachability`; all but those of platforms have a thread each.
+pub const REACHABILITY_MAX: usize = 16;
 
 /// How the machine's memory is sampled.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
@@ -268,6 +391,11 @@ impl Host {
     /// Whether ending a run and starting another is a cure: a thread or process, not a remote service.
     pub const fn can_be_replaced(self) -> bool {
         matches!(self, Host::Threads(_) | Host::Process(_) | Host::Mcp(_))
+    }
+
+    /// Whether an instance can be initialised again without being ended.
+    pub const fn can_be_initialized_again(self) -> bool {
+        matches!(self, Host::Inline | Host::Threads(_) | Host::Process(_))
     }
 
     /// The name in status.
@@ -361,9 +489,30 @@ pub struct Platform {
     /// For `Http`: `address:port` of each instance.
     #[serde(default)]
     pub upstreams: Vec<String>,
-    /// For `Http`: the path that a probe asks for (200 to 399 passes). Without it a TCP connection is enough.
+    /// For `Http`: the path that a probe asks for. Without it a TCP connection is enough.
     #[serde(default)]
     pub health_path: Option<String>,
+    /// For `Http` with `health_path`: the method of the probe. Default: GET.
+    #[serde(default)]
+    pub health_method: Option<String>,
+    /// For `Http` with `health_path`: the statuses that pass, from the first to the last. Default: 200 to 399.
+    #[serde(default)]
+    pub health_status: Option<(u16, u16)>,
+    /// For `Http` with `health_path`: what must stand somewhere in the first 64 KiB of the answer's body.
+    #[serde(default)]
+    pub health_body: Option<String>,
+    /// How its instances are probed, where that is otherwise than for all.
+    #[serde(default)]
+    pub health: OwnHealth,
+    /// When they are cut off, where that is otherwise than for all.
+    #[serde(default)]
+    pub breaker: OwnBreaker,
+    /// When they are kept from requests for being worse than their peers, where that is otherwise than for all.
+    #[serde(default)]
+    pub outliers: OwnOutliers,
+    /// Names of `reachability` that it depends on: while one of them cannot be reached, this platform is not blamed.
+    #[serde(default)]
+    pub behind: Vec<String>,
     /// Handed to the adapter or plugin when it is initialised.
     #[serde(default)]
     pub settings: BTreeMap<String, String>,
@@ -432,6 +581,13 @@ impl Platform {
             directory: None,
             upstreams: Vec::new(),
             health_path: None,
+            health_method: None,
+            health_status: None,
+            health_body: None,
+            health: OwnHealth::default(),
+            breaker: OwnBreaker::default(),
+            outliers: OwnOutliers::default(),
+            behind: Vec::new(),
             settings: BTreeMap::new(),
             needs: Vec::new(),
             start: Start::default(),
@@ -532,6 +688,10 @@ pub struct Route {
     /// Further attempts after a failed one.
     #[serde(default)]
     pub retries: Bounded<0, 10, 0>,
+    /// Whether a second instance is asked when the first has not answered within the route's 95th percentile; the first
+    /// answer wins. Only for requests that may be asked twice; each costs the platform as many tokens as a retry.
+    #[serde(default)]
+    pub hedge: bool,
     /// Whether the platform may be asked the same thing twice. Only then is a request that may have arrived tried again.
     #[serde(default)]
     pub idempotent: bool,
@@ -552,6 +712,7 @@ impl Route {
             timeout_ms: Bounded::default(),
             attempt_timeout_ms: None,
             retries: Bounded::default(),
+            hedge: false,
             idempotent: false,
             on_failure: OnFailure::Error,
         }
@@ -597,6 +758,7 @@ impl Config {
         for (index, platform) in self.platforms.iter().enumerate() {
             let at = format!("platforms[{index}]");
             platform.check(&at, adapters, &names, &mut found);
+            self.check_own(&at, platform, &mut found);
             if !seen.insert(platform.name.as_str()) {
                 found.add(
                     format!("{at}.name"),
@@ -613,10 +775,110 @@ impl Config {
                 "remove one of these needs",
             );
         }
+        self.check_reachability(&names, &mut found);
         for (index, route) in self.routes.iter().enumerate() {
             route.check(&format!("routes[{index}]"), &names, &mut found);
         }
         found.0
+    }
+
+    /// What a platform has of its own, together with what holds for all.
+    fn check_own(&self, at: &str, platform: &Platform, found: &mut Mistakes) {
+        if platform.breaker != OwnBreaker::default() {
+            platform.breaker.over(&self.breaker).check(&format!("{at}.breaker"), found);
+        }
+        let recovery = platform.breaker.recovery.unwrap_or_default();
+        let (fits, hosts) = match recovery {
+            Recovery::Probe => (true, ""),
+            Recovery::Restart => (platform.host.can_be_replaced(), "Threads, Process and Mcp"),
+            Recovery::Reinitialize => (platform.host.can_be_initialized_again(), "Inline, Threads and Process"),
+        };
+        if !fits {
+            found.add(
+                format!("{at}.breaker.recovery"),
+                format!("{recovery:?} cannot be done for host {:?}", platform.host),
+                &format!("remove it, or choose one of the hosts it is for: {hosts}"),
+            );
+        }
+        let names: Vec<&str> = self.reachability.iter().map(|entry| entry.name.as_str()).collect();
+        for (index, name) in platform.behind.iter().enumerate() {
+            let target = self.reachability.iter().find(|entry| entry.name == *name);
+            if let Some(Reachability { check: Check::Platform(other), .. }) = target {
+                if *other == platform.name || self.depends(other, &platform.name) {
+                    found.add(
+                        format!("{at}.behind[{index}]"),
+                        format!("{name:?} is platform {other:?}, which depends on {:?} itself", platform.name),
+                        "remove it: each would wait for the other for ever",
+                    );
+                }
+            }
+            if !names.contains(&name.as_str()) {
+                found.add_unknown(format!("{at}.behind[{index}]"), "entry of reachability", name, &names);
+            }
+        }
+    }
+
+    /// What a platform depends on: what it needs, and the platforms that it lies behind.
+    fn depends_on<'c>(&'c self, platform: &'c Platform) -> impl Iterator<Item = &'c str> {
+        let behind = self.reachability.iter().filter(|entry| platform.behind.contains(&entry.name));
+        let platforms = behind.filter_map(|entry| match &entry.check {
+            Check::Platform(name) => Some(name.as_str()),
+            Check::Tcp(_) | Check::Dns(_) | Check::Gateway => None,
+        });
+        platform.needs.iter().map(String::as_str).chain(platforms)
+    }
+
+    /// Whether a platform depends on another, however far.
+    fn depends(&self, name: &str, on: &str) -> bool {
+        let mut seen = BTreeSet::from([name]);
+        let mut open = vec![name];
+        while let Some(name) = open.pop() {
+            let Some(platform) = self.platforms.iter().find(|platform| platform.name == name) else { continue };
+            for next in self.depends_on(platform) {
+                if next == on {
+                    return true;
+                }
+                if seen.insert(next) {
+                    open.push(next);
+                }
+            }
+        }
+        false
+    }
+
+    fn check_reachability(&self, platforms: &[&str], found: &mut Mistakes) {
+        if self.reachability.len() > REACHABILITY_MAX {
+            found.add(
+                "reachability".to_owned(),
+                format!("{} entries are more than {REACHABILITY_MAX}", self.reachability.len()),
+                "leave out those that stand for the same thing",
+            );
+        }
+        let mut seen = BTreeSet::new();
+        for (index, entry) in self.reachability.iter().enumerate() {
+            let at = format!("reachability[{index}]");
+            check_name(&format!("{at}.name"), &entry.name, found);
+            if !seen.insert(entry.name.as_str()) {
+                found.add(format!("{at}.name"), format!("{:?} is named twice", entry.name), "rename one of them");
+            }
+            match &entry.check {
+                Check::Tcp(address) if address.parse::<std::net::SocketAddr>().is_err() => found.add(
+                    format!("{at}.check"),
+                    format!("{address:?} is not an IP address with a port"),
+                    "write it as Tcp(\"192.168.1.1:53\")",
+                ),
+                Check::Dns(name) if !is_host(name) => found.add(
+                    format!("{at}.check"),
+                    format!("{name:?} is not a host name"),
+                    "write it as Dns(\"example.org\")",
+                ),
+                Check::Platform(name) => match self.platforms.iter().find(|platform| platform.name == *name) {
+                    None => found.add_unknown(format!("{at}.check"), "platform", name, platforms),
+                    Some(_) => {}
+                },
+                Check::Tcp(_) | Check::Dns(_) | Check::Gateway => {}
+            }
+        }
     }
 
     /// Indices of platforms, each after all that it needs; among equals the order of the file. Unknown names are
@@ -720,13 +982,7 @@ impl Config {
                 "join some of them",
             );
         }
-        if self.breaker.open_max_ms.value() < self.breaker.open_ms.value() {
-            found.add(
-                "breaker.open_max_ms".to_owned(),
-                "is below breaker.open_ms".to_owned(),
-                "raise it to open_ms or more",
-            );
-        }
+        self.breaker.check("breaker", found);
         if self.restart.max_ms.value() < self.restart.base_ms.value() {
             found.add(
                 "restart.max_ms".to_owned(),
@@ -737,16 +993,24 @@ impl Config {
     }
 }
 
+fn check_name(at: &str, name: &str, found: &mut Mistakes) {
+    let plain = |character: char| character.is_ascii_alphanumeric() || character == '-' || character == '_';
+    if name.is_empty() || name.len() > 64 || !name.chars().all(plain) {
+        found.add(at.to_owned(), format!("{name:?} is not a name"), "use 1 to 64 letters, digits, '-' or '_'");
+    }
+}
+
+impl Breaker {
+    fn check(&self, at: &str, found: &mut Mistakes) {
+        if self.open_max_ms.value() < self.open_ms.value() {
+            found.add(format!("{at}.open_max_ms"), format!("is below {at}.open_ms"), "raise it to open_ms or more");
+        }
+    }
+}
+
 impl Platform {
     fn check(&self, at: &str, adapters: &[&str], names: &[&str], found: &mut Mistakes) {
-        let plain = |character: char| character.is_ascii_alphanumeric() || character == '-' || character == '_';
-        if self.name.is_empty() || self.name.len() > 64 || !self.name.chars().all(plain) {
-            found.add(
-                format!("{at}.name"),
-                format!("{:?} is not a name", self.name),
-                "use 1 to 64 letters, digits, '-' or '_'",
-            );
-        }
+        check_name(&format!("{at}.name"), &self.name, found);
         for (index, need) in self.needs.iter().enumerate() {
             if !names.contains(&need.as_str()) {
                 found.add_unknown(format!("{at}.needs[{index}]"), "platform", need, names);
@@ -824,6 +1088,40 @@ impl Platform {
                 found.add(format!("{at}.health_path"), format!("{path:?} is not a path"), "write it as \"/healthz\"");
             }
         }
+        let details = [
+            ("health_method", self.health_method.is_some()),
+            ("health_status", self.health_status.is_some()),
+            ("health_body", self.health_body.is_some()),
+        ];
+        for (name, given) in details {
+            if given && self.health_path.is_none() {
+                found.add(
+                    format!("{at}.{name}"),
+                    "means nothing without health_path: a TCP connection has neither".to_owned(),
+                    "add health_path, as in \"/healthz\"",
+                );
+            }
+        }
+        if let Some(method) = &self.health_method {
+            if method.is_empty() || method.len() > 16 || !method.bytes().all(|byte| byte.is_ascii_uppercase()) {
+                found.add(format!("{at}.health_method"), format!("{method:?} is not a method"), "write it as \"HEAD\"");
+            } else if method == "HEAD" && self.health_body.is_some() {
+                found.add(
+                    format!("{at}.health_body"),
+                    "is looked for in vain: the answer to HEAD has no body".to_owned(),
+                    "remove it, or choose another health_method",
+                );
+            }
+        }
+        if let Some((first, last)) = self.health_status {
+            if !(100..=599).contains(&first) || !(first..=599).contains(&last) {
+                found.add(
+                    format!("{at}.health_status"),
+                    format!("({first}, {last}) is no range of statuses"),
+                    "write the first and the last that pass, as in (200, 299)",
+                );
+            }
+        }
     }
 
     /// Settings that the host would silently pass over.
@@ -852,6 +1150,9 @@ impl Platform {
             ("sleep_after_ms", self.sleep_after_ms.is_some(), is_local, "Inline, Threads, Process and Mcp"),
             ("upstreams", !self.upstreams.is_empty(), matches!(self.host, Host::Http), "Http"),
             ("health_path", self.health_path.is_some(), matches!(self.host, Host::Http), "Http"),
+            ("health_method", self.health_method.is_some(), matches!(self.host, Host::Http), "Http"),
+            ("health_status", self.health_status.is_some(), matches!(self.host, Host::Http), "Http"),
+            ("health_body", self.health_body.is_some(), matches!(self.host, Host::Http), "Http"),
             (
                 "in_flight_max",
                 self.in_flight_max.is_some(),

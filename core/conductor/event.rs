@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::breaker::Cause;
 use crate::config::Platform;
 use crate::lifecycle::{Reason, State};
 use crate::router::RouteId;
@@ -100,6 +101,17 @@ pub enum Event {
         /// How it ended.
         outcome: Outcome,
     },
+    /// An attempt ended, and whoever made it said how long to wait before it is asked again (`Retry-After`).
+    Deferred {
+        /// Whose attempt.
+        ticket: Ticket,
+        /// Who made it.
+        instance: Instance,
+        /// How it ended.
+        outcome: Outcome,
+        /// From now on.
+        after: Duration,
+    },
     /// The caller hung up.
     Gone {
         /// Whose caller.
@@ -136,6 +148,20 @@ pub enum Event {
         /// Which run.
         instance: Instance,
         /// What it found.
+        verdict: Verdict,
+    },
+    /// An instance was initialised again, or could not be.
+    Reinitialized {
+        /// Which run.
+        instance: Instance,
+        /// Whether it worked.
+        done: bool,
+    },
+    /// A look at something that platforms depend on came back.
+    Reached {
+        /// Index in `reachability`.
+        target: u32,
+        /// Whether it could be reached.
         verdict: Verdict,
     },
     /// The machine was measured.
@@ -220,6 +246,8 @@ pub enum Verdict {
     Pass,
     /// Ill, or not there.
     Fail,
+    /// Alive, and wants no requests now.
+    Unready,
     /// Every hand is full: neither.
     Busy,
 }
@@ -286,6 +314,11 @@ pub enum Order {
     },
     /// Let it run and give it no requests until it is started by hand.
     Isolate {
+        /// Index of the platform.
+        platform: u32,
+    },
+    /// Close its breakers and those of its instances, and forget what was held against them.
+    Close {
         /// Index of the platform.
         platform: u32,
     },
@@ -362,10 +395,37 @@ pub enum News {
         /// Why.
         reason: Reason,
     },
-    /// Its breaker opened.
+    /// Its breaker, or that of the whole platform, opened.
     BreakerOpened {
+        /// Why.
+        cause: Cause,
         /// Until when.
         until: Time,
+    },
+    /// Its breaker, or that of the whole platform, closed.
+    BreakerClosed {
+        /// A person closed it.
+        is_by_hand: bool,
+    },
+    /// Its breaker tripped and it stays in use: it is the last one, and its health check passed.
+    Acquitted {
+        /// What the breaker tripped for.
+        cause: Cause,
+    },
+    /// It was initialised again, or could not be.
+    Reinitialized {
+        /// Whether it worked.
+        done: bool,
+    },
+    /// Something that it depends on cannot be reached: what fails behind that is not held against it.
+    Unreachable {
+        /// Index in `reachability`.
+        target: u32,
+    },
+    /// What it depends on can be reached again.
+    Reachable {
+        /// Index in `reachability`.
+        target: u32,
     },
     /// Its health checks took it out.
     HealthDown,
@@ -417,6 +477,20 @@ pub enum Action {
         /// Who shall answer it.
         instance: Instance,
     },
+    /// Give the request to a second instance as well. Its answers are events with the same ticket.
+    Hedge {
+        /// Which request.
+        ticket: Ticket,
+        /// Who else shall answer it.
+        instance: Instance,
+    },
+    /// Of the two that have the request, or had it, the second one's answer is the one that counts.
+    Prefer {
+        /// Which request.
+        ticket: Ticket,
+        /// Whose answer: who was given it by `Hedge`.
+        instance: Instance,
+    },
     /// Let the answer whose head has come flow to the caller; from here it cannot be tried again.
     Relay {
         /// Whose answer.
@@ -447,6 +521,16 @@ pub enum Action {
     },
     /// Ask an instance how it is.
     Probe {
+        /// Which run.
+        instance: Instance,
+    },
+    /// Look whether something that platforms depend on can be reached.
+    Reach {
+        /// Index in `reachability`.
+        target: u32,
+    },
+    /// Initialise an instance again, without ending it.
+    Reinitialize {
         /// Which run.
         instance: Instance,
     },

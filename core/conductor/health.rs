@@ -8,7 +8,8 @@
 //!     └── fail ──► Down
 //! ```
 //!
-//! Busy is neither pass nor fail and leaves everything as it is.
+//! Busy is neither pass nor fail and leaves everything as it is. An instance that says that it is not ready is taken out
+//! like one that fails (readiness), but only failures in a row have it started anew (liveness).
 
 use std::time::Duration;
 
@@ -50,6 +51,12 @@ pub struct Health {
     last_at: Option<Time>,
     /// It has been up in this run: what has never been up is looked for more often.
     was_up: bool,
+    /// Failures in a row, but for answers that it is not ready.
+    failures: u32,
+    /// When the first of the failures in a row was asked for.
+    failing_since: Option<Time>,
+    /// The last probe was left out because of an answer.
+    is_spared: bool,
 }
 
 impl Health {
@@ -63,12 +70,27 @@ impl Health {
             last_took: None,
             last_at: None,
             was_up: proven,
+            failures: 0,
+            failing_since: None,
+            is_spared: false,
         }
+    }
+
+    /// Whether a probe may be left out because something else has shown that it is well: nothing speaks against it, and
+    /// the one before was not left out.
+    pub fn may_be_spared(&self) -> bool {
+        self.standing == Standing::Up { failures: 0 } && !self.slow && !self.is_spared && !self.is_waiting()
+    }
+
+    /// A probe was left out.
+    pub fn spared(&mut self) {
+        self.is_spared = true;
     }
 
     /// A probe was sent.
     pub fn sent(&mut self, now: Time) {
         self.probed_at = Some(now);
+        self.is_spared = false;
     }
 
     /// When the probe that is under way was sent.
@@ -90,13 +112,22 @@ impl Health {
             self.slow = now - sent > settings.degraded_ms.millis();
         }
         self.was_up |= verdict == Verdict::Pass;
+        match verdict {
+            Verdict::Busy => {}
+            Verdict::Pass => (self.failures, self.failing_since) = (0, None),
+            Verdict::Unready => (self.failures, self.failing_since) = (0, self.failing_since.or(Some(sent))),
+            Verdict::Fail => {
+                self.failures = self.failures.saturating_add(1);
+                self.failing_since = self.failing_since.or(Some(sent));
+            }
+        }
         match (self.standing, verdict) {
             (_, Verdict::Busy) => Turn::None,
             (Standing::Unproven, Verdict::Pass) => {
                 self.standing = Standing::Up { failures: 0 };
                 Turn::CameUp
             }
-            (Standing::Unproven, Verdict::Fail) => {
+            (Standing::Unproven, Verdict::Fail | Verdict::Unready) => {
                 self.standing = Standing::Down { passes: 0 };
                 Turn::WentDown
             }
@@ -104,11 +135,11 @@ impl Health {
                 self.standing = Standing::Up { failures: 0 };
                 Turn::None
             }
-            (Standing::Up { failures }, Verdict::Fail) if failures + 1 < settings.fall.count() => {
+            (Standing::Up { failures }, Verdict::Fail | Verdict::Unready) if failures + 1 < settings.fall.count() => {
                 self.standing = Standing::Up { failures: failures + 1 };
                 Turn::None
             }
-            (Standing::Up { .. }, Verdict::Fail) => {
+            (Standing::Up { .. }, Verdict::Fail | Verdict::Unready) => {
                 self.standing = Standing::Down { passes: 0 };
                 Turn::WentDown
             }
@@ -120,7 +151,7 @@ impl Health {
                 self.standing = Standing::Up { failures: 0 };
                 Turn::CameUp
             }
-            (Standing::Down { .. }, Verdict::Fail) => {
+            (Standing::Down { .. }, Verdict::Fail | Verdict::Unready) => {
                 self.standing = Standing::Down { passes: 0 };
                 Turn::None
             }
@@ -140,6 +171,22 @@ impl Health {
     /// Whether enough probes failed to take it out.
     pub fn is_down(&self) -> bool {
         matches!(self.standing, Standing::Down { .. })
+    }
+
+    /// Whether so many probes in a row failed that it is to be started anew.
+    pub fn is_dead(&self, settings: &config::Health) -> bool {
+        let fall = settings.restart_fall.count().max(settings.fall.count());
+        self.is_down() && self.failures >= fall
+    }
+
+    /// When the first of the failures in a row was asked for, if the last probe did not pass.
+    pub fn failing_since(&self) -> Option<Time> {
+        self.failing_since
+    }
+
+    /// Whether it has been up since it was first looked at.
+    pub fn was_up(&self) -> bool {
+        self.was_up
     }
 
     /// Up, but its last answer was slow.
@@ -218,6 +265,49 @@ mod tests {
         assert_eq!(probe(&mut health, Verdict::Busy), Turn::None);
         assert!(health.is_up());
         assert_eq!(probe(&mut health, Verdict::Fail), Turn::WentDown);
+    }
+
+    #[test]
+    fn one_that_is_not_ready_is_taken_out_and_is_not_dead() {
+        let settings = config::Health::default();
+        let mut health = Health::new(true);
+        for _ in 0..2 {
+            assert_eq!(probe(&mut health, Verdict::Unready), Turn::None);
+        }
+        assert_eq!(probe(&mut health, Verdict::Unready), Turn::WentDown);
+        assert!(!health.is_dead(&settings));
+        for _ in 0..2 {
+            probe(&mut health, Verdict::Fail);
+            assert!(!health.is_dead(&settings));
+        }
+        probe(&mut health, Verdict::Fail);
+        assert!(health.is_dead(&settings));
+    }
+
+    #[test]
+    fn one_that_fails_may_be_out_for_long_before_it_is_started_anew() {
+        let settings =
+            config::Health { restart_fall: config::Bounded::new(5).expect("it is in the range"), ..Default::default() };
+        let mut health = Health::new(true);
+        let dead: Vec<bool> = (0..5)
+            .map(|_| {
+                probe(&mut health, Verdict::Fail);
+                health.is_dead(&settings)
+            })
+            .collect();
+        assert_eq!(dead, [false, false, false, false, true]);
+    }
+
+    #[test]
+    fn a_probe_is_left_out_only_if_all_is_well_and_never_twice_in_a_row() {
+        let mut health = Health::new(true);
+        assert!(health.may_be_spared());
+        health.spared();
+        assert!(!health.may_be_spared());
+        probe(&mut health, Verdict::Pass);
+        assert!(health.may_be_spared());
+        probe(&mut health, Verdict::Fail);
+        assert!(!health.may_be_spared());
     }
 
     #[test]

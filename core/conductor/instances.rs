@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use crate::breaker::{Breaker, Finding};
+use crate::breaker::Breaker;
 use crate::event::{Action, Exit, Instance, News, Signal, Verdict};
 use crate::health::{self, Health, Turn};
 use crate::lifecycle::{Input, Reason, State, Step, Then};
+use crate::stats::restart_index;
 use crate::swap::is_making_room;
 use crate::time::Time;
 use crate::timers::Timer;
@@ -32,6 +33,7 @@ impl Conductor {
             }
         }
         self.start_what_can(out);
+        self.look_around();
         self.sample_due(out);
         out.push(Action::Admit(true));
     }
@@ -49,7 +51,7 @@ impl Conductor {
                 |need: &u32| self.is_platform_ready(*need as usize) && self.platforms[*need as usize].ending.is_none();
             if self.platforms[platform].needs.iter().all(is_there) {
                 for slot in self.platforms[platform].slots() {
-                    if self.slots[slot].life.state() == State::Waiting {
+                    if self.slots[slot].life.state() == State::Waiting && !self.is_waiting_for_return(slot) {
                         self.start(slot, Input::Start, out);
                     }
                 }
@@ -59,6 +61,9 @@ impl Conductor {
 
     /// Starts the slot's next run, if its platform may be started once more today.
     fn start(&mut self, slot: usize, input: Input, out: &mut Vec<Action>) {
+        if input == Input::Due && self.waits_for_return(slot, out) {
+            return self.pump(self.slots[slot].platform as usize, out);
+        }
         let input = match self.refusal_to_start(slot) {
             Some(reason) => Input::Refuse(reason),
             None => input,
@@ -160,18 +165,24 @@ impl Conductor {
         entry.run += 1;
         entry.edition = edition;
         entry.health = Health::new(false);
+        (entry.accused, entry.good_at, entry.returned_at) = (None, None, None);
         entry.started_at = now;
         (entry.weight, entry.trimmed_at, entry.extended_at) = (None, None, None);
         let is_again = entry.run > 1;
         // A new edition and one that was asleep are started, not started again.
         let is_restart = matches!(
             entry.life.since().1,
-            Reason::BackoffOver | Reason::ByHand | Reason::NeedRestarts | Reason::NeedStopped
+            Reason::BackoffOver
+                | Reason::ByHand
+                | Reason::NeedRestarts
+                | Reason::NeedStopped
+                | Reason::Unreachable { .. }
         );
+        let ended = self.slots[slot].life.ended();
         let instance = self.instance(slot);
         let index = self.slots[slot].platform;
         let platform = self.platform_at(slot);
-        platform.stats.restarts += u64::from(is_again && is_restart);
+        platform.stats.restarts[restart_index(ended)] += u64::from(is_again && is_restart);
         let host = platform.host;
         let timeout = self.terms_of(slot).start_timeout;
         self.set_timer(Timer::StartLate(instance), now + timeout);
@@ -255,10 +266,14 @@ impl Conductor {
         // A handshake shows that an instance is well; to a service elsewhere nobody has spoken yet.
         let is_proven = self.platform_at(slot).host != crate::config::Host::Http;
         self.slots[slot].health = Health::new(is_proven);
+        self.slots[slot].returned_at = Some(self.now);
         if is_proven {
-            let phase = health::phase(instance.slot, self.settings.health.interval_ms.millis());
+            let interval = self.platform_at(slot).care.health.interval_ms.millis();
+            let phase = health::phase(instance.slot, interval);
             self.set_timer(Timer::Probe(instance), self.now + phase);
-        } else {
+        }
+        // What its platform's breaker waits for is not put off.
+        if !is_proven || !self.platform_at(slot).breaker.is_closed() {
             self.probe_due(instance, out);
         }
         if is_proven {
@@ -295,6 +310,7 @@ impl Conductor {
         self.slots[slot].abandoned.clear();
         self.slots[slot].suspect = false;
         self.slots[slot].breaker = Breaker::default();
+        self.slots[slot].accused = None;
         self.slots[slot].weight = None;
         if self.slots[slot].is_candidate {
             // One that was put down is told with the reason for that.
@@ -336,6 +352,7 @@ impl Conductor {
             Timer::Terminate(instance),
             Timer::Kill(instance),
             Timer::HalfOpen(instance),
+            Timer::TrialLate(instance),
             Timer::Wedged(instance),
             Timer::DrainLate(instance),
         ] {
@@ -349,11 +366,28 @@ impl Conductor {
         if !slot.life.is_ready() || slot.health.is_waiting() {
             return;
         }
+        let care = &self.platforms[slot.platform as usize].care.health;
         slot.health.sent(now);
         // A breaker that is to be tried asks for a probe before its turn: that one takes the place of the regular one.
         self.timers.cancel(Timer::Probe(instance));
-        self.set_timer(Timer::ProbeLate(instance), now + self.settings.health.timeout_ms.millis());
+        let late = now + care.timeout_ms.millis();
+        self.set_timer(Timer::ProbeLate(instance), late);
         out.push(Action::Probe { instance });
+    }
+
+    /// Its regular probe is due. An answer since the last one may have shown the same.
+    pub(crate) fn probe_in_turn(&mut self, instance: Instance, out: &mut Vec<Action>) {
+        let slot = &mut self.slots[instance.slot as usize];
+        let platform = &mut self.platforms[slot.platform as usize];
+        let interval = platform.care.health.interval_ms.millis();
+        let is_shown = slot.good_at.is_some_and(|at| self.now - at < interval);
+        let is_trusted = slot.breaker.is_closed() && slot.accused.is_none() && !slot.is_candidate;
+        if is_shown && is_trusted && slot.life.is_ready() && slot.health.may_be_spared() {
+            slot.health.spared();
+            platform.stats.probes_spared += 1;
+            return self.set_timer(Timer::Probe(instance), self.now + interval);
+        }
+        self.probe_due(instance, out);
     }
 
     pub(crate) fn probed(&mut self, instance: Instance, verdict: Verdict, out: &mut Vec<Action>) {
@@ -367,9 +401,13 @@ impl Conductor {
     pub(crate) fn probe_late(&mut self, at: Time, instance: Instance, out: &mut Vec<Action>) {
         let slot = &self.slots[instance.slot as usize];
         let is_full = slot.occupied() >= self.platforms[slot.platform as usize].terms.in_flight_max;
-        let has_moved = slot.health.sent_at().is_some_and(|sent| slot.heard_at > sent);
-        let is_excused = is_full || has_moved || self.now - at > SLEPT_THROUGH;
-        let verdict = if is_excused { Verdict::Busy } else { Verdict::Fail };
+        let sent = slot.health.sent_at();
+        let has_moved = sent.is_some_and(|sent| slot.heard_at > sent);
+        let verdict = match () {
+            () if slot.good_at > sent && sent.is_some() => Verdict::Pass,
+            () if is_full || has_moved || self.now - at > SLEPT_THROUGH => Verdict::Busy,
+            () => Verdict::Fail,
+        };
         self.judge(instance, verdict, out);
     }
 
@@ -382,14 +420,17 @@ impl Conductor {
         self.timers.cancel(Timer::ProbeLate(instance));
         let took = self.now - sent;
         self.platform_at(slot).stats.count_probe(verdict, took);
-        if self.slots[slot].is_candidate && self.slots[slot].life.is_ready() {
-            let _ = self.slots[slot].health.take(self.now, verdict, &self.settings.health);
+        let entry = &mut self.slots[slot];
+        let platform = entry.platform as usize;
+        let settings = &self.platforms[platform].care.health;
+        let turn = entry.health.take(self.now, verdict, settings);
+        if entry.is_candidate && entry.life.is_ready() {
             return self.judge_candidate(instance, verdict, out);
         }
         if verdict == Verdict::Pass {
-            self.slots[slot].suspect = false;
+            entry.suspect = false;
         }
-        let turn = self.slots[slot].health.take(self.now, verdict, &self.settings.health);
+        let is_dead = entry.health.is_dead(settings);
         self.judge_breaker(instance, verdict, out);
         match turn {
             Turn::None => {}
@@ -399,54 +440,18 @@ impl Conductor {
             }
             Turn::CameUp => {
                 log::info!("{} is back: its health checks pass", self.title(slot));
+                self.slots[slot].returned_at = Some(self.now);
                 self.tell(slot, News::HealthUp, out);
             }
         }
-        if turn == Turn::WentDown && self.platform_at(slot).host.can_be_replaced() {
+        if is_dead && self.platforms[platform].host.can_be_replaced() && self.is_to_blame(slot, out) {
             self.take(slot, Input::Sick(Reason::HealthFailed), out);
         }
-        if self.slots[slot].life.is_ready() {
-            let interval = self.slots[slot].health.interval(&self.settings.health);
+        if self.slots[slot].life.is_ready() && !self.slots[slot].health.is_waiting() {
+            let interval = self.slots[slot].health.interval(&self.platforms[platform].care.health);
             self.set_timer(Timer::Probe(instance), sent + interval);
         }
-        self.pump(self.slots[slot].platform as usize, out);
-    }
-
-    fn judge_breaker(&mut self, instance: Instance, verdict: Verdict, out: &mut Vec<Action>) {
-        let slot = instance.slot as usize;
-        let finding = match verdict {
-            Verdict::Pass => Finding::Good,
-            Verdict::Fail => Finding::Bad,
-            Verdict::Busy => Finding::Nothing,
-        };
-        #[cfg(feature = "plants")]
-        if finding == Finding::Bad && self.plant == Some(crate::Plant::BreakerClockMovedByProbes) {
-            let now = self.now;
-            if let Some(until) = self.slots[slot].breaker.move_deadline(now) {
-                self.set_timer(Timer::HalfOpen(instance), until);
-            }
-        }
-        let now = self.now;
-        let breaker = &mut self.slots[slot].breaker;
-        if let Some(until) = breaker.probed(now, finding, &self.settings.breaker, &mut self.random) {
-            self.note_opened(slot, until, out);
-        }
-    }
-
-    /// A breaker has opened until this time.
-    pub(crate) fn note_opened(&mut self, slot: usize, until: Time, out: &mut Vec<Action>) {
-        let wait = (until - self.now).as_secs_f64();
-        log::warn!("{}: its breaker opens for {wait:.1} s after repeated failures", self.title(slot));
-        self.platform_at(slot).stats.opened += 1;
-        self.tell(slot, News::BreakerOpened { until }, out);
-        self.set_timer(Timer::HalfOpen(self.instance(slot)), until);
-    }
-
-    pub(crate) fn half_open_due(&mut self, instance: Instance, out: &mut Vec<Action>) {
-        // Its trial is the probe that is under way, or one that is sent now.
-        if self.slots[instance.slot as usize].breaker.half_open() {
-            self.probe_due(instance, out);
-        }
+        self.pump(platform, out);
     }
 
     pub(crate) fn check_instances(&self) {
@@ -460,7 +465,6 @@ impl Conductor {
         for (index, slot) in self.slots.iter().enumerate() {
             let instance = self.instance(index);
             let platform = &self.platforms[slot.platform as usize];
-            slot.breaker.check(&self.settings.breaker);
             assert!(slot.life.is_alive() || slot.occupied() == 0, "{instance:?} is not alive and has requests");
             if slot.life.is_ready() {
                 let is_probed = self.timers.at(Timer::Probe(instance)).is_some();

@@ -8,6 +8,10 @@
 //! |---|---|
 //! | a request, from the question to its one end | `requests.rs` |
 //! | an instance: started, probed, cut off, replaced | `instances.rs` |
+//! | breakers: what trips them, who is spared, what is tried | `cutoffs.rs` |
+//! | instances that are far worse than their peers | `outliers.rs` |
+//! | what platforms depend on, and patience while it is away | `reach.rs` |
+//! | a second instance that is asked as well | `hedging.rs` |
 //! | what people and other platforms want of a platform; sleep | `orders.rs` |
 //! | a new edition beside the old | `swap.rs` |
 //! | what a child may use | `limits.rs` |
@@ -21,16 +25,20 @@
 pub mod balance;
 pub mod breaker;
 pub mod config;
+mod cutoffs;
 mod dead_letter;
 mod ending;
 mod event;
 pub mod health;
+mod hedging;
 mod instances;
 pub mod lifecycle;
 mod limits;
 pub mod manifest;
 mod orders;
+mod outliers;
 mod random;
+mod reach;
 mod requests;
 pub mod retry;
 mod router;
@@ -54,17 +62,18 @@ pub use event::{
 pub use random::Random;
 pub use router::{Question, RouteId, Router, Rule};
 pub use shutdown::Phase;
-pub use status::{InstanceStatus, PlatformStatus, INSTANCE_STATES};
+pub use status::{InstanceStatus, PlatformStatus, TargetStatus, INSTANCE_STATES};
 pub use time::Time;
 pub use timers::{Timer, Timers};
 
-use breaker::Breaker;
+use breaker::{Breaker, Cause, Rules};
 use config::{Config, Host, Start};
 use health::Health;
 use lifecycle::{Lifecycle, Reason, State, Then};
+use reach::Target;
 use requests::Request;
 use retry::Budget;
-use stats::{PlatformStats, Stats};
+use stats::{PlatformStats, Recent, Stats};
 use swap::Swap;
 
 /// Bugs that can be planted to show that the world finds them.
@@ -97,6 +106,10 @@ pub struct Conductor {
     stop_ordered_at: Time,
     exit_code: u8,
     has_exited: bool,
+    /// What platforms depend on, by its index in `reachability`.
+    targets: Vec<Target>,
+    /// What answers of routes that hedge have taken lately, by the index of the route.
+    latencies: Vec<Option<Box<Recent>>>,
     /// Some instance drains, some platform is to end after others, or some reload is under way: see to it at the end of
     /// the turn.
     has_unsettled: bool,
@@ -112,6 +125,7 @@ pub struct Conductor {
 struct Settings {
     health: config::Health,
     breaker: config::Breaker,
+    outliers: config::Outliers,
     restart: config::Restart,
     retry: config::Retry,
     sampling: config::Sampling,
@@ -129,9 +143,18 @@ struct Platform {
     first: u32,
     count: u32,
     terms: Terms,
+    care: Care,
+    /// Its own breaker: that of all its instances together.
+    breaker: Breaker,
+    /// Its own breaker is not closed, and that was told.
+    is_cut_off: bool,
+    /// A comparison of its instances is due.
+    is_compared: bool,
     queue: VecDeque<Ticket>,
     needs: Vec<u32>,
     needed_by: Vec<u32>,
+    /// What it depends on, by the index in `reachability`.
+    behind: Vec<u32>,
     /// To be drained for this once those that need it have ended.
     ending: Option<(Then, Reason)>,
     /// A person keeps requests away from it.
@@ -149,8 +172,31 @@ struct Platform {
     stats: PlatformStats,
 }
 
+/// How a platform is probed, cut off and compared: what holds for all, where it has nothing of its own.
+#[derive(Debug)]
+struct Care {
+    health: config::Health,
+    breaker: config::Breaker,
+    outliers: config::Outliers,
+    instance_rules: Rules,
+    platform_rules: Rules,
+}
+
+impl Care {
+    fn of(platform: &config::Platform, settings: &Settings) -> Care {
+        let breaker = platform.breaker.over(&settings.breaker);
+        Care {
+            health: platform.health.over(&settings.health),
+            breaker,
+            outliers: platform.outliers.over(&settings.outliers),
+            instance_rules: Rules::of_instance(&breaker),
+            platform_rules: Rules::of_platform(&breaker),
+        }
+    }
+}
+
 impl Platform {
-    fn new(config: &config::Platform, first: usize, retry: &config::Retry) -> Platform {
+    fn new(config: &config::Platform, first: usize, settings: &Settings) -> Platform {
         Platform {
             name: config.name.clone(),
             host: config.host,
@@ -158,9 +204,14 @@ impl Platform {
             first: first as u32,
             count: config.slots() as u32,
             terms: Terms::of(config),
+            care: Care::of(config, settings),
+            breaker: Breaker::default(),
+            is_cut_off: false,
+            is_compared: false,
             queue: VecDeque::new(),
             needs: Vec::new(),
             needed_by: Vec::new(),
+            behind: Vec::new(),
             ending: None,
             is_isolated: false,
             edition: 0,
@@ -168,7 +219,7 @@ impl Platform {
             starts: 0,
             live: 0,
             used_at: Time::ZERO,
-            budget: Budget::new(retry),
+            budget: Budget::new(&settings.retry),
             stats: PlatformStats::default(),
         }
     }
@@ -186,6 +237,10 @@ struct Slot {
     life: Lifecycle,
     health: Health,
     breaker: Breaker,
+    /// Its breaker has tripped for this and it stays in use as the last one, until a probe shows whether it is well.
+    accused: Option<Cause>,
+    /// When it was last to be given requests little by little from here on.
+    returned_at: Option<Time>,
     in_flight: u32,
     /// Those of them whose answers are flowing already.
     flowing: u32,
@@ -194,6 +249,8 @@ struct Slot {
     abandoned: Vec<(Ticket, Time)>,
     /// When it last answered.
     heard_at: Time,
+    /// When it last answered with what it stands behind.
+    good_at: Option<Time>,
     /// When it last answered, or went from idle to busy.
     progress: Time,
     /// A request of this run ran out of time and nothing was heard since.
@@ -272,7 +329,8 @@ impl Conductor {
         let spares = platform.slots() - platform.instances();
         let spare = || Slot::new(index, Lifecycle::new(State::Spare, Reason::Unused));
         self.slots.extend((0..spares).map(|_| spare()));
-        self.platforms.push(Platform::new(platform, first, &self.settings.retry));
+        self.platforms.push(Platform::new(platform, first, &self.settings));
+        self.put_behind(index, platform);
         index
     }
 
@@ -284,8 +342,9 @@ impl Conductor {
     fn empty(config: &Config, seed: u64) -> Conductor {
         Conductor {
             settings: Settings {
-                health: config.health.clone(),
-                breaker: config.breaker.clone(),
+                health: config.health,
+                breaker: config.breaker,
+                outliers: config.outliers,
                 restart: config.restart.clone(),
                 retry: config.retry.clone(),
                 sampling: config.sampling.clone(),
@@ -299,6 +358,8 @@ impl Conductor {
             live: 0,
             timers: Timers::default(),
             random: Random::new(seed),
+            targets: Target::all(config),
+            latencies: config.routes.iter().map(|route| route.hedge.then(Box::default)).collect(),
             phase: Phase::Running,
             stop_ordered_at: Time::ZERO,
             exit_code: 0,
@@ -329,13 +390,18 @@ impl Conductor {
             Event::Began => self.began(out),
             Event::Asked { ticket, route, idempotent } => self.asked(ticket, route, idempotent, out),
             Event::Headed { ticket, instance } => self.headed(ticket, instance, out),
-            Event::Answered { ticket, instance, outcome } => self.answered(ticket, instance, outcome, out),
+            Event::Answered { ticket, instance, outcome } => self.answered(ticket, instance, outcome, None, out),
+            Event::Deferred { ticket, instance, outcome, after } => {
+                self.answered(ticket, instance, outcome, Some(after), out);
+            }
             Event::Gone { ticket } => self.gone(ticket, out),
             Event::Started { instance } => self.started(instance, out),
             Event::Extended { instance, by } => self.extended(instance, by, out),
             Event::Weighed { instance, weight } => self.weighed(instance, weight, out),
             Event::Exited { instance, exit } => self.exited(instance, exit, out),
             Event::Probed { instance, verdict } => self.probed(instance, verdict, out),
+            Event::Reinitialized { instance, done } => self.reinitialized(instance, done, out),
+            Event::Reached { target, verdict } => self.reached(target, verdict, out),
             Event::Measured { sample } => self.sample = Some((now, sample)),
             Event::Stored { errand, done } => self.stored(errand, done, out),
             Event::Ordered(order) => self.ordered(order, out),
@@ -359,13 +425,20 @@ impl Conductor {
         match timer {
             Timer::Expire(ticket) => self.expired(ticket, out),
             Timer::Retry(ticket) => self.retry_due(ticket, out),
-            Timer::Probe(instance) => self.probe_due(instance, out),
+            Timer::Probe(instance) => self.probe_in_turn(instance, out),
             Timer::ProbeLate(instance) => self.probe_late(at, instance, out),
             Timer::Restart(slot) => self.restart_due(slot, out),
             Timer::StartLate(instance) => self.start_late(instance, out),
             Timer::Terminate(instance) => out.push(Action::Signal { instance, signal: Signal::Terminate }),
             Timer::Kill(instance) => out.push(Action::Signal { instance, signal: Signal::Kill }),
             Timer::HalfOpen(instance) => self.half_open_due(instance, out),
+            Timer::TrialLate(instance) => self.trial_late(instance, out),
+            Timer::PlatformHalfOpen(platform) => self.platform_half_open_due(platform, out),
+            Timer::PlatformTrialLate(platform) => self.platform_trial_late(platform, out),
+            Timer::Hedge(ticket) => self.hedge_due(ticket, out),
+            Timer::Reach(target) => self.reach_due(target, out),
+            Timer::ReachLate(target) => self.reach_late(at, target, out),
+            Timer::Compare(platform) => self.compare_due(platform, out),
             Timer::Wedged(instance) => self.wedged(instance, out),
             Timer::DrainLate(instance) => self.drain_late(instance, out),
             Timer::Sleep(platform) => self.sleep_due(platform, out),
@@ -452,6 +525,8 @@ impl Conductor {
         self.timers.check();
         self.check_requests();
         self.check_instances();
+        self.check_cutoffs();
+        self.check_targets();
         if self.phase != Phase::Running && self.phase != Phase::Done {
             assert!(self.timers.at(Timer::Phase).is_some(), "the phase {:?} has no end", self.phase);
         }
@@ -466,10 +541,13 @@ impl Slot {
             life,
             health: Health::new(false),
             breaker: Breaker::default(),
+            accused: None,
+            returned_at: None,
             in_flight: 0,
             flowing: 0,
             abandoned: Vec::new(),
             heard_at: Time::ZERO,
+            good_at: None,
             progress: Time::ZERO,
             suspect: false,
             usual: std::time::Duration::ZERO,

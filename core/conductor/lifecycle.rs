@@ -182,6 +182,17 @@ pub enum Reason {
     HealthFailed,
     /// A worker did not let go of a request.
     Wedged,
+    /// Its breaker opened, and `breaker.recovery` says that it is to be replaced then.
+    BreakerOpened,
+    /// It could not be initialised again when its breaker opened.
+    NotReinitialized,
+    /// Something that it depends on, by the index in `reachability`, cannot be reached.
+    Unreachable {
+        /// Index in `reachability`.
+        target: u32,
+    },
+    /// What it depends on can be reached again.
+    Reachable,
     /// Its process tree used more memory than it may. Bytes.
     MemoryLimit {
         /// What it used.
@@ -246,6 +257,10 @@ impl std::fmt::Display for Reason {
             Reason::StartTimeout => write!(formatter, "it took longer than start_timeout_ms to start"),
             Reason::HealthFailed => write!(formatter, "its health checks failed"),
             Reason::Wedged => write!(formatter, "a worker did not let go of a request"),
+            Reason::BreakerOpened => write!(formatter, "its breaker opened, and breaker.recovery has it replaced then"),
+            Reason::NotReinitialized => write!(formatter, "it could not be initialised again when its breaker opened"),
+            Reason::Unreachable { .. } => write!(formatter, "what it lies behind cannot be reached"),
+            Reason::Reachable => write!(formatter, "what it lies behind can be reached again"),
             Reason::MemoryLimit { used, max } => write!(
                 formatter,
                 "it used {:.0} MB of memory, and limits.memory_max_mb is {:.0}",

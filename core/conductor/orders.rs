@@ -19,6 +19,7 @@ impl Conductor {
             | Order::Retire { platform }
             | Order::Restart { platform }
             | Order::Isolate { platform }
+            | Order::Close { platform }
             | Order::Reload { platform, .. } => platform as usize,
         };
         if self.phase != Phase::Running || platform >= self.platforms.len() {
@@ -33,6 +34,7 @@ impl Conductor {
             Order::Retire { .. } => self.end_in_order(platform, Then::Rest, Reason::Gone, out),
             Order::Restart { .. } => self.restart_ordered(platform, out),
             Order::Isolate { .. } => self.isolate(platform, out),
+            Order::Close { .. } => self.close_ordered(platform, out),
             Order::Reload { edition, terms, .. } => self.reload_ordered(platform, edition, terms, out),
             Order::Shutdown => {}
         }
@@ -284,7 +286,7 @@ impl Conductor {
         log::info!("{} is isolated by hand", self.platforms[platform].name);
         self.tell_platform(platform, News::Isolated, out);
         while let Some(ticket) = self.platforms[platform].queue.front().copied() {
-            let request = self.queued(ticket);
+            let request = self.live_request(ticket);
             self.end(request, Answer::Refused(Refusal::Isolated, NOT_SOON), None, out);
         }
     }

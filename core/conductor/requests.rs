@@ -13,7 +13,7 @@
 use std::time::Duration;
 
 use crate::balance::{usual_after, Load, Silence};
-use crate::breaker::{Finding, TRIAL_RETRY_AFTER};
+use crate::breaker::{Finding, Mode, TRIAL_RETRY_AFTER};
 use crate::config::Host;
 use crate::dead_letter;
 use crate::event::{Action, Answer, Instance, Outcome, Refusal, Ticket};
@@ -28,19 +28,37 @@ use crate::Conductor;
 /// What is known of a request that has not ended.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Request {
-    ticket: Ticket,
-    route: RouteId,
-    platform: u32,
+    pub(crate) ticket: Ticket,
+    pub(crate) route: RouteId,
+    pub(crate) platform: u32,
     pub(crate) place: Place,
     asked_at: Time,
     deadline: Time,
     attempts: u32,
     misses: u32,
-    idempotent: bool,
-    /// When the present attempt began.
-    given_at: Time,
+    pub(crate) idempotent: bool,
+    /// When the present attempt began, and when it will have been slow.
+    pub(crate) given_at: Time,
+    pub(crate) slow_at: Time,
+    /// The head of its answer came after that.
+    headed_late: bool,
+    /// Another instance has it as well.
+    pub(crate) second: Option<Attempt>,
+    /// The present attempt is that of an instance that was asked second.
+    pub(crate) is_second: bool,
+    /// When it was queued.
+    queued_at: Time,
     /// The slot that it last failed to reach.
     missed: Option<u32>,
+}
+
+/// An instance has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Attempt {
+    pub(crate) instance: Instance,
+    pub(crate) given_at: Time,
+    /// When it will have been slow.
+    pub(crate) slow_at: Time,
 }
 
 /// Where it is.
@@ -60,6 +78,8 @@ enum Prospect {
     Refuse(Refusal, Duration),
 }
 
+/// The part of its draws, in thousandths, that an instance has in the first moments after its return.
+const SLOW_START_PERMILLE_MIN: u32 = 100;
 /// What a caller is told whose instance turned out to be full or gone, or who waited in vain.
 const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// What a caller is told when nothing is known of when the platform will be back.
@@ -97,6 +117,11 @@ impl Conductor {
             misses: 0,
             idempotent: idempotent || rule.idempotent,
             given_at: self.now,
+            slow_at: self.now,
+            headed_late: false,
+            second: None,
+            is_second: false,
+            queued_at: self.now,
             missed: None,
         };
         if self.requests.len() <= ticket.slot() {
@@ -110,16 +135,16 @@ impl Conductor {
         self.place(request, None, out);
     }
 
-    fn request(&self, ticket: Ticket) -> Option<Request> {
+    pub(crate) fn request(&self, ticket: Ticket) -> Option<Request> {
         self.requests.get(ticket.slot()).copied().flatten().filter(|request| request.ticket == ticket)
     }
 
-    /// A request that is in a queue, and therefore has not ended.
-    pub(crate) fn queued(&self, ticket: Ticket) -> Request {
-        self.request(ticket).expect("what is queued has not ended")
+    /// A request that is in a queue or with an instance, and therefore has not ended.
+    pub(crate) fn live_request(&self, ticket: Ticket) -> Request {
+        self.request(ticket).expect("what is queued or given to an instance has not ended")
     }
 
-    fn request_mut(&mut self, ticket: Ticket) -> &mut Request {
+    pub(crate) fn request_mut(&mut self, ticket: Ticket) -> &mut Request {
         self.requests[ticket.slot()].as_mut().expect("the caller has just looked it up")
     }
 
@@ -135,7 +160,7 @@ impl Conductor {
         if let Some(slot) = self.pick(platform, avoid) {
             return self.dispatch(request.ticket, slot, out);
         }
-        if self.phase == Phase::Running {
+        if self.phase == Phase::Running && self.platform_admits(platform) {
             self.wake(platform, Reason::Asked, out);
         }
         match self.prospect(platform, request.deadline) {
@@ -144,7 +169,9 @@ impl Conductor {
                 self.end(request, Answer::Refused(Refusal::QueueFull, TRY_AGAIN_AFTER), None, out);
             }
             Prospect::Wait => {
-                self.request_mut(request.ticket).place = Place::Queued;
+                let now = self.now;
+                let entry = self.request_mut(request.ticket);
+                (entry.place, entry.queued_at) = (Place::Queued, now);
                 self.set_timer(Timer::Expire(request.ticket), request.deadline);
                 self.platforms[platform].queue.push_back(request.ticket);
             }
@@ -154,6 +181,17 @@ impl Conductor {
     /// The instance that gets the next request: the better of two drawn at random; if neither takes requests, or the
     /// better one is silent, the best of all. `avoid` is taken only if nothing else is to be had.
     fn pick(&mut self, platform: usize, avoid: Option<u32>) -> Option<usize> {
+        if !self.platform_admits(platform) {
+            return None;
+        }
+        let best = self.pick_closed(platform, avoid);
+        if best.is_none() && self.panics(platform) {
+            return self.pick_cut_off(platform);
+        }
+        best
+    }
+
+    fn pick_closed(&mut self, platform: usize, avoid: Option<u32>) -> Option<usize> {
         let first = self.platforms[platform].first as usize;
         let count = u64::from(self.platforms[platform].count);
         if count == 1 {
@@ -168,6 +206,13 @@ impl Conductor {
             let only = drawn.into_iter().zip(candidates).find(|(_, takes)| *takes).map(|(slot, _)| slot);
             return only.or_else(|| avoid.map(|slot| slot as usize).filter(|slot| self.takes_requests(*slot)));
         }
+        if candidates == [true, true] {
+            // One that comes back is spared some of its draws.
+            let spared = drawn.map(|slot| self.is_spared(slot));
+            if spared[0] != spared[1] {
+                return Some(drawn[usize::from(spared[0])]);
+            }
+        }
         match self.best_of(drawn.into_iter(), avoid) {
             Some((slot, load)) if load.silence == Silence::NONE && candidates == [true, true] => Some(slot),
             Some(_) | None => {
@@ -179,9 +224,35 @@ impl Conductor {
         }
     }
 
+    /// The best of those whose breakers are open and that are well otherwise.
+    fn pick_cut_off(&mut self, platform: usize) -> Option<usize> {
+        let slots = self.platforms[platform].slots();
+        let open = slots.filter(|slot| self.slots[*slot].breaker.is_open() && self.could_take(*slot));
+        let best = open.map(|slot| (slot, self.load(slot))).min_by(|(_, one), (_, other)| one.compare(other));
+        self.platforms[platform].stats.panics += u64::from(best.is_some());
+        best.map(|(slot, _)| slot)
+    }
+
+    /// Whether an instance that has come back a moment ago is passed over this time: less and less often.
+    fn is_spared(&mut self, slot: usize) -> bool {
+        let Some(returned_at) = self.slots[slot].returned_at else { return false };
+        let ramp = self.platform_at(slot).care.health.slow_start_ms.millis();
+        let since = self.now - returned_at;
+        if since >= ramp {
+            self.slots[slot].returned_at = None;
+            return false;
+        }
+        let permille = (since.as_nanos() * 1000 / ramp.as_nanos()) as u32;
+        !self.random.chance(permille.max(SLOW_START_PERMILLE_MIN))
+    }
+
     /// The best instance but this one.
-    fn pick_other(&self, platform: usize, than: u32) -> Option<usize> {
-        self.best_of(self.platforms[platform].slots(), Some(than)).map(|(slot, _)| slot)
+    pub(crate) fn pick_other(&self, platform: usize, than: u32) -> Option<usize> {
+        let platform = &self.platforms[platform];
+        if !platform.breaker.admits() {
+            return None;
+        }
+        self.best_of(platform.slots(), Some(than)).map(|(slot, _)| slot)
     }
 
     fn best_of(&self, slots: impl Iterator<Item = usize>, avoid: Option<u32>) -> Option<(usize, Load)> {
@@ -192,11 +263,15 @@ impl Conductor {
     }
 
     fn takes_requests(&self, slot: usize) -> bool {
+        self.slots[slot].breaker.admits() && self.could_take(slot)
+    }
+
+    /// Whether it would take a request if it were not for its breaker.
+    fn could_take(&self, slot: usize) -> bool {
         let entry = &self.slots[slot];
         entry.life.is_ready()
             && !entry.is_candidate
             && entry.health.is_up()
-            && entry.breaker.admits()
             && entry.occupied() < self.platforms[entry.platform as usize].terms.in_flight_max
     }
 
@@ -216,8 +291,15 @@ impl Conductor {
 
     /// Whether a request that no instance takes now should wait: yes if one is only busy or about to start.
     fn prospect(&self, platform: usize, deadline: Time) -> Prospect {
+        let breaker = &self.platforms[platform].breaker;
+        if !breaker.admits() {
+            let after = breaker.open_until().map_or(TRIAL_RETRY_AFTER, |until| until - self.now);
+            return Prospect::Refuse(Refusal::BreakerOpen, after);
+        }
+        let panics = self.panics(platform);
         let mut soonest = (Refusal::NotReady, NOT_SOON);
-        for slot in &self.slots[self.platforms[platform].slots()] {
+        for index in self.platforms[platform].slots() {
+            let slot = &self.slots[index];
             let candidate = match slot.life.state() {
                 // A slot that is to prove itself or is not in use is no prospect; the one that it stands beside is.
                 _ if slot.is_candidate => continue,
@@ -226,6 +308,9 @@ impl Conductor {
                 }
                 // What it needs was stopped or has failed: it waits in vain.
                 State::Waiting if !self.can_come(platform) => (Refusal::NotReady, NOT_SOON),
+                State::Waiting if self.is_waiting_for_return(index) => {
+                    (Refusal::NotReady, self.settings.health.down_interval_ms.millis())
+                }
                 State::Asleep
                 | State::Waiting
                 | State::Starting
@@ -233,11 +318,12 @@ impl Conductor {
                 | State::Stopping { then: Then::Again | Then::Wait | Then::Sleep } => return Prospect::Wait,
                 State::Ready if slot.health.is_up() => match slot.breaker.open_until() {
                     None if slot.breaker.admits() => return Prospect::Wait,
+                    Some(_) if panics => return Prospect::Wait,
                     None => (Refusal::BreakerOpen, TRIAL_RETRY_AFTER),
                     Some(until) => (Refusal::BreakerOpen, until - self.now),
                 },
                 State::Ready if slot.health.is_unproven() => return Prospect::Wait,
-                State::Ready => (Refusal::NotReady, slot.health.interval(&self.settings.health)),
+                State::Ready => (Refusal::NotReady, slot.health.interval(&self.platforms[platform].care.health)),
                 State::Backoff { until } if until < deadline => return Prospect::Wait,
                 State::Backoff { until } => (Refusal::NotReady, until - self.now),
                 State::Draining { then: Then::Rest }
@@ -253,51 +339,85 @@ impl Conductor {
     }
 
     fn dispatch(&mut self, ticket: Ticket, slot: usize, out: &mut Vec<Action>) {
-        let instance = self.instance(slot);
+        let attempt = self.give(slot, ticket);
+        let Attempt { instance, given_at, slow_at } = attempt;
+        let request = self.request_mut(ticket);
+        request.place = Place::Out { instance, headed: false };
+        request.attempts += 1;
+        (request.given_at, request.slow_at, request.is_second) = (given_at, slow_at, false);
+        let request = *request;
+        let attempt_end = self.attempt_end(slot, &request);
+        if request.attempts > 1 {
+            self.platform_at(slot).stats.retries += 1;
+        } else {
+            self.hedge_later(&request, attempt_end);
+        }
+        // Always set: an attempt that follows another in the same turn must not inherit its end.
+        self.set_timer(Timer::Expire(ticket), attempt_end);
+        out.push(Action::Dispatch { ticket, instance });
+    }
+
+    /// The time of an attempt that begins now is up then.
+    fn attempt_end(&self, slot: usize, request: &Request) -> Time {
+        let own_timeout = self.platforms[self.slots[slot].platform as usize].terms.request_timeout;
+        let attempt_timeout = self.router.rule(request.route).map(|rule| rule.attempt_timeout);
+        let spans = [own_timeout, attempt_timeout].into_iter().flatten();
+        spans.fold(request.deadline, |end, span| end.min(self.now + span))
+    }
+
+    /// An instance gets a request.
+    pub(crate) fn give(&mut self, slot: usize, ticket: Ticket) -> Attempt {
         let now = self.now;
         let entry = &mut self.slots[slot];
         if entry.in_flight == entry.flowing {
             entry.progress = now;
         }
         entry.in_flight += 1;
-        entry.breaker.admit(ticket);
-        let request = self.request_mut(ticket);
-        request.place = Place::Out { instance, headed: false };
-        request.attempts += 1;
-        request.given_at = now;
-        let (attempts, deadline, route) = (request.attempts, request.deadline, request.route);
-        if attempts > 1 {
-            self.platform_at(slot).stats.retries += 1;
-        }
-        // Always set: an attempt that follows another in the same turn must not inherit its end.
-        let own_timeout = self.platform_at(slot).terms.request_timeout;
-        let attempt_timeout = self.router.rule(route).map(|rule| rule.attempt_timeout);
-        let attempt_end =
-            [own_timeout, attempt_timeout].into_iter().flatten().fold(deadline, |end, span| end.min(now + span));
-        self.set_timer(Timer::Expire(ticket), attempt_end);
-        out.push(Action::Dispatch { ticket, instance });
+        self.admit(slot, ticket);
+        let platform = self.slots[slot].platform as usize;
+        self.compare_soon(platform);
+        let slow = match self.platforms[platform].care.breaker.slow_ms.millis() {
+            Duration::ZERO => (self.attempt_end(slot, &self.live_request(ticket)) - now) / 5 * 4,
+            slow => slow,
+        };
+        Attempt { instance: self.instance(slot), given_at: now, slow_at: now + slow }
     }
 
     pub(crate) fn headed(&mut self, ticket: Ticket, instance: Instance, out: &mut Vec<Action>) {
-        match self.request(ticket).map(|request| request.place) {
-            Some(Place::Out { instance: with, headed: false }) if with == instance => {
-                let given_at = self.request_mut(ticket).given_at;
-                self.request_mut(ticket).place = Place::Out { instance, headed: true };
-                self.heard_of(instance.slot as usize, given_at);
-                self.slots[instance.slot as usize].flowing += 1;
-                self.timers.cancel(Timer::Expire(ticket));
-                out.push(Action::Relay { ticket });
-                if self.slots[instance.slot as usize].breaker.give_back(ticket) {
-                    self.pump(self.slots[instance.slot as usize].platform as usize, out);
-                }
-            }
-            Some(_) | None => self.stats.stale += 1,
-        }
+        let is_awaited = |request: &Request| match request.place {
+            Place::Out { instance: with, headed: false } => with == instance || request.has_second(instance),
+            Place::Out { headed: true, .. } | Place::Queued | Place::Waiting { .. } => false,
+        };
+        let Some(request) = self.request(ticket).filter(is_awaited) else {
+            self.stats.stale += 1;
+            return;
+        };
+        let request = self.drop_other(request, instance, out);
+        let is_late = self.now > request.slow_at;
+        let entry = self.request_mut(ticket);
+        entry.place = Place::Out { instance, headed: true };
+        entry.headed_late = is_late;
+        self.heard_of(instance.slot as usize, request.given_at);
+        self.slots[instance.slot as usize].flowing += 1;
+        self.timers.cancel(Timer::Expire(ticket));
+        self.note_latency(request.route, request.given_at);
+        out.push(Action::Relay { ticket });
+        self.give_back_trials(instance.slot as usize, ticket, out);
+        self.pump(request.platform as usize, out);
     }
 
-    pub(crate) fn answered(&mut self, ticket: Ticket, instance: Instance, outcome: Outcome, out: &mut Vec<Action>) {
+    pub(crate) fn answered(
+        &mut self,
+        ticket: Ticket,
+        instance: Instance,
+        outcome: Outcome,
+        after: Option<Duration>,
+        out: &mut Vec<Action>,
+    ) {
         let current = self.request(ticket).filter(|request| match request.place {
-            Place::Out { instance: with, .. } => with == instance || self.accepts_old_runs(with, instance),
+            Place::Out { instance: with, .. } => {
+                with == instance || request.has_second(instance) || self.accepts_old_runs(with, instance)
+            }
             Place::Queued | Place::Waiting { .. } => false,
         });
         let Some(request) = current else { return self.answered_late(ticket, instance, out) };
@@ -306,24 +426,37 @@ impl Conductor {
         self.platforms[platform].stats.count_outcome(outcome);
         let missed_again = outcome == Outcome::Unsent && request.missed == Some(instance.slot);
         let finding = if missed_again { Finding::Nothing } else { Finding::of(outcome) };
-        self.release(slot, request, finding, out);
+        let attempt = request.second.filter(|second| second.instance == instance).unwrap_or(request.attempt());
+        let is_headed = matches!(request.place, Place::Out { headed: true, .. });
+        let is_slow = if is_headed { request.headed_late } else { self.now > attempt.slow_at };
+        self.release(slot, ticket, is_headed, finding, is_slow, out);
         if matches!(outcome, Outcome::Replied | Outcome::Mistaken | Outcome::Failed | Outcome::Busy) {
-            match request.place {
-                // Its head was what was waited for, and has been heard of.
-                Place::Out { headed: true, .. } => self.spoke(slot),
-                Place::Out { headed: false, .. } | Place::Queued | Place::Waiting { .. } => {
-                    self.heard_of(slot, request.given_at);
-                }
+            // The head of an answer that flows was what was waited for, and has been heard of.
+            if is_headed {
+                self.spoke(slot);
+            } else {
+                self.heard_of(slot, attempt.given_at);
             }
         }
         match outcome {
-            Outcome::Replied => {
-                self.platforms[platform].budget.refill(&self.settings.retry);
+            Outcome::Replied | Outcome::Mistaken => {
+                if outcome == Outcome::Replied {
+                    self.platforms[platform].budget.refill(&self.settings.retry);
+                    self.slots[slot].good_at = Some(self.now);
+                }
+                // What flows has been preferred, and its usual time taken, with its head.
+                let request = if is_headed {
+                    request
+                } else {
+                    self.note_latency(request.route, attempt.given_at);
+                    self.drop_other(request, instance, out)
+                };
                 self.end(request, Answer::Relayed, Some(outcome), out);
             }
-            Outcome::Mistaken => self.end(request, Answer::Relayed, Some(outcome), out),
             Outcome::Failed | Outcome::Broken | Outcome::Unsent | Outcome::Busy => {
-                self.attempt_failed(request, instance, Failure::Ended(outcome), out);
+                if !self.goes_on_elsewhere(ticket, instance) {
+                    self.attempt_failed(request, instance, Failure::Ended(outcome), after, out);
+                }
             }
         }
         self.pump(platform, out);
@@ -361,25 +494,34 @@ impl Conductor {
     }
 
     /// The instance has the request no more.
-    fn release(&mut self, slot: usize, request: Request, finding: Finding, out: &mut Vec<Action>) {
-        let ticket = request.ticket;
+    fn release(
+        &mut self,
+        slot: usize,
+        ticket: Ticket,
+        was_headed: bool,
+        finding: Finding,
+        is_slow: bool,
+        out: &mut Vec<Action>,
+    ) {
         self.slots[slot].in_flight -= 1;
-        self.slots[slot].flowing -= u32::from(matches!(request.place, Place::Out { headed: true, .. }));
-        if !self.slots[slot].life.is_alive() {
-            // Its run is over, and its breaker with it.
-            return;
-        }
+        self.slots[slot].flowing -= u32::from(was_headed);
         if finding == Finding::Nothing && self.keeps_trials() {
             return;
         }
-        let entry = &mut self.slots[slot];
-        let opened = entry.breaker.record(self.now, ticket, finding, &self.settings.breaker, &mut self.random);
-        if let Some(until) = opened {
-            self.note_opened(slot, until, out);
-        }
+        let is_gone = !self.slots[slot].life.is_alive();
+        self.record(slot, ticket, finding, is_slow, is_gone, out);
     }
 
-    fn attempt_failed(&mut self, request: Request, instance: Instance, failure: Failure, out: &mut Vec<Action>) {
+    /// The only attempt that was made, or the last one of two, has failed.
+    fn attempt_failed(
+        &mut self,
+        request: Request,
+        instance: Instance,
+        failure: Failure,
+        after: Option<Duration>,
+        out: &mut Vec<Action>,
+    ) {
+        self.timers.cancel(Timer::Hedge(request.ticket));
         let answer = match failure {
             Failure::TimedOut => Answer::TimedOut,
             Failure::Ended(Outcome::Failed | Outcome::Replied | Outcome::Mistaken) => Answer::Relayed,
@@ -392,20 +534,26 @@ impl Conductor {
             Failure::TimedOut => None,
         };
         let request = self.note_failure(request, instance, outcome);
-        let wait = match self.retry_decision(request, failure) {
+        let wait = match self.retry_decision(request, instance, failure, after) {
             Decision::AtOnce { otherwise } => match self.pick_other(request.platform as usize, instance.slot) {
                 Some(other) => return self.dispatch(request.ticket, other, out),
                 None => otherwise,
             },
             Decision::After(wait) => wait,
-            Decision::GiveUp => return self.end(request, answer, outcome, out),
+            Decision::GiveUp => return self.end_failed(request, answer, outcome, out),
         };
         if self.now + wait >= request.deadline {
-            return self.end(request, answer, outcome, out);
+            return self.end_failed(request, answer, outcome, out);
         }
         self.request_mut(request.ticket).place = Place::Waiting { avoid: instance.slot };
         self.set_timer(Timer::Expire(request.ticket), request.deadline);
         self.set_timer(Timer::Retry(request.ticket), self.now + wait);
+    }
+
+    /// It failed for good: if the answer says so, it is that of the instance that was asked last.
+    fn end_failed(&mut self, request: Request, answer: Answer, outcome: Option<Outcome>, out: &mut Vec<Action>) {
+        self.prefer_if_second(request, out);
+        self.end(request, answer, outcome, out);
     }
 
     fn note_failure(&mut self, request: Request, instance: Instance, outcome: Option<Outcome>) -> Request {
@@ -418,7 +566,13 @@ impl Conductor {
         *entry
     }
 
-    fn retry_decision(&mut self, request: Request, failure: Failure) -> Decision {
+    fn retry_decision(
+        &mut self,
+        request: Request,
+        instance: Instance,
+        failure: Failure,
+        after: Option<Duration>,
+    ) -> Decision {
         let is_headed = matches!(request.place, Place::Out { headed: true, .. });
         let is_isolated = self.platforms[request.platform as usize].is_isolated;
         if is_headed || is_isolated || self.phase > Phase::Draining || self.now >= request.deadline {
@@ -430,6 +584,8 @@ impl Conductor {
             retries: self.router.rule(request.route).map_or(0, |rule| rule.retries),
             idempotent: request.idempotent,
             time_left: request.deadline - self.now,
+            after,
+            has_other: after.is_some() && self.pick_other(request.platform as usize, instance.slot).is_some(),
         };
         let budget = &mut self.platforms[request.platform as usize].budget;
         budget.decide(failure, history, &self.settings.retry, &mut self.random)
@@ -448,10 +604,15 @@ impl Conductor {
         match request.place {
             Place::Queued | Place::Waiting { .. } => self.end_waiting(request, out),
             Place::Out { instance, .. } => {
-                self.platforms[platform].stats.timeouts += 1;
-                self.slots[instance.slot as usize].suspect = true;
-                self.abandon(request, instance, Finding::Bad, out);
-                self.attempt_failed(request, instance, Failure::TimedOut, out);
+                for attempt in request.attempts_made() {
+                    self.platforms[platform].stats.timeouts += 1;
+                    self.slots[attempt.instance.slot as usize].suspect = true;
+                    self.abandon(ticket, attempt, Finding::Bad(Mode::Timeout), out);
+                }
+                let entry = self.request_mut(ticket);
+                entry.second = None;
+                let request = *entry;
+                self.attempt_failed(request, instance, Failure::TimedOut, None, out);
             }
         }
         self.pump(platform, out);
@@ -469,23 +630,28 @@ impl Conductor {
     pub(crate) fn gone(&mut self, ticket: Ticket, out: &mut Vec<Action>) {
         let Some(request) = self.request(ticket) else { return };
         self.stats.gone += 1;
-        if let Place::Out { instance, .. } = request.place {
-            self.abandon(request, instance, Finding::Nothing, out);
+        for attempt in request.attempts_made() {
+            self.abandon(ticket, attempt, Finding::Nothing, out);
         }
         self.end(request, Answer::Unheard, None, out);
         self.pump(request.platform as usize, out);
     }
 
     /// Nobody waits for this attempt any more. A thread cannot be made to let go, so it stays occupied until it does.
-    fn abandon(&mut self, request: Request, instance: Instance, finding: Finding, out: &mut Vec<Action>) {
+    pub(crate) fn abandon(&mut self, ticket: Ticket, attempt: Attempt, finding: Finding, out: &mut Vec<Action>) {
+        let instance = attempt.instance;
         let slot = instance.slot as usize;
-        self.release(slot, request, finding, out);
+        let request = self.live_request(ticket);
+        let was_headed = request.place == Place::Out { instance, headed: true };
+        // What was cut off before it was slow shows nothing.
+        let is_slow = self.now > attempt.slow_at;
+        self.release(slot, ticket, was_headed, finding, is_slow, out);
         if matches!(self.platforms[request.platform as usize].host, Host::Threads(_)) {
             let patience = self.platforms[request.platform as usize].terms.wedged;
-            self.slots[slot].abandoned.push((request.ticket, request.deadline + patience));
+            self.slots[slot].abandoned.push((ticket, request.deadline + patience));
             self.await_abandoned(instance);
         }
-        out.push(Action::Cancel { ticket: request.ticket, instance });
+        out.push(Action::Cancel { ticket, instance });
     }
 
     /// The worker is wedged when the patience with any one of its abandoned requests is over.
@@ -503,15 +669,17 @@ impl Conductor {
         self.live -= 1;
         self.timers.cancel(Timer::Expire(ticket));
         self.timers.cancel(Timer::Retry(ticket));
+        self.timers.cancel(Timer::Hedge(ticket));
         let now = self.now;
         let platform = &mut self.platforms[request.platform as usize];
         platform.used_at = now;
         platform.live -= 1;
         if place == Some(Place::Queued) {
+            platform.stats.queue_duration.record(now - request.queued_at);
             platform.queue.retain(|queued| *queued != ticket);
         }
         match answer {
-            Answer::Relayed => platform.stats.request_duration.record(self.now - request.asked_at),
+            Answer::Relayed => platform.stats.count_answer(now, now - request.asked_at),
             Answer::Refused(refusal, _) => platform.stats.count_refusal(refusal),
             Answer::Broken | Answer::TimedOut | Answer::NoRoute | Answer::Unheard => {}
         }
@@ -527,7 +695,7 @@ impl Conductor {
     /// Something changed for the platform: gives what waits to whoever is free, and refuses what waits in vain.
     pub(crate) fn pump(&mut self, platform: usize, out: &mut Vec<Action>) {
         while let Some(ticket) = self.platforms[platform].queue.front().copied() {
-            let request = self.queued(ticket);
+            let request = self.live_request(ticket);
             // After a clock jump other timers may be served before the one that ends this request.
             if self.now >= request.deadline {
                 self.end_waiting(request, out);
@@ -535,6 +703,7 @@ impl Conductor {
             }
             if let Some(slot) = self.pick(platform, None) {
                 self.platforms[platform].queue.pop_front();
+                self.platforms[platform].stats.queue_duration.record(self.now - request.queued_at);
                 self.dispatch(ticket, slot, out);
                 continue;
             }
@@ -549,8 +718,8 @@ impl Conductor {
     pub(crate) fn break_requests_of(&mut self, instance: Instance, out: &mut Vec<Action>) {
         for index in 0..self.requests.len() {
             let Some(request) = self.requests[index] else { continue };
-            if matches!(request.place, Place::Out { instance: with, .. } if with == instance) {
-                self.answered(request.ticket, instance, Outcome::Broken, out);
+            if request.attempts_made().any(|attempt| attempt.instance == instance) {
+                self.answered(request.ticket, instance, Outcome::Broken, None, out);
             }
         }
     }
@@ -559,12 +728,25 @@ impl Conductor {
     pub(crate) fn refuse_all(&mut self, out: &mut Vec<Action>) {
         for index in 0..self.requests.len() {
             let Some(request) = self.requests[index] else { continue };
-            if let Place::Out { instance, .. } = request.place {
-                self.abandon(request, instance, Finding::Nothing, out);
+            for attempt in request.attempts_made() {
+                self.abandon(request.ticket, attempt, Finding::Nothing, out);
             }
             let grace = self.settings.shutdown.grace_ms.millis();
             self.end(request, Answer::Refused(Refusal::Draining, grace), None, out);
         }
+    }
+
+    /// How long the request that has waited longest for the platform has.
+    pub(crate) fn queue_age(&self, platform: usize) -> Duration {
+        let oldest = self.platforms[platform].queue.front().map(|ticket| self.live_request(*ticket).queued_at);
+        oldest.map_or(Duration::ZERO, |since| self.now - since)
+    }
+
+    /// Whether it is with an instance of the platform.
+    pub(crate) fn is_out(&self, ticket: Ticket, platform: usize) -> bool {
+        let is_out =
+            |request: Request| request.platform as usize == platform && matches!(request.place, Place::Out { .. });
+        self.request(ticket).is_some_and(is_out)
     }
 
     pub(crate) fn check_requests(&self) {
@@ -580,6 +762,10 @@ impl Conductor {
                 Place::Out { headed, .. } => (false, !headed, false),
             };
             assert_eq!((is_queued, expires, retries), (queued, expiring, retrying), "{request:?} is misplaced");
+            let is_hedged_later = self.timers.at(Timer::Hedge(request.ticket)).is_some();
+            let is_single = matches!(request.place, Place::Out { headed: false, .. }) && request.second.is_none();
+            assert!(is_single || !is_hedged_later, "{request:?} is to be hedged and cannot be");
+            assert!(request.second.is_none() || request.idempotent, "{request:?} is asked twice");
         }
         for platform in &self.platforms {
             assert!(
@@ -593,13 +779,13 @@ impl Conductor {
         }
         for (slot, entry) in self.slots.iter().enumerate() {
             let with = self.instance(slot);
-            let held = self.requests.iter().flatten();
-            let held = held.filter(|request| matches!(request.place, Place::Out { instance, .. } if instance == with));
+            let held = self.requests.iter().flatten().flat_map(|request| request.attempts_made());
+            let held = held.filter(|attempt| attempt.instance == with);
             assert_eq!(held.count(), entry.in_flight as usize, "in-flight count of {with:?} is off");
             if let Some(trial) = entry.breaker.trial() {
                 let is_out = self
                     .request(trial)
-                    .is_some_and(|request| matches!(request.place, Place::Out { instance, .. } if instance == with));
+                    .is_some_and(|request| request.attempts_made().any(|attempt| attempt.instance == with));
                 assert!(is_out, "the trial of {with:?} was never returned");
             }
         }
@@ -626,13 +812,26 @@ impl Conductor {
     }
 }
 
+impl Request {
+    /// With whom it is: nobody, one instance, or two.
+    pub(crate) fn attempts_made(&self) -> impl Iterator<Item = Attempt> {
+        let first = matches!(self.place, Place::Out { .. }).then(|| self.attempt());
+        first.into_iter().chain(self.second)
+    }
+
+    fn has_second(&self, instance: Instance) -> bool {
+        self.second.is_some_and(|second| second.instance == instance)
+    }
+}
+
 impl Finding {
     /// What an outcome shows of the instance. The caller's own mistake shows nothing, and neither does being full.
     fn of(outcome: Outcome) -> Finding {
         match outcome {
             Outcome::Replied => Finding::Good,
             Outcome::Mistaken | Outcome::Busy => Finding::Nothing,
-            Outcome::Failed | Outcome::Broken | Outcome::Unsent => Finding::Bad,
+            Outcome::Failed => Finding::Bad(Mode::Application),
+            Outcome::Broken | Outcome::Unsent => Finding::Bad(Mode::Transport),
         }
     }
 }

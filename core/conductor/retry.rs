@@ -28,6 +28,10 @@ pub struct History {
     pub idempotent: bool,
     /// Until the caller is told that time is up.
     pub time_left: Duration,
+    /// How long whoever failed wants not to be asked again.
+    pub after: Option<Duration>,
+    /// Whether another instance takes requests, which said no such thing.
+    pub has_other: bool,
 }
 
 /// What to do.
@@ -68,6 +72,20 @@ impl Budget {
         self.tokens = (self.tokens + 1).min(settings.tokens_max.count());
     }
 
+    /// Pays for a second instance to be asked while the first has not answered. Whether there was enough.
+    pub fn pay_for_hedge(&mut self) -> bool {
+        let is_enough = self.tokens >= COST;
+        if is_enough {
+            self.tokens -= COST;
+        }
+        is_enough
+    }
+
+    /// What is left.
+    pub fn tokens(&self) -> u32 {
+        self.tokens
+    }
+
     /// Decides, and pays for the retry if there is to be one.
     pub fn decide(
         &mut self,
@@ -91,6 +109,7 @@ impl Budget {
             return Decision::GiveUp;
         }
         let wait = full_jitter(history.attempts - 1, settings, random);
+        let wait = history.after.filter(|_| !history.has_other).map_or(wait, |after| wait.max(after));
         if wait >= history.time_left {
             return Decision::GiveUp;
         }
@@ -109,8 +128,15 @@ fn full_jitter(retry: u32, settings: &config::Retry, random: &mut Random) -> Dur
 mod tests {
     use super::*;
 
-    const ONCE: History =
-        History { attempts: 1, misses: 0, retries: 2, idempotent: true, time_left: Duration::from_secs(5) };
+    const ONCE: History = History {
+        attempts: 1,
+        misses: 0,
+        retries: 2,
+        idempotent: true,
+        time_left: Duration::from_secs(5),
+        after: None,
+        has_other: false,
+    };
 
     fn decide(budget: &mut Budget, failure: Failure, history: History) -> Decision {
         budget.decide(failure, history, &config::Retry::default(), &mut Random::new(3))
@@ -155,6 +181,22 @@ mod tests {
             budget.refill(&config::Retry::default());
         }
         assert!(matches!(decide(&mut budget, Failure::TimedOut, ONCE), Decision::After(_)));
+    }
+
+    #[test]
+    fn whoever_says_when_to_come_back_is_not_asked_before_unless_there_is_another() {
+        let asked = History { after: Some(Duration::from_secs(3)), ..ONCE };
+        let Decision::After(wait) = decide(&mut full(), Failure::Ended(Outcome::Busy), asked) else {
+            panic!("it is tried again")
+        };
+        assert!(wait >= Duration::from_secs(3));
+        let elsewhere = History { has_other: true, ..asked };
+        let Decision::After(wait) = decide(&mut full(), Failure::Ended(Outcome::Busy), elsewhere) else {
+            panic!("it is tried again")
+        };
+        assert!(wait < Duration::from_secs(1));
+        let too_late = History { after: Some(Duration::from_secs(5)), ..ONCE };
+        assert_eq!(decide(&mut full(), Failure::Ended(Outcome::Busy), too_late), Decision::GiveUp);
     }
 
     #[test]

@@ -43,6 +43,11 @@ impl Phase {
         }
     }
 
+    /// Whether requests that are under way may still be given to instances.
+    pub const fn admits(self) -> bool {
+        matches!(self, Phase::Running | Phase::Draining)
+    }
+
     /// The name in status.
     pub const fn name(self) -> &'static str {
         match self {

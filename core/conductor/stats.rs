@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use crate::event::{Outcome, Refusal, Verdict};
+use crate::breaker::{Cause, CAUSES};
+use crate::event::{Exit, Outcome, Refusal, Verdict};
+use crate::lifecycle::Reason;
+use crate::time::Time;
 
 /// Upper bounds of the buckets of a histogram of durations, microseconds: 100 µs to 10 s.
 pub const BUCKETS_US: [u64; 16] = [
@@ -34,6 +37,78 @@ impl Histogram {
     }
 }
 
+/// Octaves of microseconds that [`Recent`] tells apart, from 1 µs to over an hour, each in four parts.
+const OCTAVES: usize = 32;
+const PARTS: usize = 4;
+/// Minutes that are remembered; the present one comes on top.
+const MINUTES: usize = 5;
+const MINUTE_NANOS: u64 = 60_000_000_000;
+
+/// Durations of the last five to six minutes, for percentiles. Two neighbouring buckets differ by a quarter of their
+/// octave, so a percentile is at most an eighth off.
+#[derive(Clone, Debug)]
+pub struct Recent {
+    minutes: [[u32; OCTAVES * PARTS]; MINUTES + 1],
+    /// The minute that is being filled, counted from the start of time.
+    minute: u64,
+}
+
+impl Default for Recent {
+    fn default() -> Self {
+        Recent { minutes: [[0; OCTAVES * PARTS]; MINUTES + 1], minute: 0 }
+    }
+}
+
+impl Recent {
+    /// Counts one that ended now.
+    pub fn record(&mut self, now: Time, took: Duration) {
+        self.turn(now);
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).clamp(1, (1 << OCTAVES) - 1);
+        let octave = micros.ilog2() as usize;
+        let part = if octave < 2 { 0 } else { (micros >> (octave - 2)) as usize & (PARTS - 1) };
+        let present = self.minute as usize % (MINUTES + 1);
+        self.minutes[present][octave * PARTS + part] += 1;
+    }
+
+    fn turn(&mut self, now: Time) {
+        let minute = now.as_nanos() / MINUTE_NANOS;
+        let steps = (minute - self.minute).min(MINUTES as u64 + 1);
+        for step in 1..=steps {
+            self.minutes[((minute - steps + step) % (MINUTES as u64 + 1)) as usize] = [0; OCTAVES * PARTS];
+        }
+        self.minute = minute;
+    }
+
+    /// How many there were, and the durations that these parts of a thousand of them did not exceed; zero if there were
+    /// none.
+    pub fn percentiles<const N: usize>(&self, now: Time, permille: [u64; N]) -> (u64, [Duration; N]) {
+        let mut present = self.clone();
+        present.turn(now);
+        let counts: Vec<u64> = (0..OCTAVES * PARTS)
+            .map(|bucket| present.minutes.iter().map(|minute| u64::from(minute[bucket])).sum())
+            .collect();
+        let count: u64 = counts.iter().sum();
+        let percentile = |permille: u64| {
+            let rank = (count * permille).div_ceil(1000).max(1);
+            let mut below = 0;
+            let bucket = counts.iter().position(|count| {
+                below += count;
+                below >= rank
+            });
+            bucket.map_or(Duration::ZERO, middle)
+        };
+        (count, permille.map(percentile))
+    }
+}
+
+/// The middle of a bucket of [`Recent`].
+fn middle(bucket: usize) -> Duration {
+    let (octave, part) = (bucket / PARTS, bucket % PARTS);
+    let width = (1u64 << octave) as f64 / PARTS as f64;
+    let low = (1u64 << octave) as f64 + part as f64 * width;
+    Duration::from_nanos(((low + width / 2.0) * 1000.0) as u64)
+}
+
 /// What is counted for each platform.
 #[derive(Clone, Debug, Default)]
 pub struct PlatformStats {
@@ -49,10 +124,26 @@ pub struct PlatformStats {
     pub retries: u64,
     /// Requests kept as dead letters.
     pub buried: u64,
-    /// Runs started after the first of each instance.
-    pub restarts: u64,
-    /// Times a breaker opened.
-    pub opened: u64,
+    /// Second instances that were asked while the first had not answered.
+    pub hedges: u64,
+    /// Those of them whose answer was the one that counted.
+    pub hedges_won: u64,
+    /// Runs started after the first of each instance, by why the one before ended, in the order of [`RESTARTS`].
+    pub restarts: [u64; RESTARTS.len()],
+    /// Times a breaker opened, by [cause](CAUSES).
+    pub opened: [u64; CAUSES.len()],
+    /// Times the platform's own breaker opened, by [cause](CAUSES).
+    pub platform_opened: [u64; CAUSES.len()],
+    /// Times a breaker tripped and its instance stayed in use, because it was the last one and its health check passed.
+    pub acquitted: u64,
+    /// Trials of half-open breakers, in the order of [`TRIALS`].
+    pub trials: [u64; TRIALS.len()],
+    /// Requests given to instances whose breakers are open, because most are.
+    pub panics: u64,
+    /// Probes that were left out, because an answer had shown the same.
+    pub probes_spared: u64,
+    /// Probes that found it alive and not ready for requests.
+    pub probes_unready: u64,
     /// Probes that passed.
     pub probes_passed: u64,
     /// Probes that failed, lateness included.
@@ -63,6 +154,54 @@ pub struct PlatformStats {
     pub request_duration: Histogram,
     /// Probes that were not busy.
     pub probe_duration: Histogram,
+    /// How long requests waited in the queue that did.
+    pub queue_duration: Histogram,
+    /// From question to answer in the last five minutes; made with the first answer.
+    pub recent: Option<Box<Recent>>,
+}
+
+/// Why runs are started again: what ended the one before.
+pub const RESTARTS: [&str; 11] = [
+    "exited",
+    "not_started",
+    "out_of_memory",
+    "start_timeout",
+    "health",
+    "wedged",
+    "breaker",
+    "limit",
+    "dependency",
+    "by_hand",
+    "other",
+];
+
+/// Place in [`RESTARTS`].
+pub(crate) fn restart_index(ended: Option<Reason>) -> usize {
+    match ended {
+        Some(Reason::Exited(Exit::NotStarted | Exit::NotInitialised)) => 1,
+        Some(Reason::Exited(Exit::OutOfMemory)) => 2,
+        Some(Reason::Exited(_)) => 0,
+        Some(Reason::StartTimeout) => 3,
+        Some(Reason::HealthFailed) => 4,
+        Some(Reason::Wedged) => 5,
+        Some(Reason::BreakerOpened | Reason::NotReinitialized) => 6,
+        Some(Reason::MemoryLimit { .. } | Reason::ProcessLimit { .. } | Reason::DescriptorLimit { .. }) => 7,
+        Some(Reason::NeedStopped | Reason::NeedRestarts) => 8,
+        Some(Reason::ByHand) => 9,
+        Some(_) | None => 10,
+    }
+}
+
+/// How trials of half-open breakers end.
+pub const TRIALS: [&str; 3] = ["passed", "failed", "returned"];
+
+/// How a trial ended; its number is its place in [`TRIALS`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TrialEnd {
+    Passed,
+    Failed,
+    /// It showed nothing, or took too long.
+    Returned,
 }
 
 /// The outcomes of attempts, with their names in metrics.
@@ -86,11 +225,26 @@ impl PlatformStats {
         self.refused[refusal as usize] += 1;
     }
 
+    /// Counts an answer that a caller was given.
+    pub fn count_answer(&mut self, now: Time, took: Duration) {
+        self.request_duration.record(took);
+        self.recent.get_or_insert_default().record(now, took);
+    }
+
+    pub(crate) fn count_trial(&mut self, end: TrialEnd) {
+        self.trials[end as usize] += 1;
+    }
+
+    pub(crate) fn count_opened(&mut self, cause: Cause) {
+        self.opened[cause.index()] += 1;
+    }
+
     /// Counts a probe.
     pub fn count_probe(&mut self, verdict: Verdict, took: Duration) {
         match verdict {
             Verdict::Pass => self.probes_passed += 1,
             Verdict::Fail => self.probes_failed += 1,
+            Verdict::Unready => self.probes_unready += 1,
             Verdict::Busy => self.probes_busy += 1,
         }
         if verdict != Verdict::Busy {
@@ -127,6 +281,25 @@ mod tests {
         assert_eq!(histogram.counts[..2], [1, 1]);
         assert_eq!(histogram.counts[BUCKETS_US.len()], 1);
         assert_eq!(histogram.count(), 3);
+    }
+
+    #[test]
+    fn a_percentile_is_at_most_an_eighth_off_and_forgets_after_six_minutes() {
+        let mut recent = Recent::default();
+        let now = Time::from_millis(59_000);
+        for micros in 1..=1000 {
+            recent.record(now, Duration::from_micros(micros * 10));
+        }
+        let (count, [half, most, all]) = recent.percentiles(now, [500, 950, 1000]);
+        assert_eq!(count, 1000);
+        for (told, true_micros) in [(half, 5_000.0), (most, 9_500.0), (all, 10_000.0)] {
+            let off = told.as_secs_f64() * 1e6 / true_micros;
+            assert!((0.875..=1.125).contains(&off), "{told:?} for {true_micros} us");
+        }
+        recent.record(Time::from_millis(61_000), Duration::from_secs(1));
+        assert_eq!(recent.percentiles(Time::from_millis(300_000), [500]).0, 1001);
+        assert_eq!(recent.percentiles(Time::from_millis(360_000), [500]).0, 1, "the first minute is over");
+        assert_eq!(recent.percentiles(Time::from_millis(500_000), [500]), (0, [Duration::ZERO]));
     }
 
     #[test]

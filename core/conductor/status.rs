@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::breaker::Tally;
 use crate::config::{Host, Start};
 use crate::event::Weight;
 use crate::lifecycle::State;
@@ -33,10 +34,33 @@ pub struct PlatformStatus<'c> {
     pub starts_today: (u32, u32),
     /// Requests that wait for an instance.
     pub queued: usize,
+    /// How long the one that has waited longest has.
+    pub queue_age: Duration,
+    /// Its own breaker: `closed`, `open`, `half_open`.
+    pub breaker: &'static str,
+    /// Whether its own breaker lets a request through now.
+    pub is_admitting: bool,
+    /// Until when its own breaker is open, if it is.
+    pub breaker_until: Option<Time>,
+    /// Calls of the last `breaker.window_ms`, over all its instances.
+    pub recent: Tally,
+    /// Names of what it depends on and that cannot be reached.
+    pub unreachable: Vec<&'c str>,
     /// What is counted for it.
     pub stats: &'c PlatformStats,
     /// Its instances.
     pub instances: Vec<InstanceStatus>,
+}
+
+/// Something that platforms depend on, as it is now.
+#[derive(Clone, Debug, Serialize)]
+pub struct TargetStatus<'c> {
+    /// Its name.
+    pub name: &'c str,
+    /// `unproven`, `up`, `degraded` (a look took long) or `down`.
+    pub state: &'static str,
+    /// It has been reached before and cannot be now.
+    pub is_lost: bool,
 }
 
 /// Every state that an instance may be shown in: those of its life, and four of one that is ready and not
@@ -68,6 +92,15 @@ pub struct InstanceStatus {
     pub run: u32,
     /// Its breaker: `closed`, `open`, `half_open`.
     pub breaker: &'static str,
+    /// Until when its breaker is open, if it is.
+    #[serde(skip)]
+    pub breaker_until: Option<Time>,
+    /// Its breaker has tripped and it stays in use, as the last one, until a health check says how it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accused_of: Option<String>,
+    /// Calls of the last `breaker.window_ms`.
+    #[serde(skip)]
+    pub recent: Tally,
     /// What its probes say: `unproven`, `up`, `degraded`, `down`.
     pub health: &'static str,
     /// Requests it has.
@@ -86,24 +119,46 @@ pub struct InstanceStatus {
 impl Conductor {
     /// Every platform, in the order of the configuration.
     pub fn platforms(&self) -> impl Iterator<Item = PlatformStatus<'_>> + '_ {
-        self.platforms.iter().map(|platform| {
+        self.platforms.iter().enumerate().map(|(index, platform)| {
             let instances: Vec<InstanceStatus> =
                 self.shown_slots(platform).map(|slot| self.instance_status(slot, platform.first)).collect();
             let sleeps = instances.iter().any(|instance| instance.state == "asleep");
             PlatformStatus {
                 name: &platform.name,
                 host: platform.host,
-                is_ready: !platform.is_isolated && (sleeps || instances.iter().any(|instance| instance.is_serving)),
+                is_ready: !platform.is_isolated
+                    && !platform.breaker.is_open()
+                    && (sleeps || instances.iter().any(|instance| instance.is_serving)),
                 start: platform.start,
                 is_isolated: platform.is_isolated,
                 is_reloading: platform.swap.is_some(),
                 edition: platform.edition,
                 starts_today: (platform.starts, platform.terms.start_budget),
                 queued: platform.queue.len(),
+                queue_age: self.queue_age(index),
+                breaker: platform.breaker.name(),
+                is_admitting: platform.breaker.admits(),
+                breaker_until: platform.breaker.open_until(),
+                recent: platform.breaker.recent(),
+                unreachable: self.unreachable(platform),
                 stats: &platform.stats,
                 instances,
             }
         })
+    }
+
+    /// What platforms depend on, in the order of `reachability`.
+    pub fn targets(&self) -> impl Iterator<Item = TargetStatus<'_>> + '_ {
+        self.targets.iter().map(|target| TargetStatus {
+            name: &target.name,
+            state: target.health.name(),
+            is_lost: target.is_lost,
+        })
+    }
+
+    fn unreachable<'c>(&'c self, platform: &'c crate::Platform) -> Vec<&'c str> {
+        let targets = platform.behind.iter().map(|target| &self.targets[*target as usize]);
+        targets.filter(|target| target.is_lost).map(|target| target.name.as_str()).collect()
     }
 
     /// The slots that are or will be instances: all but the one that is kept for the next edition.
@@ -118,14 +173,22 @@ impl Conductor {
             self.is_serving(slot) || matches!(state, State::Asleep | State::Stopped)
         };
         self.phase == crate::Phase::Running
-            && self.platforms.iter().all(|platform| platform.is_isolated || platform.slots().any(is_fine))
+            && self
+                .platforms
+                .iter()
+                .all(|platform| platform.is_isolated || !platform.breaker.is_open() && platform.slots().any(is_fine))
     }
 
     /// Whether a request would be given to it, now or when it has finished what it has.
-    fn is_serving(&self, slot: usize) -> bool {
+    pub(crate) fn is_serving(&self, slot: usize) -> bool {
         let entry = &self.slots[slot];
         let has_a_hand = (entry.abandoned.len() as u32) < self.platforms[entry.platform as usize].terms.in_flight_max;
         entry.life.is_ready() && !entry.is_candidate && entry.health.is_up() && entry.breaker.admits() && has_a_hand
+    }
+
+    /// What it depends on and cannot be reached, in a clause.
+    fn away(&self, platform: &crate::Platform) -> String {
+        format!("{}, which it lies behind, cannot be reached", self.unreachable(platform).join(" and "))
     }
 
     fn instance_status(&self, slot: usize, first: u32) -> InstanceStatus {
@@ -137,7 +200,13 @@ impl Conductor {
             true if entry.is_candidate => ("proving", "its new edition must pass two health checks".to_owned()),
             true if is_wedged => ("wedged", "it does not let go of a request whose caller is gone".to_owned()),
             true if entry.health.is_unproven() => ("starting", "its first health check is not back yet".to_owned()),
-            true if entry.health.is_down() => ("down", "its health checks failed".to_owned()),
+            true if entry.health.is_down() => {
+                let platform = &self.platforms[entry.platform as usize];
+                match self.unreachable(platform)[..] {
+                    [] => ("down", "its health checks failed".to_owned()),
+                    [..] => ("down", format!("its health checks failed, and {}", self.away(platform))),
+                }
+            }
             true if entry.health.is_degraded() => ("degraded", "its last health check was slow".to_owned()),
             true if !entry.breaker.admits() => {
                 (entry.life.name(), "its breaker keeps requests away after repeated failures".to_owned())
@@ -145,6 +214,9 @@ impl Conductor {
             true => {
                 let again = entry.life.ended().map(|ended| format!("{reason} again: before, {ended}"));
                 (entry.life.name(), again.unwrap_or_else(|| reason.to_string()))
+            }
+            false if self.is_waiting_for_return(slot) => {
+                (entry.life.name(), self.away(&self.platforms[entry.platform as usize]))
             }
             false => (entry.life.name(), reason.to_string()),
         };
@@ -173,6 +245,9 @@ impl Conductor {
             why,
             run: entry.run,
             breaker: entry.breaker.name(),
+            breaker_until: entry.breaker.open_until(),
+            accused_of: entry.accused.map(|cause| cause.to_string()),
+            recent: entry.breaker.recent(),
             health: entry.health.name(),
             in_flight: entry.in_flight,
             probe_ms: entry.health.last().map(|(took, _)| took.as_secs_f64() * 1000.0),

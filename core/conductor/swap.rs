@@ -133,7 +133,7 @@ impl Conductor {
         let Some(swap) = &mut self.platforms[platform].swap else { return };
         swap.probes += 1;
         match verdict {
-            Verdict::Fail => return self.break_off_swap(platform, Reason::HealthFailed, out),
+            Verdict::Fail | Verdict::Unready => return self.break_off_swap(platform, Reason::HealthFailed, out),
             Verdict::Busy if swap.probes >= PROBES_MAX => {
                 return self.break_off_swap(platform, Reason::HealthFailed, out);
             }
@@ -151,7 +151,8 @@ impl Conductor {
         let slot = instance.slot as usize;
         self.slots[slot].is_candidate = false;
         self.slots[slot].health = Health::new(true);
-        let phase = health::phase(instance.slot, self.settings.health.interval_ms.millis());
+        self.slots[slot].returned_at = Some(self.now);
+        let phase = health::phase(instance.slot, self.platforms[platform].care.health.interval_ms.millis());
         self.set_timer(Timer::Probe(instance), self.now + phase);
         let Some(swap) = &mut self.platforms[platform].swap else { return };
         swap.candidate = None;

@@ -106,7 +106,7 @@ fn one_request_that_reaches_nobody_opens_no_breaker() {
     let mut tries = 0;
     loop {
         let actions = bench.handle(bench.answered(Outcome::Unsent));
-        assert_eq!(bench.conductor.platforms().next().map(|platform| platform.stats.opened), Some(0));
+        assert_eq!(bench.conductor.platforms().next().map(|platform| platform.stats.opened.iter().sum()), Some(0u64));
         if actions.iter().any(|action| matches!(action, Action::Answer { .. })) {
             break;
         }

@@ -27,6 +27,20 @@ pub enum Timer {
     Kill(Instance),
     /// The breaker may be tried.
     HalfOpen(Instance),
+    /// The request that tries the breaker has taken too long.
+    TrialLate(Instance),
+    /// The breaker of the platform, by its index, may be tried.
+    PlatformHalfOpen(u32),
+    /// The request that tries the platform's breaker has taken too long.
+    PlatformTrialLate(u32),
+    /// The route's usual time is over: a second instance may be asked.
+    Hedge(Ticket),
+    /// It is to be looked whether this, by its index, can be reached.
+    Reach(u32),
+    /// The look should have come back.
+    ReachLate(u32),
+    /// The instances of the platform, by its index, are to be compared with each other.
+    Compare(u32),
     /// The worker should have let go of a request that it was too late for.
     Wedged(Instance),
     /// The instance has drained for as long as it may.
@@ -41,7 +55,7 @@ pub enum Timer {
     Phase,
 }
 
-const KINDS: usize = 15;
+const KINDS: usize = 22;
 const NOWHERE: u32 = u32::MAX;
 
 impl Timer {
@@ -63,6 +77,13 @@ impl Timer {
             Timer::DrainLate(instance) => (12, instance.slot as usize),
             Timer::Sleep(platform) => (13, platform as usize),
             Timer::Weigh => (14, 0),
+            Timer::TrialLate(instance) => (15, instance.slot as usize),
+            Timer::PlatformHalfOpen(platform) => (16, platform as usize),
+            Timer::PlatformTrialLate(platform) => (17, platform as usize),
+            Timer::Hedge(ticket) => (18, ticket.slot()),
+            Timer::Reach(target) => (19, target as usize),
+            Timer::ReachLate(target) => (20, target as usize),
+            Timer::Compare(platform) => (21, platform as usize),
         }
     }
 }

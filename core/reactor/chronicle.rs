@@ -144,9 +144,20 @@ pub(crate) fn sentence(news: &News, now: Time) -> String {
     let megabytes = |bytes: u64| bytes as f64 / MEGABYTE as f64;
     match *news {
         News::State { was, now: state, reason } => state_sentence(was, state, reason, now),
-        News::BreakerOpened { until } => {
-            format!("its breaker opened for {} after repeated failures", span(until.since(now)))
+        News::BreakerOpened { cause, until } => {
+            format!("its breaker opened for {}: {cause}", span(until.since(now)))
         }
+        News::BreakerClosed { is_by_hand: false } => "its breaker closed: it gets requests again".to_owned(),
+        News::BreakerClosed { is_by_hand: true } => "its breaker was closed by hand: it gets requests again".to_owned(),
+        News::Acquitted { cause } => {
+            format!("its breaker stays closed, though {cause}: it is the last one, and its health check passed")
+        }
+        News::Reinitialized { done: true } => "it was initialised again, because its breaker opened".to_owned(),
+        News::Reinitialized { done: false } => "it could not be initialised again when its breaker opened".to_owned(),
+        News::Unreachable { .. } => {
+            "what it lies behind cannot be reached: what fails meanwhile is not held against it".to_owned()
+        }
+        News::Reachable { .. } => "what it lies behind can be reached again".to_owned(),
         News::HealthDown => "its health checks fail: it gets no requests".to_owned(),
         News::HealthUp => "its health checks pass again".to_owned(),
         News::Trimmed { rss_bytes, soft_bytes } => format!(
@@ -225,7 +236,10 @@ pub(crate) fn span(span: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use demi_conductor::breaker::{Cause, Mode};
     use demi_conductor::lifecycle::Then;
+
+    const FAILED: Cause = Cause::InARow(Mode::Application);
 
     fn entry(number: u64) -> Entry {
         Entry { unix_ms: number, instance: Some(0), text: number.to_string() }
@@ -308,8 +322,8 @@ mod tests {
                 "it is told to end: ",
             ),
             (
-                sentence(&News::BreakerOpened { until: now + Duration::from_secs(30) }, now),
-                "its breaker opened for 30.0 s after repeated failures",
+                sentence(&News::BreakerOpened { cause: FAILED, until: now + Duration::from_secs(30) }, now),
+                "its breaker opened for 30.0 s: requests in a row failed",
             ),
             (
                 sentence(&News::SwapFailed { reason: Reason::HealthFailed }, now),

@@ -32,16 +32,19 @@ pub enum PlatformOrder {
     Reload,
     /// Let it run and give it no requests until it is started by hand.
     Isolate,
+    /// Close its breakers and those of its instances.
+    Close,
 }
 
 impl PlatformOrder {
     /// Every order.
-    pub const ALL: [PlatformOrder; 5] = [
+    pub const ALL: [PlatformOrder; 6] = [
         PlatformOrder::Start,
         PlatformOrder::Stop,
         PlatformOrder::Restart,
         PlatformOrder::Reload,
         PlatformOrder::Isolate,
+        PlatformOrder::Close,
     ];
 
     /// The word for it, in paths of the API.
@@ -52,6 +55,7 @@ impl PlatformOrder {
             PlatformOrder::Restart => "restart",
             PlatformOrder::Reload => "reload",
             PlatformOrder::Isolate => "isolate",
+            PlatformOrder::Close => "close",
         }
     }
 }

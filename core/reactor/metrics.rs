@@ -65,12 +65,10 @@ pub(crate) fn render(conductor: &Conductor, facts: &Facts<'_>) -> String {
     page.single("demi_store_failures_total", "counter", "Errands that the store could not do.", stats.store_failures);
     page.single("demi_dead_letters", "gauge", "Dead letters that are kept.", facts.dead_letters);
 
-    let counters: [(&str, &str, Count); 5] = [
+    let counters: [(&str, &str, Count); 3] = [
         ("demi_requests_total", "Requests routed to the platform.", |stats| stats.asked),
         ("demi_retries_total", "Attempts after the first.", |stats| stats.retries),
         ("demi_buried_total", "Requests handed to the store as dead letters.", |stats| stats.buried),
-        ("demi_restarts_total", "Starts of instances after the first.", |stats| stats.restarts),
-        ("demi_breaker_opened_total", "Times a breaker opened.", |stats| stats.opened),
     ];
     for (name, help, count) in counters {
         page.family(name, "counter", help);

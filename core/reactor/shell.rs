@@ -382,6 +382,10 @@ impl Shell {
             Action::Cancel { ticket, instance } => self.cancel(ticket, instance),
             Action::Bury { ticket, answer, attempts } => self.bury(ticket, answer, attempts),
             Action::Probe { instance } => self.probe(instance, conductor),
+            Action::Hedge { ticket, instance } => log::error!("{ticket:?} {instance:?}"),
+            Action::Prefer { ticket, instance } => log::error!("{ticket:?} {instance:?}"),
+            Action::Reach { target } => log::error!("{target}"),
+            Action::Reinitialize { instance } => log::error!("{instance:?}"),
             Action::Start { instance, edition } => self.start(instance, edition, conductor),
             Action::Signal { instance, signal } => self.signal(instance, signal),
             Action::Measure => {

@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use demi_conductor::breaker::Cause;
 use demi_conductor::config::{Config, Host, OnFailure, Start};
 use demi_conductor::lifecycle::{Reason, State, Then};
 use demi_conductor::{
@@ -34,8 +35,11 @@ struct Record {
     promise: Option<Promise>,
     idempotent: bool,
     deadline: Time,
-    /// With whom, and since when.
-    out: Option<(Instance, Time)>,
+    /// With whom, and with whom else.
+    out: Option<Instance>,
+    second: Option<Instance>,
+    /// When it was given to the first of them.
+    since: Time,
     headed: bool,
     gone: bool,
     attempts: u32,
@@ -47,21 +51,27 @@ struct Record {
 }
 
 impl Record {
+    /// Whether this run has it.
+    fn is_with(&self, instance: Instance) -> bool {
+        self.out == Some(instance) || self.second == Some(instance)
+    }
+
+    /// This run has it no more; another may go on with it.
+    fn take_from(&mut self, instance: Instance) {
+        if self.second == Some(instance) {
+            self.second = None;
+        } else if self.out == Some(instance) {
+            self.out = self.second.take();
+        }
+    }
+
     /// When the present wait or attempt is over.
     fn expires(&self) -> Time {
         match (self.out, self.promise) {
-            (Some((_, since)), Some(promise)) => self.deadline.min(since + promise.attempt_timeout),
+            (Some(_), Some(promise)) => self.deadline.min(self.since + promise.attempt_timeout),
             (Some(_), None) | (None, _) => self.deadline,
         }
     }
-}
-
-/// The breaker of a run that has never opened: a run starts with a closed one, so this much can be told from
-/// outside without keeping a second breaker.
-#[derive(Clone, Copy, Debug)]
-enum Shadow {
-    Closed { failures: u32 },
-    Open { at_least_until: Time },
 }
 
 /// An instance over its runs.
@@ -78,7 +88,8 @@ struct Slot {
     out: u32,
     /// What a thread really holds, with the deadlines; nothing but the thread itself can take from this.
     held: Vec<(Ticket, Time)>,
-    shadow: Shadow,
+    /// Its breaker was told to be open until then, and not to have closed since.
+    open_until: Option<Time>,
     /// The last start followed an exit in the same turn, and the run before it did not last.
     at_once: bool,
     edition: u32,
@@ -114,6 +125,10 @@ struct Platform {
     proven: BTreeSet<u32>,
     /// When its last request ended.
     used_at: Time,
+    /// Its own breaker was told to be open until then, and not to have closed since.
+    open_until: Option<Time>,
+    /// What it depends on and was told to be lost.
+    lost: BTreeSet<u32>,
 }
 
 /// See the module's documentation.
@@ -121,8 +136,6 @@ struct Platform {
 pub(crate) struct Ledger {
     platforms: Vec<Platform>,
     promises: Vec<Promise>,
-    breaker_failures: u32,
-    breaker_open: Duration,
     forget: Duration,
     records: Vec<Option<Record>>,
     /// Requests whose end is due at a time: all but those whose answer is flowing.
@@ -166,6 +179,8 @@ impl Ledger {
                 adopted: 0,
                 proven: BTreeSet::from([0]),
                 used_at: Time::ZERO,
+                open_until: None,
+                lost: BTreeSet::new(),
             });
         }
         let promises: Vec<Promise> = config
@@ -190,8 +205,6 @@ impl Ledger {
         Ledger {
             platforms,
             promises,
-            breaker_failures: config.breaker.failures.count(),
-            breaker_open: config.breaker.open_ms.millis(),
             forget: config.restart.forget_ms.millis(),
             records: Vec::new(),
             due: BTreeSet::new(),
@@ -203,9 +216,16 @@ impl Ledger {
             shutdown_why: Reason::Shutdown.to_string(),
             sick_why: Reason::HealthFailed.to_string(),
             wedged_why: Reason::Wedged.to_string(),
-            gentle_whys: [Reason::ByHand, Reason::Idle, Reason::NeedStopped, Reason::NeedRestarts, Reason::Replaced]
-                .map(|reason| reason.to_string())
-                .to_vec(),
+            gentle_whys: [
+                Reason::ByHand,
+                Reason::Idle,
+                Reason::NeedStopped,
+                Reason::NeedRestarts,
+                Reason::Replaced,
+                Reason::BreakerOpened,
+            ]
+            .map(|reason| reason.to_string())
+            .to_vec(),
         }
     }
 
@@ -235,7 +255,7 @@ impl Ledger {
 
     /// Whether an answer to this ticket is expected from this run.
     pub(crate) fn is_awaited(&self, ticket: Ticket, instance: Instance) -> bool {
-        self.record(ticket).is_some_and(|record| record.out.is_some_and(|(with, _)| with == instance))
+        self.record(ticket).is_some_and(|record| record.is_with(instance))
     }
 
     fn record(&self, ticket: Ticket) -> Option<&Record> {
@@ -268,7 +288,10 @@ impl Ledger {
     /// Enters what happened and what the conductor did about it, and asserts that it may.
     pub(crate) fn enter(&mut self, now: Time, event: &Event, actions: &[Action], conductor: &Conductor) {
         assert!(!self.has_exited, "something happened after the exit");
-        let turn = self.note_event(now, event, actions);
+        let mut turn = self.note_event(now, event, actions);
+        turn.is_stirred = actions.iter().any(|action| {
+            matches!(action, Action::Tell { news: News::State { .. } | News::HealthDown | News::HealthUp, .. })
+        });
         for (index, action) in actions.iter().enumerate() {
             assert!(!self.has_exited, "{action:?} after Exit");
             self.note_action(now, action, &actions[index + 1..], &turn, conductor);
@@ -288,6 +311,8 @@ impl Ledger {
                     idempotent: idempotent || promise.is_some_and(|promise| promise.idempotent),
                     deadline: now + timeout,
                     out: None,
+                    second: None,
+                    since: now,
                     headed: false,
                     gone: false,
                     attempts: 0,
@@ -310,7 +335,7 @@ impl Ledger {
             Event::Headed { ticket, instance } => {
                 turn.headed = self.is_awaited(ticket, instance).then_some(ticket);
             }
-            Event::Answered { ticket, instance, outcome } => {
+            Event::Answered { ticket, instance, outcome } | Event::Deferred { ticket, instance, outcome, .. } => {
                 self.note_answer(ticket, instance, outcome, actions, &mut turn)
             }
             Event::Gone { ticket } => {
@@ -358,6 +383,8 @@ impl Ledger {
                 }
             }
             Event::Extended { .. }
+            | Event::Reinitialized { .. }
+            | Event::Reached { .. }
             | Event::Weighed { .. }
             | Event::Measured { .. }
             | Event::Stored { .. }
@@ -387,9 +414,19 @@ impl Ledger {
         }
         self.slots[instance.slot as usize].out -= 1;
         turn.answered = Some((ticket, instance, outcome));
+        // A timer that was due before may have had a second instance asked.
+        let hedge = actions.iter().find_map(|action| match *action {
+            Action::Hedge { ticket: of, instance } if of == ticket => Some(instance),
+            _ => None,
+        });
+        turn.hedged = hedge.map(|_| ticket);
         let record = self.record_mut(ticket, "an answer");
-        record.out = None;
+        record.second = record.second.or(hedge);
+        let is_last = record.second.is_none();
+        record.take_from(instance);
         match outcome {
+            // Of two, one that did not arrive changes nothing for the other.
+            Outcome::Unsent if !is_last => record.acted_on = true,
             Outcome::Unsent => {
                 record.attempts -= 1;
                 record.misses += 1;
@@ -403,7 +440,16 @@ impl Ledger {
 
     fn note_action(&mut self, now: Time, action: &Action, rest: &[Action], turn: &Turn, conductor: &Conductor) {
         match *action {
-            Action::Dispatch { ticket, instance } => self.note_dispatch(now, ticket, instance, turn, conductor),
+            Action::Dispatch { ticket, instance } => self.note_dispatch(now, ticket, instance, false, turn, conductor),
+            Action::Hedge { ticket, instance } => self.note_dispatch(now, ticket, instance, true, turn, conductor),
+            Action::Prefer { ticket, instance } => {
+                self.record_mut(ticket, "the preference");
+                let is_it = turn.answered.is_some_and(|(of, with, _)| (of, with) == (ticket, instance));
+                let is_gone = turn.exited == Some(instance);
+                let is_late = !self.is_awaited(ticket, instance);
+                assert!(is_it || is_gone || is_late || turn.headed == Some(ticket), "{instance:?} has not answered");
+                self.saw(Sight::HedgeWon);
+            }
             Action::Relay { ticket } => {
                 assert_eq!(turn.headed, Some(ticket), "an answer was relayed whose head has not come");
                 let record = self.record_mut(ticket, "the relay");
@@ -413,7 +459,7 @@ impl Ledger {
                 self.due.remove(&(deadline, ticket));
                 self.saw(Sight::Streamed);
             }
-            Action::Cancel { ticket, instance } => self.note_cancel(now, ticket, instance, rest),
+            Action::Cancel { ticket, instance } => self.note_cancel(now, ticket, instance, rest, turn),
             Action::Answer { ticket, answer } => self.note_end(now, ticket, answer, turn),
             Action::Bury { ticket, answer, attempts } => {
                 let record = self.record_mut(ticket, "the burial");
@@ -462,7 +508,8 @@ impl Ledger {
                 }
                 self.has_exited = true;
             }
-            Action::Measure | Action::Admit(_) | Action::Flush | Action::Weigh => {}
+            Action::Reinitialize { instance } => self.assert_in_use(instance, turn, "another initialisation"),
+            Action::Reach { .. } | Action::Measure | Action::Admit(_) | Action::Flush | Action::Weigh => {}
         }
     }
 
@@ -475,19 +522,39 @@ impl Ledger {
         assert!(!slot.is_ending, "{what} for {instance:?}, which is ending");
     }
 
-    fn note_dispatch(&mut self, now: Time, ticket: Ticket, instance: Instance, turn: &Turn, conductor: &Conductor) {
+    /// A request is given to an instance, or to a second one.
+    fn note_dispatch(
+        &mut self,
+        now: Time,
+        ticket: Ticket,
+        instance: Instance,
+        is_second: bool,
+        turn: &Turn,
+        conductor: &Conductor,
+    ) {
         self.assert_in_use(instance, turn, "work");
         let record = self.record_mut(ticket, "the dispatch");
         let promise = record.promise.unwrap_or_else(|| panic!("{ticket:?} has no route and was dispatched"));
-        assert!(record.out.is_none(), "{ticket:?} was dispatched while {:?} has it", record.out);
+        let is_noted = is_second && turn.hedged == Some(ticket);
+        if !is_noted {
+            assert_eq!(record.out.is_some(), is_second, "{ticket:?} was dispatched while {:?} has it", record.out);
+            assert!(record.second.is_none() && record.out != Some(instance), "{ticket:?} was given to too many");
+        }
+        assert!(record.idempotent || !is_second, "{ticket:?} was given to a second instance and may not be");
         let is_gone = record.gone && turn.gone != Some(ticket);
         assert!(!is_gone && !record.headed, "{ticket:?} was dispatched and nobody waits for it");
         assert!(record.idempotent || !record.acted_on, "{ticket:?} may have been done and was tried again");
-        assert!(record.attempts < promise.attempts_max, "{ticket:?} was tried too often");
+        assert!(record.attempts < promise.attempts_max + u32::from(is_second), "{ticket:?} was tried too often");
         assert!(record.deadline > now, "{ticket:?} was dispatched after its time");
-        let is_retry = record.attempts + record.misses > 0;
-        record.attempts += 1;
-        record.out = Some((instance, now));
+        let is_retry = record.attempts + record.misses > 0 && !is_second;
+        if is_noted {
+            // With the answer that came in the same turn.
+        } else if is_second {
+            record.second = Some(instance);
+        } else {
+            record.attempts += 1;
+            (record.out, record.since) = (Some(instance), now);
+        }
         let deadline = record.deadline;
         let in_flight_max = self.platforms[promise.platform].in_flight_max;
         let entry = &mut self.platforms[promise.platform];
@@ -504,39 +571,70 @@ impl Ledger {
             slot.held.push((ticket, deadline));
             assert!(slot.held.len() <= in_flight_max as usize, "{instance:?} holds more than it has hands");
         }
-        if let Shadow::Open { at_least_until } = slot.shadow {
-            assert!(now >= at_least_until, "{instance:?} was given work while its breaker is open");
+        let open_until = slot.open_until;
+        let (of_platform, slots) = {
+            let platform = &self.platforms[promise.platform];
+            (platform.open_until, platform.slots.clone())
+        };
+        let is_held = of_platform.is_some_and(|until| until > now);
+        assert!(!is_held, "{ticket:?} was dispatched while the breaker of its platform is open");
+        if of_platform.is_some() {
+            self.saw(Sight::Trial);
+        }
+        match open_until {
+            Some(until) if until > now => {
+                // Among those that are well, as far as the conductor tells of that.
+                let is_well = |slot: &usize| {
+                    let entry = &self.slots[*slot];
+                    let with = Instance { slot: *slot as u32, run: entry.run };
+                    let is_up = |told: InstanceStatus| {
+                        matches!(told.state, "ready" | "degraded" | "wedged") && told.health != "down"
+                    };
+                    let is_up = || status(conductor, with).is_some_and(is_up);
+                    let is_in_use = self.is_alive(*slot) && entry.started_at.is_some() && !entry.is_ending;
+                    is_in_use && (with == instance || is_up())
+                };
+                let is_out = |slot: &usize| self.slots[*slot].open_until.is_some();
+                let well = slots.filter(is_well);
+                let (all, out) = (well.clone().count(), well.filter(is_out).count());
+                // What the conductor tells is how things were after the turn.
+                let is_most = out * 2 > all || turn.is_stirred;
+                assert!(is_most, "{instance:?} was given work while its breaker is open");
+                self.saw(Sight::Panicked);
+            }
             // The conductor alone knows whether it has closed since.
-            if status(conductor, instance).is_some_and(|status| status.breaker == "half_open") {
+            Some(_) if status(conductor, instance).is_some_and(|status| status.breaker == "half_open") => {
                 self.saw(Sight::Trial);
             }
+            Some(_) | None => {}
+        }
+        if is_second {
+            self.saw(Sight::Hedged);
         }
         if is_retry {
             self.saw(Sight::Retried);
         }
     }
 
-    fn note_cancel(&mut self, now: Time, ticket: Ticket, instance: Instance, rest: &[Action]) {
+    fn note_cancel(&mut self, now: Time, ticket: Ticket, instance: Instance, rest: &[Action], turn: &Turn) {
+        let is_answered = turn.headed == Some(ticket) || turn.answered.is_some_and(|(of, _, _)| of == ticket);
         let record = self.record_mut(ticket, "the cancellation");
-        assert_eq!(record.out.map(|(with, _)| with), Some(instance), "an attempt was cancelled that is not made");
+        assert!(record.is_with(instance), "an attempt was cancelled that is not made");
         let has_expired = record.expires() <= now && !record.headed;
         let is_gone = record.gone;
         let draining = |action: &Action| matches!(action, Action::Answer { ticket: of, answer: Answer::Refused(Refusal::Draining, _) } if *of == ticket);
         let is_refused = rest.iter().any(draining);
-        assert!(has_expired || is_gone || is_refused, "{ticket:?} was cut short at {instance:?}");
-        record.out = None;
+        assert!(has_expired || is_gone || is_refused || is_answered, "{ticket:?} was cut short at {instance:?}");
+        record.take_from(instance);
         record.acted_on = true;
         self.slots[instance.slot as usize].out -= 1;
-        if has_expired && !is_refused {
-            self.count_failure(now, instance);
-        }
         self.saw(Sight::Cancelled);
     }
 
     fn note_end(&mut self, now: Time, ticket: Ticket, answer: Answer, turn: &Turn) {
         let record = *self.record_mut(ticket, "another end");
         let is_answered = turn.answered.is_some_and(|(of, _, _)| of == ticket);
-        let holder = record.out.map(|(with, _)| with);
+        let holder = record.out;
         let is_up = record.expires() <= now || record.deadline <= now;
         let (fits, sight) = match answer {
             Answer::Relayed => (is_answered, Sight::Relayed),
@@ -553,6 +651,7 @@ impl Ledger {
             Answer::Refused(Refusal::TooMany, _) => (record.attempts == 0, Sight::TooMany),
         };
         assert!(fits, "{answer:?} is not what came of {record:?}");
+        assert!(record.second.is_none(), "{ticket:?} ended and the second that has it was not told");
         if let Some(with) = holder {
             assert_eq!(turn.exited, Some(with), "{ticket:?} ended with {answer:?} and {with:?} was not told");
             self.slots[with.slot as usize].out -= 1;
@@ -606,6 +705,7 @@ impl Ledger {
             Order::Start { .. }
             | Order::Restart { .. }
             | Order::Isolate { .. }
+            | Order::Close { .. }
             | Order::Stop { .. }
             | Order::Retire { .. } => {}
         }
@@ -633,8 +733,12 @@ impl Ledger {
                         let slot = &mut self.slots[instance.slot as usize];
                         slot.draining_since = slot.draining_since.or(Some(now));
                         let has_work = slot.out > 0;
+                        let is_of_breaker = reason == Reason::BreakerOpened;
                         if then == Then::Sleep {
                             self.note_sleep(now, platform, turn);
+                        }
+                        if is_of_breaker {
+                            self.saw(Sight::BreakerRestart);
                         }
                         if has_work {
                             self.saw(Sight::Drained);
@@ -646,7 +750,13 @@ impl Ledger {
                             let is_up = |slot: usize| self.is_alive(slot) && self.slots[slot].started_at.is_some();
                             assert!(need.slots.clone().any(is_up), "{instance:?} was started before what it needs");
                         }
+                        let is_held = !self.platforms[platform].lost.is_empty() && self.phase == Phase::Running;
+                        assert!(
+                            !(is_held && matches!(reason, Reason::Unreachable { .. })),
+                            "{instance:?} was started again before what it lies behind was back"
+                        );
                         match reason {
+                            Reason::Unreachable { .. } => self.saw(Sight::Held),
                             Reason::Asked => self.saw(Sight::Woken),
                             Reason::NeedRestarts => self.saw(Sight::Followed),
                             _ => {}
@@ -654,6 +764,15 @@ impl Ledger {
                     }
                     State::Stopped if matches!(reason, Reason::ByHand | Reason::Gone) => {
                         self.platforms[platform].is_stopped = true
+                    }
+                    State::Starting if was != State::Waiting => {
+                        let is_held = !self.platforms[platform].lost.is_empty() && self.phase == Phase::Running;
+                        assert!(!is_held, "{instance:?} was started again while what it lies behind is away");
+                    }
+                    // One of a new edition makes room instead: it has not proven itself.
+                    State::Stopping { then: Then::Again } if reason == Reason::HealthFailed => {
+                        let is_excused = !self.platforms[platform].lost.is_empty();
+                        assert!(!is_excused, "{instance:?} was ended while what it lies behind is away");
                     }
                     State::Failed => self.saw(match reason {
                         Reason::BudgetSpent { .. } => Sight::Spent,
@@ -677,7 +796,55 @@ impl Ledger {
                 self.saw(Sight::SwapFailed);
             }
             (News::Extended { .. }, _) => self.saw(Sight::Extended),
+            (News::BreakerOpened { cause, until }, Some(instance)) => {
+                let is_excused = !self.platforms[platform].lost.is_empty();
+                let is_passive = !matches!(cause, Cause::ProbeFailed | Cause::Slower { .. } | Cause::FailsMore { .. });
+                assert!(!(is_excused && is_passive), "{instance:?} was cut off for what it lies behind");
+                self.slots[instance.slot as usize].open_until = Some(until);
+                self.see_cause(cause);
+            }
+            (News::BreakerOpened { until, .. }, None) => {
+                assert!(self.platforms[platform].lost.is_empty(), "{platform} was cut off for what it lies behind");
+                self.platforms[platform].open_until = Some(until);
+                self.saw(Sight::PlatformOpened);
+            }
+            (News::BreakerClosed { is_by_hand }, instance) => {
+                match instance {
+                    Some(instance) => self.slots[instance.slot as usize].open_until = None,
+                    None => self.platforms[platform].open_until = None,
+                }
+                self.saw(if is_by_hand { Sight::ClosedByHand } else { Sight::Closed });
+            }
+            (News::Acquitted { .. }, Some(instance)) => {
+                self.slots[instance.slot as usize].open_until = None;
+                self.saw(Sight::Acquitted);
+            }
+            (News::Reinitialized { done: true }, _) => self.saw(Sight::Reinitialized),
+            (News::Unreachable { target }, _) => {
+                self.platforms[platform].lost.insert(target);
+                self.saw(Sight::Unreachable);
+            }
+            (News::Reachable { target }, _) => {
+                self.platforms[platform].lost.remove(&target);
+                self.saw(Sight::Reachable);
+                // What is open is tried at once.
+                let slots = self.platforms[platform].slots.clone();
+                let untils = self.slots[slots].iter_mut().map(|slot| &mut slot.open_until);
+                for until in untils.chain([&mut self.platforms[platform].open_until]).flatten() {
+                    *until = now.min(*until);
+                }
+            }
             (_, _) => {}
+        }
+    }
+
+    fn see_cause(&mut self, cause: Cause) {
+        match cause {
+            Cause::Slower { .. } => self.saw(Sight::Slower),
+            Cause::FailsMore { .. } => self.saw(Sight::FailsMore),
+            Cause::SlowRate { .. } => self.saw(Sight::SlowRate),
+            Cause::FailureRate { .. } => self.saw(Sight::FailureRate),
+            Cause::InARow(_) | Cause::TrialFailed | Cause::ProbeFailed => {}
         }
     }
 
@@ -755,37 +922,13 @@ impl Ledger {
         }
     }
 
-    fn count_failure(&mut self, now: Time, instance: Instance) {
-        let slot = &mut self.slots[instance.slot as usize];
-        if let Shadow::Closed { failures } = slot.shadow {
-            slot.shadow = if failures + 1 < self.breaker_failures {
-                Shadow::Closed { failures: failures + 1 }
-            } else {
-                Shadow::Open { at_least_until: now + self.breaker_open }
-            };
-        }
-    }
-
     fn close_turn(&mut self, now: Time, turn: &Turn, conductor: &Conductor) {
-        match turn.answered {
-            Some((_, instance, Outcome::Replied)) => {
-                let slot = &mut self.slots[instance.slot as usize];
-                if let Shadow::Closed { failures } = &mut slot.shadow {
-                    *failures = 0;
-                }
-            }
-            Some((_, _, Outcome::Unsent)) if turn.missed_again => {}
-            Some((_, instance, Outcome::Failed | Outcome::Broken | Outcome::Unsent)) => {
-                self.count_failure(now, instance)
-            }
-            Some((_, _, Outcome::Mistaken | Outcome::Busy)) | None => {}
-        }
         if let Some(instance) = turn.exited {
             // What is to be tried again has been taken from it without a word: there was nobody left to tell.
             let mut taken = 0;
             for record in self.records.iter_mut().flatten() {
-                if record.out.is_some_and(|(with, _)| with == instance) {
-                    record.out = None;
+                if record.is_with(instance) {
+                    record.take_from(instance);
                     record.acted_on = true;
                     taken += 1;
                 }
@@ -835,6 +978,10 @@ struct Turn {
     answered: Option<(Ticket, Instance, Outcome)>,
     /// It never reached the instance, and did not before either: that counts once.
     missed_again: bool,
+    /// Who is there and well is not the same after it as before.
+    is_stirred: bool,
+    /// A second instance was asked just before the answer of the first one came.
+    hedged: Option<Ticket>,
     /// A caller hung up; a timer that was due before that may still have had its request tried again.
     gone: Option<Ticket>,
     /// A run ended.
@@ -855,7 +1002,7 @@ impl Slot {
             bad_config: false,
             out: 0,
             held: Vec::new(),
-            shadow: Shadow::Closed { failures: 0 },
+            open_until: None,
             at_once: false,
             edition: 0,
             passes: 0,

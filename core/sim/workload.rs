@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use demi_conductor::config::{
-    Bounded, Breaker, Config, Health, Host, OnFailure, Platform, Restart, Retry, Route, Sampling, Shutdown, Start,
+    Bounded, Breaker, Check, Config, Health, Host, OnFailure, Outliers, OwnBreaker, Platform, Reachability, Recovery,
+    Restart, Retry, Route, Sampling, Shutdown, Start,
 };
 use demi_conductor::{Question, Random, RouteId, Router};
 
@@ -53,6 +54,7 @@ pub(crate) fn config(random: &mut Random) -> Config {
             config.routes.push(route(random, number, index));
         }
     }
+    draw_targets(&mut config, random);
     let names: Vec<&str> = config.platforms.iter().map(|platform| platform.name.as_str()).collect();
     assert_eq!(config.mistakes(&names), [], "a drawn configuration has a mistake");
     config
@@ -67,12 +69,32 @@ fn draw_times(config: &mut Config, random: &mut Random) {
         rise: bounded(1 + random.below(3)),
         doubt_interval_ms: drawn(random, 100, 2_000),
         down_interval_ms: drawn(random, 250, 10_000),
+        restart_fall: bounded([0, 0, 0, 5][random.below(4) as usize]),
+        slow_start_ms: below(random, 20_000),
     };
     let open_ms = millis(random, 50, 10_000);
     config.breaker = Breaker {
         failures: bounded(1 + random.below(5)),
         open_ms: bounded(open_ms),
         open_max_ms: bounded(open_ms << random.below(4)),
+        timeouts: below(random, 6),
+        transport_errors: below(random, 6),
+        application_errors: below(random, 6),
+        platform_failures: below(random, 20),
+        window_ms: drawn(random, 500, 30_000),
+        calls_min: bounded(3 + random.below(20)),
+        failure_percent: bounded([0, 30, 50, 50, 80][random.below(5) as usize]),
+        slow_percent: bounded([0, 50, 50, 90][random.below(4) as usize]),
+        slow_ms: bounded([0, 0, 100, 1_000][random.below(4) as usize]),
+        trial_ms: drawn(random, 100, 10_000),
+        recovery: Recovery::Probe,
+    };
+    config.outliers = Outliers {
+        interval_ms: bounded([0, 1_000, 5_000][random.below(3) as usize]),
+        calls_min: bounded(3 + random.below(20)),
+        latency_times: bounded(random.below(5)),
+        latency_min_ms: below(random, 200),
+        failure_points: bounded([0, 20, 30][random.below(3) as usize]),
     };
     let base_ms = millis(random, 1, 1_000);
     config.restart = Restart {
@@ -87,6 +109,34 @@ fn draw_times(config: &mut Config, random: &mut Random) {
     };
     config.sampling = Sampling { interval_ms: drawn(random, 2_000, 60_000) };
     config.shutdown = Shutdown { grace_ms: drawn(random, 500, 10_000) };
+}
+
+/// What platforms lie behind, in every third seed.
+fn draw_targets(config: &mut Config, random: &mut Random) {
+    if random.below(3) > 0 {
+        return;
+    }
+    for index in 0..1 + random.below(2) {
+        let platform = random.below(config.platforms.len() as u64) as usize;
+        let check = match random.below(4) {
+            0 => Check::Platform(config.platforms[platform].name.clone()),
+            1 => Check::Gateway,
+            _ => Check::Tcp("192.0.2.1:53".to_owned()),
+        };
+        let name = format!("t{index}");
+        config.reachability.push(Reachability { name: name.clone(), check });
+        for other in 0..config.platforms.len() {
+            if random.below(2) == 0 {
+                config.platforms[other].behind.push(name.clone());
+                // It must not wait for what waits for it.
+                let names: Vec<String> = config.platforms.iter().map(|platform| platform.name.clone()).collect();
+                let names: Vec<&str> = names.iter().map(String::as_str).collect();
+                if !config.mistakes(&names).is_empty() {
+                    config.platforms[other].behind.pop();
+                }
+            }
+        }
+    }
 }
 
 fn platform(random: &mut Random, index: usize, ranks: &[u64]) -> Platform {
@@ -116,6 +166,15 @@ fn platform(random: &mut Random, index: usize, ranks: &[u64]) -> Platform {
     platform.in_flight_max = in_flight_max.filter(|_| host != Host::Inline);
     platform.queue_max = below(random, 12);
     draw_lifecycle(&mut platform, random);
+    platform.breaker = OwnBreaker {
+        failures: (random.below(4) == 0).then(|| bounded(1 + random.below(5))),
+        recovery: Some(match random.below(4) {
+            0 if host.can_be_replaced() => Recovery::Restart,
+            1 if host.can_be_initialized_again() => Recovery::Reinitialize,
+            _ => Recovery::Probe,
+        }),
+        ..OwnBreaker::default()
+    };
     platform.start_timeout_ms = drawn(random, 250, 20_000);
     platform.stop_grace_ms = below(random, 3_000);
     if matches!(platform.host, Host::Threads(_)) {
@@ -165,6 +224,7 @@ fn route(random: &mut Random, number: usize, platform: usize) -> Route {
         timeout_ms: bounded(timeout),
         attempt_timeout_ms: (random.below(3) == 0).then(|| bounded(timeout / (1 + random.below(5)))),
         retries: below(random, 5),
+        hedge: random.below(3) == 0,
         idempotent: random.below(2) == 0,
         on_failure: if random.below(2) == 0 { OnFailure::DeadLetter } else { OnFailure::Error },
         ..Route::to(&format!("p{platform}"))
@@ -222,7 +282,10 @@ pub(crate) fn recovery_max(config: &Config) -> Duration {
     let timeout = config.routes.iter().map(|route| route.timeout_ms.millis()).max().unwrap_or_default();
     // A frozen instance is found by its probes, except while requests keep it busy; each of those costs it a
     // failure, and enough of them open its breaker and leave the probes alone with it.
-    let rounds = health.fall.count() + health.rise.count() + config.breaker.failures.count() + 2;
+    let rounds = health.fall.count().max(health.restart_fall.count())
+        + health.rise.count()
+        + config.breaker.failures.count().max(5)
+        + 2;
     let found = (cycle + timeout) * rounds;
     let wedged = timeout
         + longest(|platform| match platform.host {
@@ -233,5 +296,7 @@ pub(crate) fn recovery_max(config: &Config) -> Duration {
     // Back-off has a quarter of jitter, a breaker's wait a tenth; a probe from before may fail the first trial.
     let started = longest(|platform| platform.start_timeout_ms.millis()) * 2 + config.restart.max_ms.millis() * 2;
     let closed = config.breaker.open_max_ms.millis() * 3 + cycle * 4;
+    // What platforms lie behind has to be found again first.
+    let found = found + if config.reachability.is_empty() { Duration::ZERO } else { cycle * (rounds + 2) };
     found + wedged + ended + started * config.platforms.len() as u32 + closed + Duration::from_secs(15)
 }

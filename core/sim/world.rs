@@ -50,6 +50,8 @@ pub struct World {
     exit_due: Option<Time>,
     exit: Option<u8>,
     flushed: Option<bool>,
+    /// Which of what platforms depend on is away in truth.
+    away: Vec<bool>,
     /// Answers of runs that have ended, kept to be heard when another run of the slot has the same request.
     ghosts: Vec<(Ticket, Instance)>,
     /// The last edition that each platform was told to reload to, and those that cannot run.
@@ -88,6 +90,7 @@ impl World {
             exit_due: None,
             exit: None,
             flushed: None,
+            away: vec![false; config.reachability.len()],
             ghosts: Vec::new(),
             editions: vec![0; config.platforms.len()],
             bad_editions: Vec::new(),
@@ -161,7 +164,7 @@ impl World {
     pub fn report(&self) -> Report {
         let mut sights = self.ledger.sights.clone();
         for platform in self.conductor.platforms() {
-            sights.add(Sight::Opened as usize, platform.stats.opened);
+            sights.add(Sight::Opened as usize, platform.stats.opened.iter().sum());
         }
         sights.add(Sight::Stale as usize, self.conductor.stats().stale);
         Report {
@@ -190,7 +193,10 @@ impl World {
         }
         let Some((_, coming)) = self.coming.pop_first() else { return };
         let Some(event) = self.happen(coming) else { return };
-        if let Event::Answered { ticket, instance, .. } | Event::Headed { ticket, instance } = event {
+        if let Event::Answered { ticket, instance, .. }
+        | Event::Deferred { ticket, instance, .. }
+        | Event::Headed { ticket, instance } = event
+        {
             // News that nobody waits for comes after what is due, or a retry due now could make it look awaited.
             if !self.ledger.is_awaited(ticket, instance) && deadline.is_some_and(|at| at <= self.now) {
                 self.handle(Event::Elapsed);
@@ -266,6 +272,7 @@ impl World {
     /// replaces it; what the conductor cannot replace goes on by itself.
     pub fn calm(&mut self) {
         self.dice.calm();
+        self.away.fill(false);
         for slot in 0..self.models.len() {
             if !self.models[slot].can_be_replaced() {
                 self.thaw(Instance { slot: slot as u32, run: self.models[slot].run });
@@ -307,6 +314,11 @@ impl World {
                     return Err(format!("{} {status:?} {model:?}", told.name));
                 }
             }
+            // One that sleeps is tried by the request that wakes it.
+            let is_asleep = told.instances.iter().all(|one| one.state == "asleep") && told.breaker == "half_open";
+            if told.breaker != "closed" && !is_asleep {
+                return Err(format!("the breaker of {} is {}", told.name, told.breaker));
+            }
             if told.is_reloading || told.instances.len() != platform.instances() {
                 return Err(format!("{} is being reloaded or has lost an instance", told.name));
             }
@@ -317,12 +329,16 @@ impl World {
     /// Has a platform run and an instance of it free, for what is asked of it next.
     fn wake(&mut self, platform: usize) {
         let in_flight_max = self.config.platforms[platform].in_flight_max();
-        let is_awake = |world: &World| {
-            let told = world.conductor.platforms().nth(platform);
-            told.is_some_and(|told| told.instances.iter().any(|one| one.is_serving && one.in_flight < in_flight_max))
-        };
-        self.handle(Event::Ordered(Order::Start { platform: platform as u32 }));
-        while !is_awake(self) {
+        loop {
+            let told = self.conductor.platforms().nth(platform).expect("it is one of the configuration");
+            // What failed before the calm may still weigh against it.
+            let is_free = told.instances.iter().any(|one| one.is_serving && one.in_flight < in_flight_max);
+            if is_free && told.is_admitting {
+                return;
+            }
+            if told.instances.iter().all(|one| one.state != "starting" && !one.is_serving) {
+                self.handle(Event::Ordered(Order::Start { platform: platform as u32 }));
+            }
             self.step();
         }
     }

@@ -177,7 +177,7 @@ fn platform_page<'s>((status, listed): Known<'s>, facts: &Facts<'_>, in_full: bo
         start_budget_per_day,
         queued: status.queued,
         requests: status.stats.asked,
-        restarts: status.stats.restarts,
+        restarts: status.stats.restarts.iter().sum(),
         version: plugin.map(|plugin| plugin.version.as_str()),
         plugin_folder: plugin.map(|plugin| plugin.folder.display().to_string()),
         plugin_folder_gone: listed.is_gone,

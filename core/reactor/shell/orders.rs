@@ -158,6 +158,7 @@ impl Shell {
             PlatformOrder::Stop => Order::Stop { platform: index },
             PlatformOrder::Restart => Order::Restart { platform: index },
             PlatformOrder::Isolate => Order::Isolate { platform: index },
+            PlatformOrder::Close => Order::Close { platform: index },
             PlatformOrder::Reload => return self.reread(index, origin),
         };
         self.accept_order(origin, order);
@@ -170,6 +171,7 @@ impl Shell {
             Order::Restart { platform } => (platform, PlatformOrder::Restart),
             Order::Reload { platform, .. } => (platform, PlatformOrder::Reload),
             Order::Isolate { platform } => (platform, PlatformOrder::Isolate),
+            Order::Close { platform } => (platform, PlatformOrder::Close),
             Order::Shutdown => return self.kit.events.push_back(Event::Ordered(order)),
         };
         let name = self.roster[index as usize].name();

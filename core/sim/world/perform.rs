@@ -44,6 +44,8 @@ pub(super) enum Coming {
     Pleads(Instance),
     /// A person has had time to think.
     Person,
+    /// Something that platforms depend on can be reached again.
+    Back(u32),
 }
 
 /// As in the reactor: a body that has not moved for so long is given up.
@@ -52,7 +54,9 @@ const STALL: Duration = Duration::from_secs(10);
 impl World {
     pub(super) fn perform(&mut self, action: Action) {
         match action {
-            Action::Dispatch { ticket, instance } => self.dispatch(ticket, instance),
+            Action::Dispatch { ticket, instance } | Action::Hedge { ticket, instance } => {
+                self.dispatch(ticket, instance)
+            }
             Action::Answer { ticket, .. } => self.book.retire(ticket),
             Action::Bury { ticket, .. } => {
                 self.book.retire(ticket);
@@ -65,6 +69,7 @@ impl World {
             | Action::Adopt { .. }
             | Action::Reject { .. }
             | Action::Spend { .. }
+            | Action::Prefer { .. }
             | Action::Tell { .. } => {}
             Action::Probe { instance } => self.probe(instance),
             Action::Start { instance, edition } => self.start(instance, edition),
@@ -87,10 +92,40 @@ impl World {
                 let delay = self.within(20);
                 self.come(delay, Coming::News(Event::Measured { sample }));
             }
+            Action::Reach { target } => self.reach(target),
+            Action::Reinitialize { instance } => {
+                if self.model(instance).lives(instance) {
+                    let done = !self.dice.strike(Fault::NotReinitialized);
+                    let delay = self.within(200);
+                    self.come(delay, Coming::News(Event::Reinitialized { instance, done }));
+                }
+            }
             Action::Weigh => self.weigh(),
             Action::Flush => self.store(Errand::Flush, 5),
             Action::Exit(code) => self.exit = Some(code),
         }
+    }
+
+    fn reach(&mut self, target: u32) {
+        if self.dice.strike(Fault::TargetAway) {
+            self.away[target as usize] = true;
+            let span = workload::span(&mut self.random, 1_000, 120_000);
+            self.come(span, Coming::Back(target));
+        }
+        if self.dice.strike(Fault::LostLook) {
+            return;
+        }
+        let verdict = if self.away[target as usize] { Verdict::Fail } else { Verdict::Pass };
+        let delay = self.within(50);
+        self.come(delay, Coming::News(Event::Reached { target, verdict }));
+    }
+
+    /// Whether something that the platform depends on is away, so that most of what it does fails.
+    fn is_behind(&mut self, platform: usize) -> bool {
+        let behind = &self.config.platforms[platform].behind;
+        let targets = self.config.reachability.iter().zip(&self.away);
+        let is_cut = targets.into_iter().any(|(target, away)| *away && behind.contains(&target.name));
+        is_cut && self.random.chance(900)
     }
 
     fn store(&mut self, errand: Errand, millis: u64) {
@@ -143,6 +178,7 @@ impl World {
     /// When and how an attempt will be answered. Returns whether the answer streams without end.
     fn promise_answer(&mut self, instance: Instance, serial: u64, host: Host, platform: usize) -> bool {
         let is_rotten = self.model(instance).is_rotten && !self.dice.is_calm() && self.random.chance(800);
+        let is_rotten = is_rotten || self.is_behind(platform);
         let outcome = match () {
             () if is_rotten || self.dice.strike(Fault::Failed) => Outcome::Failed,
             () if self.dice.strike(Fault::Mistaken) => Outcome::Mistaken,
@@ -189,7 +225,9 @@ impl World {
             return;
         }
         let is_full = model.is_thread() && model.hand.len() >= model.in_flight_max;
+        let platform = model.platform;
         let is_rotten = model.is_rotten && !self.dice.is_calm() && self.random.chance(500);
+        let is_rotten = is_rotten || self.is_behind(platform);
         if self.models[instance.slot as usize].can_freeze() && self.dice.strike(Fault::Freeze) {
             self.freeze(instance);
         }
@@ -200,6 +238,7 @@ impl World {
             () if is_full || self.dice.strike(Fault::BusyProbe) => Verdict::Busy,
             () if self.models[instance.slot as usize].is_bad_edition => Verdict::Fail,
             () if is_rotten || self.dice.strike(Fault::FailedProbe) => Verdict::Fail,
+            () if self.dice.strike(Fault::Unready) => Verdict::Unready,
             () => Verdict::Pass,
         };
         let mut delay = self.within(10);
@@ -243,12 +282,13 @@ impl World {
     /// Somebody wants something of some platform.
     pub(super) fn order(&mut self) -> Event {
         let platform = self.random.below(self.config.platforms.len() as u64) as u32;
-        let order = match self.random.below(9) {
+        let order = match self.random.below(10) {
             0 | 1 => Order::Start { platform },
             2 => Order::Stop { platform },
             3 => Order::Restart { platform },
             4 => Order::Isolate { platform },
             5 => Order::Retire { platform },
+            6 => Order::Close { platform },
             _ => self.reload(platform),
         };
         Event::Ordered(order)
@@ -427,6 +467,10 @@ impl World {
                 is_starting.then_some(Event::Extended { instance, by })
             }
             Coming::Person => self.person(),
+            Coming::Back(target) => {
+                self.away[target as usize] = false;
+                None
+            }
             Coming::Exits(instance, exit) => {
                 self.model(instance).state = State::Absent;
                 Some(Event::Exited { instance, exit })
@@ -488,6 +532,10 @@ impl World {
             let outcome = outcomes[self.random.below(4) as usize];
             let late = self.within(300);
             self.come(late, Coming::News(Event::Answered { ticket, instance, outcome }));
+        }
+        if matches!(outcome, Outcome::Failed | Outcome::Busy) && self.dice.strike(Fault::Deferred) {
+            let after = workload::span(&mut self.random, 1, 10_000);
+            return Some(Event::Deferred { ticket, instance, outcome, after });
         }
         Some(Event::Answered { ticket, instance, outcome })
     }

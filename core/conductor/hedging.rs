@@ -1,0 +1,109 @@
+//! A second instance is asked when the first takes longer than answers of the route usually do; the first answer wins.
+//! (Dean and Barroso, The Tail at Scale, 2013.)
+
+use crate::breaker::Finding;
+use crate::event::{Action, Instance, Ticket};
+use crate::requests::{Attempt, Place, Request};
+use crate::router::RouteId;
+use crate::stats::Recent;
+use crate::time::Time;
+use crate::timers::Timer;
+use crate::Conductor;
+
+/// The part of answers that came sooner, in thousandths, when a second instance is asked.
+const PERMILLE: u64 = 950;
+/// Fewer answers in the last minutes have no such part worth the name.
+const ANSWERS_MIN: u64 = 20;
+
+impl Conductor {
+    fn recent_of(&self, route: RouteId) -> Option<&Recent> {
+        self.latencies.get(route.0 as usize)?.as_deref()
+    }
+
+    /// A request was answered: that is what its route usually takes.
+    pub(crate) fn note_latency(&mut self, route: RouteId, given_at: Time) {
+        if let Some(Some(recent)) = self.latencies.get_mut(route.0 as usize) {
+            recent.record(self.now, self.now - given_at);
+        }
+    }
+
+    /// A request was given to its first instance: if its route hedges, it is looked at again when it takes too long.
+    pub(crate) fn hedge_later(&mut self, request: &Request, attempt_end: Time) {
+        let Some(recent) = self.recent_of(request.route).filter(|_| request.idempotent) else { return };
+        let (count, [usual]) = recent.percentiles(self.now, [PERMILLE]);
+        let at = self.now + usual;
+        if count >= ANSWERS_MIN && at < attempt_end {
+            self.set_timer(Timer::Hedge(request.ticket), at);
+        }
+    }
+
+    pub(crate) fn hedge_due(&mut self, ticket: Ticket, out: &mut Vec<Action>) {
+        let Some(request) = self.request(ticket) else { return };
+        let Place::Out { instance, headed: false } = request.place else { return };
+        let platform = request.platform as usize;
+        // After a jump of the clock its own time may be up as well.
+        let is_up = self.timers.at(Timer::Expire(ticket)).is_none_or(|end| end <= self.now);
+        let is_isolated = self.platforms[platform].is_isolated;
+        let is_allowed = request.second.is_none() && !is_up && !is_isolated && self.phase.admits();
+        let Some(slot) = self.pick_other(platform, instance.slot).filter(|_| is_allowed) else { return };
+        if !self.platforms[platform].breaker.is_closed() || !self.platforms[platform].budget.pay_for_hedge() {
+            return;
+        }
+        self.platforms[platform].stats.hedges += 1;
+        let attempt = self.give(slot, ticket);
+        self.request_mut(ticket).second = Some(attempt);
+        out.push(Action::Hedge { ticket, instance: attempt.instance });
+    }
+
+    /// One of the two that have the request has answered for good: the other is told that nobody waits for it any more.
+    /// Returns the request as it is then.
+    pub(crate) fn drop_other(&mut self, request: Request, instance: Instance, out: &mut Vec<Action>) -> Request {
+        let ticket = request.ticket;
+        self.timers.cancel(Timer::Hedge(ticket));
+        let Some(second) = request.second else {
+            self.prefer_if_second(request, out);
+            return request;
+        };
+        let first = request.attempt();
+        let (kept, dropped, is_second) =
+            if second.instance == instance { (second, first, true) } else { (first, second, request.is_second) };
+        let entry = self.request_mut(ticket);
+        entry.second = None;
+        entry.keep(kept, is_second);
+        let request = *entry;
+        self.prefer_if_second(request, out);
+        self.abandon(ticket, dropped, Finding::Nothing, out);
+        request
+    }
+
+    /// The answer that counts is that of the instance that was asked second.
+    pub(crate) fn prefer_if_second(&mut self, request: Request, out: &mut Vec<Action>) {
+        if let (true, Place::Out { instance, .. }) = (request.is_second, request.place) {
+            self.platforms[request.platform as usize].stats.hedges_won += 1;
+            out.push(Action::Prefer { ticket: request.ticket, instance });
+        }
+    }
+
+    /// One of the two that have the request has failed: what counts is what the other will say. Whether there is another.
+    pub(crate) fn goes_on_elsewhere(&mut self, ticket: Ticket, failed: Instance) -> bool {
+        let entry = self.request_mut(ticket);
+        let Some(second) = entry.second.take() else { return false };
+        if second.instance != failed {
+            entry.keep(second, true);
+        }
+        true
+    }
+}
+
+impl Request {
+    /// The attempt that is made, or the first of the two.
+    pub(crate) fn attempt(&self) -> Attempt {
+        let Place::Out { instance, .. } = self.place else { unreachable!("only what is out has an attempt") };
+        Attempt { instance, given_at: self.given_at, slow_at: self.slow_at }
+    }
+
+    fn keep(&mut self, attempt: Attempt, is_second: bool) {
+        self.place = Place::Out { instance: attempt.instance, headed: false };
+        (self.given_at, self.slow_at, self.is_second) = (attempt.given_at, attempt.slow_at, is_second);
+    }
+}

@@ -44,6 +44,8 @@ pub struct PlatformStatus<'c> {
     pub breaker_until: Option<Time>,
     /// Calls of the last `breaker.window_ms`, over all its instances.
     pub recent: Tally,
+    /// What its retries and hedges may still draw on; `retry.tokens_max` at most.
+    pub retry_tokens: u32,
     /// Names of what it depends on and that cannot be reached.
     pub unreachable: Vec<&'c str>,
     /// What is counted for it.
@@ -140,6 +142,7 @@ impl Conductor {
                 is_admitting: platform.breaker.admits(),
                 breaker_until: platform.breaker.open_until(),
                 recent: platform.breaker.recent(),
+                retry_tokens: platform.budget.tokens(),
                 unreachable: self.unreachable(platform),
                 stats: &platform.stats,
                 instances,

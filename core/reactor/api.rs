@@ -16,7 +16,7 @@ use serde_json::value::RawValue;
 
 use crate::handle::PlatformOrder;
 use crate::http;
-use crate::metrics;
+use crate::metrics::{self, Format};
 use crate::problem::Problem;
 use crate::shell::Listed;
 use crate::store::LetterPage;
@@ -99,7 +99,7 @@ pub(crate) struct Facts<'f> {
     pub(crate) counts: crate::listener::Counts,
     pub(crate) listen: std::net::SocketAddr,
     pub(crate) dead_letters: u64,
-    pub(crate) slow_turns: u64,
+    pub(crate) turns: &'f metrics::Turns,
     pub(crate) body_bytes: usize,
     /// The process of a slot.
     pub(crate) pid_of: &'f dyn Fn(u32) -> Option<u32>,
@@ -125,7 +125,7 @@ pub(crate) const JSON: &str = "application/json";
 /// Answers a GET of a page. The caller has checked the method.
 pub(crate) fn answer(
     page: Page<'_>,
-    query: &str,
+    request: &Request<'_>,
     conductor: &Conductor,
     facts: &Facts<'_>,
 ) -> Result<PageAnswer, Problem> {
@@ -138,14 +138,15 @@ pub(crate) fn answer(
         Page::Alive => text(200, "alive\n"),
         Page::Ready if conductor.is_ready() => text(200, "ready\n"),
         Page::Ready => text(503, &unready(conductor)),
-        Page::Metrics => PageAnswer {
-            status: 200,
-            content_type: "text/plain; version=0.0.4; charset=utf-8",
-            body: metrics::render(conductor, facts).into_bytes(),
-        },
+        Page::Metrics => {
+            let accept = http::header(request.headers, "accept").and_then(|accept| std::str::from_utf8(accept).ok());
+            let format = Format::of(accept);
+            let body = metrics::render(conductor, facts, format).into_bytes();
+            PageAnswer { status: 200, content_type: format.content_type(), body }
+        }
         Page::Status => json(&status(conductor, facts)),
         Page::Platforms => platforms::all(conductor, facts),
-        Page::Platform(name, topic) => platforms::one(name, topic, query, conductor, facts)?,
+        Page::Platform(name, topic) => platforms::one(name, topic, request.query(), conductor, facts)?,
         Page::Plugins => platforms::plugins(facts),
         Page::Requests | Page::Order(..) | Page::DeadLetters | Page::Unknown => {
             return Err(Problem::new(404, "there is no such page; see GET /v1/status"))

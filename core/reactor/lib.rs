@@ -124,6 +124,9 @@ impl Reactor {
             Err(error) => return Err(error),
         }
         let now = self.time();
+        if let Some((at, _)) = self.conductor.deadline().filter(|(at, _)| *at <= now) {
+            self.shell.turns.lag.record(now - at);
+        }
         self.hear_answers(now);
         self.set_clock(now);
         if self.conductor.deadline().is_some_and(|(at, _)| at <= now) {
@@ -141,8 +144,9 @@ impl Reactor {
         self.shell.flush();
         self.settle();
         let took = self.time().since(now);
+        self.shell.turns.duration.record(took);
         if took > TURN_BUDGET {
-            self.shell.slow_turns += 1;
+            self.shell.turns.slow += 1;
             log::debug!("a turn of the reactor took {took:?}; the last event in it was {:?}", self.last_event);
         }
         Ok(self.shell.exit)

@@ -28,6 +28,7 @@ use crate::http;
 use crate::kit::{outcome_of_status, Kit, Readiness};
 use crate::listener::Listener;
 use crate::mailbox::{Handled, Letter, Mailbox, Postbox};
+use crate::metrics::Turns;
 use crate::origin::Hosts;
 use crate::plugins;
 use crate::spawn::{Recipe, Yard};
@@ -102,7 +103,7 @@ pub(crate) struct Shell {
     pub(crate) listener: Listener,
     hosts: Hosts,
     pub(crate) exit: Option<u8>,
-    pub(crate) slow_turns: u64,
+    pub(crate) turns: Turns,
     mailbox: Mailbox,
     has_letters: bool,
     postbox: Postbox,
@@ -153,7 +154,7 @@ impl Shell {
             listener,
             hosts: Hosts::new(&config.http.hosts),
             exit: None,
-            slow_turns: 0,
+            turns: Turns::default(),
             mailbox,
             has_letters: false,
             postbox,

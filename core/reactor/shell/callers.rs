@@ -90,7 +90,7 @@ impl Shell {
         } else if let Page::Order(name, order) = page {
             self.order(name, order, origin, conductor);
         } else {
-            let answered = self.with_facts(|facts| api::answer(page, view.query(), conductor, facts));
+            let answered = self.with_facts(|facts| api::answer(page, &view, conductor, facts));
             match answered {
                 Ok(page) => {
                     let (now, kit) = (self.now, &mut self.kit);
@@ -192,7 +192,7 @@ impl Shell {
             counts: self.listener.counts(),
             listen: self.listener.address(),
             dead_letters: self.dead_letters,
-            slow_turns: self.slow_turns,
+            turns: &self.turns,
             body_bytes: self.kit.calls.bytes(),
             pid_of: &|slot| self.children.pid(slot),
             roster: &self.roster,

@@ -8,6 +8,7 @@ mod embedding;
 mod http_regressions;
 mod isolation;
 mod mcp;
+mod metrics;
 mod plugin_protocol;
 mod plugin_tools;
 mod plugins;

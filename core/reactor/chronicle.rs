@@ -139,11 +139,15 @@ pub(crate) fn unix_ms() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
-/// The news as a sentence about an instance or platform, "it".
-pub(crate) fn sentence(news: &News, now: Time) -> String {
+/// The news as a sentence about an instance or platform, "it". `target` names what stands in `reachability` at an index.
+pub(crate) fn sentence<'t>(news: &News, now: Time, target: impl Fn(u32) -> &'t str) -> String {
     let megabytes = |bytes: u64| bytes as f64 / MEGABYTE as f64;
     match *news {
-        News::State { was, now: state, reason } => state_sentence(was, state, reason, now),
+        News::State { was, now: state, reason: Reason::Unreachable { target: index } } => {
+            let reason = format!("{}, which it lies behind, cannot be reached", target(index));
+            state_sentence(was, state, Reason::Unreachable { target: index }, &reason, now)
+        }
+        News::State { was, now: state, reason } => state_sentence(was, state, reason, &reason.to_string(), now),
         News::BreakerOpened { cause, until } => {
             format!("its breaker opened for {}: {cause}", span(until.since(now)))
         }
@@ -154,10 +158,10 @@ pub(crate) fn sentence(news: &News, now: Time) -> String {
         }
         News::Reinitialized { done: true } => "it was initialised again, because its breaker opened".to_owned(),
         News::Reinitialized { done: false } => "it could not be initialised again when its breaker opened".to_owned(),
-        News::Unreachable { .. } => {
-            "what it lies behind cannot be reached: what fails meanwhile is not held against it".to_owned()
+        News::Unreachable { target: index } => {
+            format!("{} cannot be reached: what fails meanwhile is not held against it", target(index))
         }
-        News::Reachable { .. } => "what it lies behind can be reached again".to_owned(),
+        News::Reachable { target: index } => format!("{} can be reached again", target(index)),
         News::HealthDown => "its health checks fail: it gets no requests".to_owned(),
         News::HealthUp => "its health checks pass again".to_owned(),
         News::Trimmed { rss_bytes, soft_bytes } => format!(
@@ -180,27 +184,28 @@ pub(crate) fn sentence(news: &News, now: Time) -> String {
     }
 }
 
-fn state_sentence(was: State, state: State, reason: Reason, now: Time) -> String {
+/// `why` is the reason in words.
+fn state_sentence(was: State, state: State, reason: Reason, why: &str, now: Time) -> String {
     match state {
-        State::Asleep => format!("it sleeps: {reason}; its next request wakes it"),
-        State::Waiting if was.is_alive() => format!("it ended, and waits to be started: {reason}"),
-        State::Waiting => format!("it waits to be started: {reason}"),
-        State::Starting => format!("it starts: {reason}"),
-        State::Ready => format!("it is ready: {reason}"),
-        State::Draining { .. } => format!("it gets no more requests and is about to end: {reason}"),
-        State::Stopping { .. } if is_put_down(reason) => format!("it is killed: {reason}"),
-        State::Stopping { .. } => format!("it is told to end: {reason}"),
+        State::Asleep => format!("it sleeps: {why}; its next request wakes it"),
+        State::Waiting if was.is_alive() => format!("it ended, and waits to be started: {why}"),
+        State::Waiting => format!("it waits to be started: {why}"),
+        State::Starting => format!("it starts: {why}"),
+        State::Ready => format!("it is ready: {why}"),
+        State::Draining { .. } => format!("it gets no more requests and is about to end: {why}"),
+        State::Stopping { .. } if is_put_down(reason) => format!("it is killed: {why}"),
+        State::Stopping { .. } => format!("it is told to end: {why}"),
         State::Backoff { until } => {
             let wait = until.since(now);
             let when = if wait.is_zero() { "at once".to_owned() } else { format!("in {}", span(wait)) };
-            format!("it ended: {reason}; it is started again {when}")
+            format!("it ended: {why}; it is started again {when}")
         }
-        State::Stopped => format!("it is stopped: {reason}"),
+        State::Stopped => format!("it is stopped: {why}"),
         State::Failed => match remedy(reason) {
-            Some(remedy) => format!("it is not started again: {reason}; {remedy}"),
-            None => format!("it is not started again: {reason}"),
+            Some(remedy) => format!("it is not started again: {why}; {remedy}"),
+            None => format!("it is not started again: {why}"),
         },
-        State::Spare => format!("it has ended: {reason}"),
+        State::Spare => format!("it has ended: {why}"),
     }
 }
 
@@ -298,7 +303,8 @@ mod tests {
     #[test]
     fn news_are_told_in_sentences() {
         let now = Time::from_nanos(5_000_000_000);
-        let state = |was, state, reason| sentence(&News::State { was, now: state, reason }, now);
+        let target = |index| ["gateway", "internet"][index as usize];
+        let state = |was, state, reason| sentence(&News::State { was, now: state, reason }, now, target);
         let backoff = |seconds: u64| State::Backoff { until: now + Duration::from_secs(seconds) };
         let exited = Reason::Exited(Exit::Code(3));
         for (told, expected) in [
@@ -322,11 +328,20 @@ mod tests {
                 "it is told to end: ",
             ),
             (
-                sentence(&News::BreakerOpened { cause: FAILED, until: now + Duration::from_secs(30) }, now),
+                sentence(&News::BreakerOpened { cause: FAILED, until: now + Duration::from_secs(30) }, now, target),
                 "its breaker opened for 30.0 s: requests in a row failed",
             ),
             (
-                sentence(&News::SwapFailed { reason: Reason::HealthFailed }, now),
+                sentence(&News::Unreachable { target: 1 }, now, target),
+                "internet cannot be reached: what fails meanwhile is not held against it",
+            ),
+            (sentence(&News::Reachable { target: 0 }, now, target), "gateway can be reached again"),
+            (
+                state(State::Backoff { until: now }, State::Waiting, Reason::Unreachable { target: 1 }),
+                "it waits to be started: internet, which it lies behind, cannot be reached",
+            ),
+            (
+                sentence(&News::SwapFailed { reason: Reason::HealthFailed }, now, target),
                 "a new edition did not take over: its health checks failed; the old one stays",
             ),
         ] {

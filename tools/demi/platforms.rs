@@ -65,10 +65,13 @@ fn states(instances: &[InstancePage]) -> String {
 fn notes(platform: &PlatformPage) -> String {
     let notes = [
         (platform.isolated, "isolated"),
+        (platform.breaker == "open", "breaker open"),
         (platform.reloading, "reloading"),
         (platform.update_waiting, "update waiting"),
     ];
-    notes.iter().filter(|(is_so, _)| *is_so).map(|(_, note)| *note).collect::<Vec<_>>().join(", ")
+    let notes = notes.iter().filter(|(is_so, _)| *is_so).map(|(_, note)| (*note).to_owned());
+    let unreachable = platform.unreachable.iter().map(|target| format!("{target} unreachable"));
+    notes.chain(unreachable).collect::<Vec<_>>().join(", ")
 }
 
 fn memory(instances: &[InstancePage]) -> Option<String> {
@@ -135,6 +138,13 @@ fn describe(platform: &PlatformPage) -> String {
             line(name, &values.join(", "));
         }
     }
+    if !platform.breaker.is_empty() {
+        let left = platform.breaker_open_for_ms.map(|left| format!(", tried in {}", span(left as f64 / 1000.0)));
+        line("breaker", &format!("{}{}", platform.breaker, left.unwrap_or_default()));
+    }
+    if !platform.unreachable.is_empty() {
+        line("unreachable", &platform.unreachable.join(", "));
+    }
     let queued = if platform.queued == 0 { String::new() } else { format!(", {} waiting", platform.queued) };
     line("requests", &format!("{}{queued}", platform.requests));
     line("restarts", &platform.restarts.to_string());
@@ -182,7 +192,9 @@ fn describe_instance(platform: &PlatformPage, instance: &InstancePage, line: &mu
     }
     let probe = instance.probe_ms.map_or(String::new(), |probe| format!(", last check took {probe:.1} ms"));
     line("  health", &format!("{}{probe}", instance.health));
-    line("  breaker", &instance.breaker);
+    let accused = instance.accused_of.as_ref();
+    let accused = accused.map(|cause| format!("; a health check decides whether it opens, because {cause}"));
+    line("  breaker", &format!("{}{}", instance.breaker, accused.unwrap_or_default()));
     line("  run", &format!("{} of edition {}, {}", instance.run, instance.edition, counted_requests(instance)));
     let facts = [
         instance.pid.map(|pid| format!("pid {pid}")),
@@ -208,11 +220,12 @@ mod tests {
     use super::*;
     use crate::client::tests::Scripted;
 
-    const PAGE: &str = r#"{"name":"weather","host":"mcp","ready":true,"start":"lazy","isolated":false,"reloading":true,
+    const PAGE: &str = r#"{"name":"weather","host":"mcp","ready":true,"start":"lazy","isolated":false,
+        "breaker":"open","breaker_open_for_ms":12400,"unreachable":["internet","vpn"],"reloading":true,
         "update_waiting":true,"edition":2,"starts_today":3,"start_budget_per_day":1000,"queued":1,"requests":12,"restarts":1,
         "version":"1.0.0","plugin_folder":"/p/weather","capabilities":["cancel"],"needs":["store","clock"],
         "instances":[{"instance":0,"state":"ready","serving":true,"since_s_ago":1.2,"why":"it has started","run":1,
-        "breaker":"closed","health":"up","in_flight":1,"probe_ms":0.3,"next":"its health is checked in 3.1 s","edition":2,
+        "breaker":"closed","accused_of":"requests in a row failed","health":"up","in_flight":1,"probe_ms":0.3,"next":"its health is checked in 3.1 s","edition":2,
         "pid":123,"memory_mb":12.3,"processes":1,"descriptors":8,"log_lines_dropped":4},
         {"instance":1,"state":"backoff","serving":false,"since_s_ago":90,"why":"it ended with exit code 3","run":4,
         "breaker":"open","health":"unproven","in_flight":0,"probe_ms":null,"next":null,"edition":2,"log_lines_dropped":0}],
@@ -231,7 +244,7 @@ mod tests {
             lines,
             [
                 "NAME     HOST    STATE               SERVING  START  VERSION  MEMORY   RESTARTS  NOTE",
-                "weather  mcp     1 ready, 1 backoff  1/2      lazy   1.0.0    12.3 MB  1         reloading, update waiting",
+                "weather  mcp     1 ready, 1 backoff  1/2      lazy   1.0.0    12.3 MB  1         breaker open, reloading, update waiting, internet unreachable, vpn unreachable",
                 "echo     inline  ready               1/1      -      -        -        0",
                 "refused: /p/bad/plugin.ron:3:5: no; remove it",
             ]
@@ -246,12 +259,15 @@ mod tests {
         for line in [
             "platform      weather",
             "needs         store, clock",
+            "breaker       open, tried in 12 s",
+            "unreachable   internet, vpn",
             "starts today  3 of at most 1000",
             "requests      12, 1 waiting",
             "limits        memory_max_mb: 100",
             "weather/0",
             "  state       ready since 1.2 s, serving",
             "  next        its health is checked in 3.1 s",
+            "  breaker     closed; a health check decides whether it opens, because requests in a row failed",
             "  process     pid 123, 12.3 MB, 1 in its tree, 8 open descriptors",
             "  log         4 lines dropped: it wrote too fast",
             "  why         it ended with exit code 3",

@@ -2,7 +2,7 @@
 
 use demi_conductor::config::{nearest, Limits, Start};
 use demi_conductor::lifecycle::Reason;
-use demi_conductor::{Conductor, Exit, InstanceStatus, PlatformStatus};
+use demi_conductor::{Conductor, Exit, InstanceStatus, PlatformStatus, Time};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -117,6 +117,13 @@ struct PlatformPage<'s> {
     ready: bool,
     start: &'static str,
     isolated: bool,
+    /// Its own breaker: `closed`, `open`, `half_open`.
+    breaker: &'static str,
+    /// For how long its own breaker is still open, milliseconds; only if it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    breaker_open_for_ms: Option<u64>,
+    /// Names of what it lies behind and that cannot be reached.
+    unreachable: Vec<&'s str>,
     reloading: bool,
     update_waiting: bool,
     edition: u32,
@@ -170,6 +177,9 @@ fn platform_page<'s>((status, listed): Known<'s>, facts: &Facts<'_>, in_full: bo
         ready: status.is_ready,
         start: start_name(status.start),
         isolated: status.is_isolated,
+        breaker: status.breaker,
+        breaker_open_for_ms: left_ms(status.breaker_until, facts),
+        unreachable: status.unreachable,
         reloading: status.is_reloading,
         update_waiting: listed.is_update_waiting(),
         edition: status.edition,
@@ -187,6 +197,11 @@ fn platform_page<'s>((status, listed): Known<'s>, facts: &Facts<'_>, in_full: bo
         limits: (in_full && status.host.is_child()).then_some(&platform.limits),
         instances: status.instances.into_iter().map(|status| instance_page(status, facts)).collect(),
     }
+}
+
+/// How long it is until then, milliseconds.
+pub(super) fn left_ms(until: Option<Time>, facts: &Facts<'_>) -> Option<u64> {
+    until.map(|until| until.since(facts.now).as_millis() as u64)
 }
 
 fn no_tools() -> &'static RawValue {
@@ -242,6 +257,24 @@ fn why<'w>((status, listed): &'w Known<'_>, conductor: &Conductor, facts: &Facts
     if status.is_isolated {
         now.push(format!("{name} is isolated by hand: it gets no requests"));
         next.push(format!("{name}: `demi start {name}` gives it requests again"));
+    }
+    match status.breaker_until {
+        Some(until) => {
+            let wait = chronicle::span(until.since(facts.now));
+            now.push(format!("the breaker of {name} as a whole is open after repeated failures: it gets no requests"));
+            next.push(format!("{name}: its breaker is tried in {wait}; `demi close {name}` closes it now"));
+        }
+        None if status.breaker == "half_open" => {
+            now.push(format!(
+                "the breaker of {name} as a whole is half-open: a health check tries it, and then a request"
+            ));
+        }
+        None => {}
+    }
+    if !status.unreachable.is_empty() {
+        let targets = status.unreachable.join(" and ");
+        now.push(format!("{targets}, which {name} lies behind, cannot be reached: what fails is not held against it"));
+        next.push(format!("{name}: it is asked how it is as soon as {targets} can be reached again"));
     }
     if status.is_reloading {
         now.push(format!("{name} is being reloaded: a new edition has to prove itself"));

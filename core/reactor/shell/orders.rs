@@ -525,7 +525,11 @@ impl Shell {
             (News::SwapFailed { .. }, _) => self.roster[platform as usize].swaps_failed += 1,
             _ => {}
         }
-        let text = chronicle::sentence(news, self.now);
+        let target = |index: u32| {
+            let target = conductor.targets().nth(index as usize);
+            target.map_or("what it lies behind", |target| target.name)
+        };
+        let text = chronicle::sentence(news, self.now, target);
         self.note(platform, Entry { unix_ms: chronicle::unix_ms(), instance: index, text }, is_waiting);
     }
 

@@ -41,6 +41,7 @@ enum RawCommand {
     Restart(RawRestart),
     Reload(RawReload),
     Isolate(RawIsolate),
+    Close(RawClose),
     Plugin(RawPlugin),
 }
 
@@ -142,6 +143,7 @@ order!(
     "Start a new edition of a platform beside the old one, and replace that once it is proven."
 );
 order!(RawIsolate, "isolate", "Let a platform run and give it no requests until it is started by hand.");
+order!(RawClose, "close", "Close a platform's breakers by hand, and forget what was held against it.");
 
 /// Write, check, serve or reload a plugin.
 #[derive(FromArgs)]
@@ -255,6 +257,7 @@ pub(crate) enum Order {
     Restart,
     Reload,
     Isolate,
+    Close,
 }
 
 impl Order {
@@ -266,6 +269,7 @@ impl Order {
             Order::Restart => "restart",
             Order::Reload => "reload",
             Order::Isolate => "isolate",
+            Order::Close => "close",
         }
     }
 }
@@ -326,6 +330,7 @@ impl From<Raw> for Command {
             RawCommand::Restart(raw) => raw.order(Order::Restart, config),
             RawCommand::Reload(raw) => raw.order(Order::Reload, config),
             RawCommand::Isolate(raw) => raw.order(Order::Isolate, config),
+            RawCommand::Close(raw) => raw.order(Order::Close, config),
             RawCommand::Plugin(plugin) => match plugin.command {
                 RawPluginCommand::New(new) => {
                     Command::PluginNew { name: new.name, language: new.lang, folder: new.dir }
@@ -429,7 +434,7 @@ mod tests {
 
     #[test]
     fn every_command_explains_itself() {
-        let commands: [&[&str]; 14] = [
+        let commands: [&[&str]; 15] = [
             &["run"],
             &["platforms"],
             &["why"],
@@ -439,6 +444,7 @@ mod tests {
             &["restart"],
             &["reload"],
             &["isolate"],
+            &["close"],
             &["plugin"],
             &["plugin", "new"],
             &["plugin", "check"],

@@ -1,4 +1,4 @@
-//! `demi start|stop|restart|reload|isolate NAME`: tells Demi, waits until the platform is where it should be, and says
+//! `demi start|stop|restart|reload|isolate|close NAME`: tells Demi, waits until the platform is where it should be, and says
 //! what became of it.
 
 use std::process::ExitCode;
@@ -92,11 +92,12 @@ fn progress(order: Order, before: &PlatformPage, now: &PlatformPage, is_settled:
         Order::Stop => every(&|instance| matches!(instance.state.as_str(), "stopped" | "failed")),
         Order::Reload => !now.reloading && now.edition > before.edition,
         Order::Isolate => now.isolated,
+        Order::Close => is_closed(&now.breaker) && now.instances.iter().all(|instance| is_closed(&instance.breaker)),
     };
     let is_lost = match order {
         Order::Start | Order::Restart => now.instances.iter().any(has_failed),
         Order::Reload => !now.reloading && is_settled,
-        Order::Stop | Order::Isolate => false,
+        Order::Stop | Order::Isolate | Order::Close => false,
     };
     match (is_done, is_lost) {
         (true, _) => Progress::Done(match order {
@@ -105,10 +106,16 @@ fn progress(order: Order, before: &PlatformPage, now: &PlatformPage, is_settled:
             Order::Stop => format!("{name} is stopped until `demi start {name}`"),
             Order::Reload => format!("{name} runs edition {} in place of {}: {told}", now.edition, before.edition),
             Order::Isolate => format!("{name} gets no requests until `demi start {name}`"),
+            Order::Close => format!("{name} has no breaker that is open: {told}"),
         }),
         (false, true) => Progress::Failed,
         (false, false) => Progress::Waiting,
     }
+}
+
+/// A Demi of another version may say nothing of a breaker.
+fn is_closed(breaker: &str) -> bool {
+    matches!(breaker, "closed" | "")
 }
 
 fn failure(order: Order) -> &'static str {
@@ -117,6 +124,7 @@ fn failure(order: Order) -> &'static str {
         Order::Stop => "did not stop",
         Order::Reload => "was not reloaded, and the old edition stays",
         Order::Isolate => "was not isolated",
+        Order::Close => "still has a breaker that is open",
     }
 }
 
@@ -126,7 +134,7 @@ fn reason(client: &Client, order: Order, name: &str, now: &PlatformPage) -> Stri
     let mut sentences: Vec<String> = match order {
         // The old edition is well; what became of the new one is history.
         Order::Reload => why.history.iter().map(|happening| sentence(name, happening)).collect(),
-        Order::Start | Order::Stop | Order::Restart | Order::Isolate => why.now,
+        Order::Start | Order::Stop | Order::Restart | Order::Isolate | Order::Close => why.now,
     };
     if sentences.is_empty() {
         let said =
@@ -224,6 +232,20 @@ mod tests {
         swapping.reloading = true;
         assert_eq!(progress(Order::Reload, &before, &swapping, true), Progress::Waiting);
         assert!(is_done(Order::Reload, &before, &page(2, &[("ready", true, 1)])));
+    }
+
+    #[test]
+    fn a_close_is_done_when_every_breaker_is_closed() {
+        let with = |platform: &str, instance: &str| {
+            let mut page = page(0, &[("ready", true, 1), ("ready", true, 1)]);
+            page.breaker = platform.to_owned();
+            page.instances[1].breaker = instance.to_owned();
+            page
+        };
+        let before = with("open", "open");
+        assert!(!is_done(Order::Close, &before, &with("closed", "open")));
+        assert!(!is_done(Order::Close, &before, &with("half_open", "closed")));
+        assert!(is_done(Order::Close, &before, &with("closed", "closed")));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Demi's own API: what the paths below `/v1` and the health pages answer.
 
+mod health;
 mod platforms;
 
 use std::borrow::Cow;
@@ -30,6 +31,8 @@ pub(crate) enum Page<'p> {
     Requests,
     /// `GET /v1/status`.
     Status,
+    /// `GET /v1/health`.
+    Health,
     /// `GET /v1/platforms`.
     Platforms,
     /// `GET /v1/dead-letters`, which the clerk answers.
@@ -56,6 +59,7 @@ impl<'p> Page<'p> {
         Some(match path {
             "/v1/requests" => Page::Requests,
             "/v1/status" => Page::Status,
+            "/v1/health" => Page::Health,
             "/v1/platforms" => Page::Platforms,
             "/v1/dead-letters" => Page::DeadLetters,
             "/v1/plugins" => Page::Plugins,
@@ -145,6 +149,7 @@ pub(crate) fn answer(
             PageAnswer { status: 200, content_type: format.content_type(), body }
         }
         Page::Status => json(&status(conductor, facts)),
+        Page::Health => health::page(request.query(), conductor, facts)?,
         Page::Platforms => platforms::all(conductor, facts),
         Page::Platform(name, topic) => platforms::one(name, topic, request.query(), conductor, facts)?,
         Page::Plugins => platforms::plugins(facts),
@@ -428,6 +433,7 @@ mod tests {
     #[test]
     fn pages_are_known_by_their_path_and_namesakes_are_not_taken() {
         assert_eq!(Page::of("/v1/status"), Some(Page::Status));
+        assert_eq!(Page::of("/v1/health"), Some(Page::Health));
         assert_eq!(Page::of("/v1/platforms/echo"), Some(Page::Platform("echo", Topic::State)));
         assert_eq!(Page::of("/v1/platforms/echo/why"), Some(Page::Platform("echo", Topic::Why)));
         assert_eq!(Page::of("/v1/platforms/why"), Some(Page::Platform("why", Topic::State)));

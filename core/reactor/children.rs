@@ -656,6 +656,7 @@ impl Child {
                 if let Some(why) = why {
                     let why = printable(why.as_bytes(), LOG_LINE_BYTES_MAX);
                     log::warn!("{}: health check failed: {why}", self.name);
+                    kit.complaints.push_back((instance, why));
                 }
                 kit.events.push_back(Event::Probed { instance, verdict });
             }

@@ -26,6 +26,8 @@ pub(crate) struct Kit {
     pub(crate) events: VecDeque<Event>,
     /// What children have logged in this turn. Bounded by what each may log in a second.
     pub(crate) log_lines: VecDeque<LogLine>,
+    /// What failed health checks have said in this turn. Bounded: an instance has one under way.
+    pub(crate) complaints: VecDeque<(Instance, String)>,
     /// What children have asked for in this turn. Bounded by what each may have under way.
     pub(crate) plugin_asks: VecDeque<(Instance, PluginAsk)>,
     /// Where bytes are read to before anybody owns them.
@@ -56,6 +58,7 @@ impl Kit {
             calls: Calls::default(),
             events: VecDeque::new(),
             log_lines: VecDeque::new(),
+            complaints: VecDeque::new(),
             plugin_asks: VecDeque::new(),
             scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
             buffers: Vec::new(),

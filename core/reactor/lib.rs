@@ -13,7 +13,7 @@
 //! | plugin folders | `plugins.rs` |
 //! | what children find around themselves | `spawn.rs`, `sandbox.rs`, `cgroup.rs` |
 //! | what children use and leave behind | `warden.rs`, `remover.rs`, `weigh.rs`, `procfs.rs`, `guard.rs` |
-//! | what happened to platforms, and what they logged | `chronicle.rs` |
+//! | what happened to platforms, what went wrong, and what they logged | `chronicle.rs`, `mishaps.rs` |
 //! | errands that block | `clerk.rs`, `store.rs` |
 //! | what people are shown | `api.rs`, `metrics.rs` |
 //! | other threads | `mailbox.rs`, `handle.rs` |
@@ -34,6 +34,7 @@ mod kit;
 mod listener;
 mod mailbox;
 mod metrics;
+mod mishaps;
 mod origin;
 mod port;
 mod problem;

@@ -25,8 +25,8 @@ pub(crate) enum Letter {
     Started(Instance),
     /// A worker has ended.
     Exited(Instance, Exit),
-    /// A worker was asked how it is.
-    Probed(Instance, Verdict),
+    /// A worker was asked how it is: what was found, and what is wrong.
+    Probed(Instance, Verdict, Option<String>),
     /// A worker has dealt with a request.
     Handled(Ticket, Instance, Handled),
     /// The clerk measured the machine.

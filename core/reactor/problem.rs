@@ -84,6 +84,11 @@ impl Problem {
         self
     }
 
+    /// The word for programs.
+    pub(crate) fn word(&self) -> Option<&'static str> {
+        self.code
+    }
+
     pub(crate) fn detail(&self) -> &str {
         &self.detail
     }

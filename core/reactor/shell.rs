@@ -222,7 +222,10 @@ impl Shell {
     fn take_letter(&mut self, letter: Letter, conductor: &Conductor) {
         let event = match letter {
             Letter::Started(instance) => Event::Started { instance },
-            Letter::Probed(instance, verdict) => Event::Probed { instance, verdict },
+            Letter::Probed(instance, verdict, why) => {
+                self.kit.complaints.extend(why.map(|why| (instance, why)));
+                Event::Probed { instance, verdict }
+            }
             Letter::Exited(instance, exit) => {
                 // One that was left behind has let go at last.
                 self.bays[instance.slot as usize].left_behind.retain(|run| *run != instance.run);
@@ -326,6 +329,7 @@ impl Shell {
     /// tells that all is stored, once clients have taken theirs as well.
     pub(crate) fn flush(&mut self) {
         self.take_log_lines();
+        self.take_complaints();
         self.keep_notes();
         self.listener.flush(self.now, &mut self.kit);
         let (calls, listener, upstreams) = (&mut self.kit.calls, &self.listener, &mut self.upstreams);
@@ -505,7 +509,11 @@ impl Shell {
     fn probe(&mut self, instance: Instance, conductor: &Conductor) {
         let bay = &mut self.bays[instance.slot as usize];
         let verdict = match &mut bay.hosted {
-            Hosted::Inline(platform) => workers::check_health(platform.as_mut(), &bay.name),
+            Hosted::Inline(platform) => {
+                let (verdict, why) = workers::check_health(platform.as_mut(), &bay.name);
+                self.kit.complaints.extend(why.map(|why| (instance, why)));
+                verdict
+            }
             Hosted::Worker(worker) if worker.probe() => return,
             Hosted::Worker(_) => Verdict::Busy,
             Hosted::Child => return self.children.probe(instance, &mut self.kit),

@@ -111,8 +111,8 @@ impl Desk {
                 }
                 Job::Probe => {
                     self.is_probed.store(false, Ordering::Release);
-                    let verdict = check_health(platform.as_mut(), &self.name);
-                    self.postbox.post(Letter::Probed(self.instance, verdict));
+                    let (verdict, why) = check_health(platform.as_mut(), &self.name);
+                    self.postbox.post(Letter::Probed(self.instance, verdict, why));
                 }
             }
         }
@@ -181,20 +181,21 @@ pub(crate) fn handle_caught(
 }
 
 /// Asks a platform how it is; a panic counts as failed.
-pub(crate) fn check_health(platform: &mut dyn Platform, name: &str) -> Verdict {
+pub(crate) fn check_health(platform: &mut dyn Platform, name: &str) -> (Verdict, Option<String>) {
     let health = catch_unwind(AssertUnwindSafe(|| platform.health_check()))
         .unwrap_or_else(|_| Health::down("panicked in its health check"));
-    verdict(&health, name)
+    verdict(health, name)
 }
 
-/// What a health check found, in the conductor's words; what is wrong goes to the log.
-pub(crate) fn verdict(health: &Health, name: &str) -> Verdict {
+/// What a health check found, in the conductor's words, and what is wrong, which goes to the log as well.
+pub(crate) fn verdict(health: Health, name: &str) -> (Verdict, Option<String>) {
     match health.status {
-        Status::Up => Verdict::Pass,
-        Status::Busy => Verdict::Busy,
+        Status::Up => (Verdict::Pass, None),
+        Status::Busy => (Verdict::Busy, None),
         Status::Down => {
-            log::warn!("{name}: health check failed: {}", health.error.as_deref().unwrap_or("no reason given"));
-            Verdict::Fail
+            let why = health.error.unwrap_or_else(|| "no reason given".to_owned());
+            log::warn!("{name}: health check failed: {why}");
+            (Verdict::Fail, Some(why))
         }
     }
 }

@@ -1,9 +1,10 @@
 //! What callers ask, and what they are told.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use demi_conductor::{Answer, Conductor, Errand, Event, Refusal, RouteId, Ticket};
+use demi_conductor::{Answer, Conductor, Errand, Event, Outcome, Refusal, RouteId, Ticket};
 use demi_platform::{FaultKind, RequestBuf};
 
 use super::{Burial, Shell, INSTANCE_HEADER};
@@ -12,6 +13,7 @@ use crate::calls::{Call, Origin};
 use crate::chronicle::unix_ms;
 use crate::handle::{Answered, Caller};
 use crate::http;
+use crate::kit::outcome_of_status;
 use crate::listener::Arrival;
 use crate::problem::Problem;
 use crate::store::DeadLetter;
@@ -26,6 +28,9 @@ pub(super) enum Kept {
     /// It should have been kept and could not be.
     Lost,
 }
+
+/// The code of a problem for which the caller is to blame.
+const MISTAKEN: &str = "mistaken";
 
 impl Kept {
     fn of(number: Result<u64, String>) -> Kept {
@@ -248,7 +253,9 @@ impl Shell {
 
     /// Tells whoever waits.
     pub(super) fn tell(&mut self, mut call: Call, answer: Answer, kept: Kept) {
-        let problem = self.problem(&call, answer).map(|problem| match kept {
+        let problem = self.problem(&call, answer);
+        self.note_mishap(&call, answer, problem.as_ref());
+        let problem = problem.map(|problem| match kept {
             Kept::NotWanted => problem,
             Kept::Under(number) => problem.dead_letter(number),
             Kept::Lost => problem.also("it could not be kept as a dead letter"),
@@ -280,13 +287,30 @@ impl Shell {
         self.kit.calls.recycle(call);
     }
 
+    /// Keeps in mind that a call ended unwell and the caller was not to blame.
+    fn note_mishap(&mut self, call: &Call, answer: Answer, problem: Option<&Problem>) {
+        let Some(platform) = call.platform else { return };
+        let answered = || format!("it answered with status {}", call.reply.status);
+        let is_failed = answer == Answer::Relayed && outcome_of_status(call.reply.status) == Outcome::Failed;
+        let (kind, detail) = match problem {
+            Some(problem) => (problem.word().unwrap_or("failed"), Cow::Borrowed(problem.detail())),
+            None if is_failed => ("failed", Cow::Owned(answered())),
+            None => return,
+        };
+        if kind == MISTAKEN {
+            return;
+        }
+        let instance = call.instance.map(|instance| self.bays[instance.slot as usize].index);
+        self.roster[platform as usize].mishaps.add(unix_ms(), instance, kind, &detail);
+    }
+
     /// What the caller is told if it is not what the platform answered.
     fn problem(&self, call: &Call, answer: Answer) -> Option<Problem> {
         let name = call.instance.map_or("the platform", |instance| self.bays[instance.slot as usize].name.as_str());
         let problem = match (answer, &call.fault) {
             (Answer::Relayed, None) | (Answer::Unheard, _) => return None,
             (Answer::Relayed, Some(fault)) => match fault.kind {
-                FaultKind::Mistaken => Problem::new(400, &fault.message).code("mistaken"),
+                FaultKind::Mistaken => Problem::new(400, &fault.message).code(MISTAKEN),
                 FaultKind::Failed => Problem::new(502, &fault.message).code("failed"),
                 FaultKind::Busy => Problem::new(503, &fault.message).code("busy").retry_after(Duration::from_secs(1)),
             },

@@ -17,6 +17,7 @@ use crate::chronicle::{self, Entry};
 use crate::clerk::{Clerk, Memory, Note, Rescanned};
 use crate::config_file::Problems;
 use crate::handle::{Answered, PlatformOrder};
+use crate::mishaps::HEALTH_CHECK;
 use crate::plugins::{self, Change, Refused};
 use crate::problem::Problem;
 use crate::start;
@@ -583,6 +584,15 @@ impl Shell {
         let (name, day) = (self.roster[platform as usize].name(), self.desk.day);
         if !self.clerk.as_ref().is_some_and(|clerk: &Clerk| clerk.spend(name, day, starts)) {
             log::warn!("{name}: the clerk is too busy to keep that it was started {starts} times today");
+        }
+    }
+
+    /// Takes what failed health checks have said since the last turn.
+    pub(super) fn take_complaints(&mut self) {
+        while let Some((instance, why)) = self.kit.complaints.pop_front() {
+            let Some(bay) = self.bays.get(instance.slot as usize) else { continue };
+            let mishaps = &mut self.roster[bay.platform as usize].mishaps;
+            mishaps.add(chronicle::unix_ms(), Some(bay.index), HEALTH_CHECK, &why);
         }
     }
 

@@ -6,6 +6,7 @@ use serde_json::value::RawValue;
 
 use super::Blueprint;
 use crate::chronicle::{Chronicle, Entry};
+use crate::mishaps::Mishaps;
 
 /// Most editions of a platform at once. Usually there are one or two; more stay only as long as instances of them run,
 /// after reloads that were broken off halfway.
@@ -25,6 +26,8 @@ pub(crate) struct Listed {
     present: u32,
     last: u32,
     pub(crate) chronicle: Chronicle,
+    /// What went wrong with its requests and health checks lately.
+    pub(crate) mishaps: Mishaps,
     /// Its manifest or executable has changed: the number of the last edition that was made before that was seen.
     changed_after: Option<u32>,
     /// Why what has changed cannot be taken up.
@@ -56,6 +59,7 @@ impl Listed {
             present: 0,
             last: 0,
             chronicle: Chronicle::new(history),
+            mishaps: Mishaps::default(),
             changed_after: None,
             update_problem: None,
             is_gone: false,

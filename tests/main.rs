@@ -5,6 +5,7 @@ mod commands;
 mod control;
 mod dead_letters;
 mod embedding;
+mod health_page;
 mod http_regressions;
 mod isolation;
 mod mcp;

@@ -34,6 +34,7 @@ struct Raw {
 enum RawCommand {
     Run(RawRun),
     Platforms(RawPlatforms),
+    Health(RawHealth),
     Why(RawWhy),
     Logs(RawLogs),
     Start(RawStart),
@@ -115,6 +116,11 @@ const WAIT: Duration = Duration::from_secs(30);
 
 remote!(RawPlatforms, "platforms", "List the platforms of the Demi that runs; with NAME, all that is known of one.", {
     /// only this platform, with everything that is known of it
+    #[argh(positional)]
+    name: Option<String>,
+});
+remote!(RawHealth, "health", "Tell how the platforms are, how long answers take, and what went wrong lately.", {
+    /// only this platform, with its instances, its errors and its history
     #[argh(positional)]
     name: Option<String>,
 });
@@ -201,6 +207,10 @@ pub(crate) enum Command {
     Version,
     Run(RunOptions),
     Platforms {
+        remote: Remote,
+        name: Option<String>,
+    },
+    Health {
         remote: Remote,
         name: Option<String>,
     },
@@ -320,6 +330,7 @@ impl From<Raw> for Command {
                 dry_run: run.dry_run || raw.dry_run,
             }),
             RawCommand::Platforms(raw) => Command::Platforms { remote: raw.remote(config), name: raw.name },
+            RawCommand::Health(raw) => Command::Health { remote: raw.remote(config), name: raw.name },
             RawCommand::Why(raw) => Command::Why { remote: raw.remote(config), name: raw.name },
             RawCommand::Logs(raw) => {
                 let remote = raw.remote(config);
@@ -434,9 +445,10 @@ mod tests {
 
     #[test]
     fn every_command_explains_itself() {
-        let commands: [&[&str]; 15] = [
+        let commands: [&[&str]; 16] = [
             &["run"],
             &["platforms"],
+            &["health"],
             &["why"],
             &["logs"],
             &["start"],

@@ -200,15 +200,20 @@ struct Problem {
 
 /// A platform's page, or one below it.
 pub(crate) fn platform_path(name: &str, below: &str) -> String {
-    let mut path = "/v1/platforms/".to_owned();
+    format!("/v1/platforms/{}{below}", encoded(name))
+}
+
+/// A name as it may stand in a path or a query.
+pub(crate) fn encoded(name: &str) -> String {
+    let mut text = String::with_capacity(name.len());
     for byte in name.bytes() {
         // What is unreserved in RFC 3986 stands for itself.
         match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => path.push(char::from(byte)),
-            _ => path.push_str(&format!("%{byte:02X}")),
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => text.push(char::from(byte)),
+            _ => text.push_str(&format!("%{byte:02X}")),
         }
     }
-    path + below
+    text
 }
 
 /// Status and body of the answer in `bytes`, once it is complete; `has_ended` if no more will come.

@@ -6,6 +6,7 @@ mod arguments;
 mod check;
 mod client;
 mod configuration;
+mod health;
 mod journal;
 mod launch;
 mod logs;
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
         Command::Version => print(concat!("demi ", env!("CARGO_PKG_VERSION"), "\n")),
         Command::Run(options) => run::conduct(&options, began),
         Command::Platforms { remote, name } => platforms::show(&remote, name.as_deref()),
+        Command::Health { remote, name } => health::show(&remote, name.as_deref()),
         Command::Why { remote, name } => why::tell(&remote, &name),
         Command::Logs { remote, name, follow, lines } => logs::print_lines(&remote, &name, follow, lines),
         Command::Order { remote, order, name, wait } => order::give(&remote, order, &name, wait),

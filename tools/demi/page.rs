@@ -120,6 +120,84 @@ pub(crate) struct LogsPage {
     pub(crate) dropped: u64,
 }
 
+/// How everything is.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct HealthPage {
+    pub(crate) status: String,
+    pub(crate) unix_ms: u64,
+    pub(crate) reachability: Vec<Target>,
+    pub(crate) platforms: Vec<PlatformHealth>,
+}
+
+/// What platforms depend on.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Target {
+    pub(crate) name: String,
+    pub(crate) lost: bool,
+}
+
+/// How a platform is.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct PlatformHealth {
+    pub(crate) name: String,
+    pub(crate) status: String,
+    pub(crate) state: String,
+    pub(crate) health: String,
+    pub(crate) breaker: Breaker,
+    pub(crate) unreachable: Vec<String>,
+    pub(crate) latency: Latency,
+    pub(crate) instances: Vec<InstanceHealth>,
+    pub(crate) last_errors: Vec<Mishap>,
+    pub(crate) history: Vec<Happening>,
+}
+
+/// A breaker, and what it has counted lately.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Breaker {
+    pub(crate) state: String,
+    pub(crate) open_for_ms: Option<u64>,
+    pub(crate) calls: u32,
+    pub(crate) failures: u32,
+    pub(crate) slow: u32,
+}
+
+/// How long answers took lately.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Latency {
+    pub(crate) p50_ms: Option<f64>,
+    pub(crate) p95_ms: Option<f64>,
+    pub(crate) p99_ms: Option<f64>,
+}
+
+/// How an instance is.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct InstanceHealth {
+    pub(crate) instance: u32,
+    pub(crate) state: String,
+    pub(crate) why: String,
+    pub(crate) health: String,
+    pub(crate) probe_ms: Option<f64>,
+    pub(crate) breaker: Breaker,
+    pub(crate) accused_of: Option<String>,
+}
+
+/// What went wrong.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Mishap {
+    pub(crate) unix_ms: u64,
+    pub(crate) instance: Option<u32>,
+    pub(crate) kind: String,
+    pub(crate) detail: String,
+    pub(crate) times: u64,
+}
+
 /// A point in time as people write it, in UTC: `2026-07-15 12:00:00.250Z`.
 pub(crate) fn moment(unix_ms: u64) -> String {
     let (days, seconds) = (unix_ms / 86_400_000, unix_ms / 1000 % 86_400);
@@ -165,6 +243,19 @@ pub(crate) fn plain(text: &str) -> String {
         }
     }
     out
+}
+
+/// A table: columns as wide as their widest cells.
+pub(crate) fn aligned<const N: usize>(rows: &[[String; N]]) -> String {
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: [usize; N] = std::array::from_fn(width);
+    let mut text = String::new();
+    for row in rows {
+        let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{}", cells.join("  ").trim_end());
+    }
+    text
 }
 
 /// The plural of a counted noun.

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use crate::arguments::Remote;
 use crate::client::{platform_path, Client, Failure};
-use crate::page::{counted, plain, span, InstancePage, PlatformPage, PluginsPage};
+use crate::page::{aligned, counted, plain, span, InstancePage, PlatformPage, PluginsPage};
 use crate::{print, print_some};
 
 /// Prints a table of all platforms, or everything about one.
@@ -105,15 +105,7 @@ fn table(platforms: &[PlatformPage]) -> String {
         ]
         .map(|cell| plain(&cell))
     }));
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..head.len()).map(width).collect();
-    let mut text = String::new();
-    for row in &rows {
-        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-        // Writing to a string cannot fail.
-        let _ = writeln!(text, "{}", cells.join("  ").trim_end());
-    }
-    text
+    aligned(&rows)
 }
 
 /// Everything about one platform.

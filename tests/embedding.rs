@@ -169,7 +169,7 @@ impl Drop for Hosted {
 fn a_worker_that_panics_answers_502_is_counted_and_the_pool_goes_on() {
     let hosted = Hosted::start(
         "platforms: [(name: \"moody\", host: Threads(2))], routes: [(to: \"moody\")],
-        breaker: (failures: 1000)",
+        breaker: (failures: 1000, platform_failures: 1000, failure_percent: 0)",
     );
     for _ in 0..20 {
         assert_eq!(hosted.say("panic").0, 502);

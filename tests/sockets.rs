@@ -711,13 +711,16 @@ impl Metrics {
         found.unwrap_or_else(|| panic!("there is no {series}")).1
     }
 
-    /// Of each platform: bounds rise, counts do not fall, and the last bucket holds all.
+    /// Of each platform, or of Demi: bounds rise, counts do not fall, and the last bucket holds all.
     fn check_histogram(&self, family: &str) {
-        let platforms: Vec<&str> =
+        let counts: Vec<&str> =
             self.0.iter().filter_map(|(series, _)| series.strip_prefix(family)?.strip_prefix("_count")).collect();
-        assert!(!platforms.is_empty(), "{family} has no platform");
-        for labels in platforms {
-            let start = format!("{family}_bucket{},le=\"", labels.trim_end_matches('}'));
+        assert!(!counts.is_empty(), "{family} has no samples");
+        for labels in counts {
+            let start = match labels.trim_end_matches('}') {
+                "" => format!("{family}_bucket{{le=\""),
+                labels => format!("{family}_bucket{labels},le=\""),
+            };
             let buckets: Vec<(f64, f64)> = self
                 .0
                 .iter()

@@ -236,6 +236,7 @@ fn latency(stats: &PlatformStats, now: Time) -> Latency {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use demi_conductor::config::{Config, Host, Platform};
 
     #[test]
     fn the_query_names_one_platform_or_none() {
@@ -247,9 +248,40 @@ mod tests {
         }
     }
 
+    /// The first platform of a configuration before Demi has begun; `change` makes of it what it shall be.
+    fn status_after(change: impl FnOnce(&mut PlatformStatus<'_>)) -> Status {
+        let platform = Platform::new("a", Host::Process(2));
+        let config = Config { platforms: vec![platform], ..Config::default() };
+        let conductor = Conductor::new(&config, 1);
+        let mut status = conductor.platforms().next().expect("there is one");
+        for instance in &mut status.instances {
+            (instance.state, instance.is_serving) = ("ready", true);
+        }
+        status.is_ready = true;
+        change(&mut status);
+        status_of(&status)
+    }
+
     #[test]
-    fn the_worst_of_several_is_the_worst() {
-        let all = [Status::Degraded, Status::Resting, Status::Unhealthy, Status::Healthy];
-        assert_eq!(all.into_iter().max(), Some(Status::Unhealthy));
+    fn a_platform_is_as_well_as_what_is_wrong_with_it_lets_it_be() {
+        let set = |index: usize, state: &'static str| {
+            move |status: &mut PlatformStatus<'_>| status.instances[index].state = state
+        };
+        assert_eq!(status_after(|_| {}), Status::Healthy);
+        assert_eq!(status_after(set(1, "proving")), Status::Healthy, "a reload is no trouble");
+        assert_eq!(status_after(set(1, "backoff")), Status::Degraded);
+        assert_eq!(status_after(|status| status.breaker = "half_open"), Status::Degraded);
+        assert_eq!(status_after(|status| status.instances[0].breaker = "open"), Status::Degraded);
+        assert_eq!(status_after(|status| status.unreachable.push("internet")), Status::Degraded);
+        let accuse = |status: &mut PlatformStatus<'_>| status.instances[0].accused_of = Some("it failed".to_owned());
+        assert_eq!(status_after(accuse), Status::Degraded);
+        assert_eq!(status_after(|status| status.is_ready = false), Status::Unhealthy);
+        assert_eq!(status_after(|status| (status.is_isolated, status.is_ready) = (true, false)), Status::Resting);
+        let stop = |status: &mut PlatformStatus<'_>| {
+            status.is_ready = false;
+            status.instances.iter_mut().for_each(|instance| instance.state = "stopped");
+        };
+        assert_eq!(status_after(stop), Status::Resting);
+        assert!(Status::Unhealthy > Status::Degraded && Status::Degraded > Status::Healthy, "the worst is told");
     }
 }

@@ -179,6 +179,11 @@ impl Health {
         self.is_down() && self.failures >= fall
     }
 
+    /// What it failed so far was not its fault: it has to fail as often again to be dead.
+    pub fn excuse(&mut self) {
+        (self.failures, self.failing_since) = (0, None);
+    }
+
     /// When the first of the failures in a row was asked for, if the last probe did not pass.
     pub fn failing_since(&self) -> Option<Time> {
         self.failing_since

@@ -31,6 +31,8 @@ mod ending;
 mod event;
 pub mod health;
 mod hedging;
+#[cfg(test)]
+mod illness;
 mod instances;
 pub mod lifecycle;
 mod limits;

@@ -330,6 +330,11 @@ impl Lifecycle {
                 self.wanted(now, reason);
                 Step::Await
             }
+            // A person knows better than to wait for what it lies behind.
+            (Waiting, Input::Want(Reason::ByHand)) if matches!(self.reason, Reason::Unreachable { .. }) => {
+                self.wanted(now, Reason::ByHand);
+                Step::Await
+            }
             // It may go on when it has ended. What makes room for a new edition is wanted there.
             (Draining { then: Then::Sleep | Then::Rest }, Input::Want(reason)) => {
                 self.to(now, Draining { then: Then::Wait }, reason, Step::None)

@@ -167,7 +167,7 @@ impl Conductor {
         self.start_what_can(out);
     }
 
-    /// It is asked how it is, and its breaker is tried, no later than this.
+    /// It is asked how it is, and its breaker is tried, at this time, or no later.
     fn welcome_back(&mut self, slot: usize, at: Time) {
         let instance = self.instance(slot);
         let entry = &mut self.slots[slot];
@@ -177,8 +177,10 @@ impl Conductor {
         if let Some(until) = entry.breaker.hasten(at) {
             self.set_timer(Timer::HalfOpen(instance), until);
         }
-        let is_ill = !self.slots[slot].health.is_up() || self.slots[slot].health.failing_since().is_some();
-        if is_ill && self.timers.at(Timer::Probe(instance)).is_some_and(|due| due > at) {
+        let health = &mut self.slots[slot].health;
+        let is_ill = !health.is_up() || health.failing_since().is_some();
+        health.excuse();
+        if is_ill && self.timers.at(Timer::Probe(instance)).is_some() {
             self.set_timer(Timer::Probe(instance), at);
         }
     }

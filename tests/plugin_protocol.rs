@@ -183,3 +183,22 @@ fn a_plugin_that_asks_and_reads_no_answer_is_put_down() {
     assert!(demi.log().contains("bad/0: asks again and again and reads no answer"));
     assert!(demi.peak_bytes() < 100_000_000, "{} bytes", demi.peak_bytes());
 }
+
+#[test]
+fn a_plugin_that_says_when_to_ask_again_is_asked_again_then_and_its_caller_told_so() {
+    let demi = Demi::start(&format!(
+        r#"platforms: [{} {}], routes: [(path: "/once", to: "once"), (path: "/again", to: "again", retries: 1)]"#,
+        plugin("once", "defers 4001", ""),
+        plugin("again", "defers 300", "")
+    ));
+    demi.wait_ready();
+    assert_eq!(demi.post("/once", "one").body, "one");
+    let refused = demi.post("/once", "two");
+    assert_eq!((refused.status, refused.header("Retry-After")), (503, Some("5")), "{refused:?}");
+    assert_eq!((&refused.json()["retry_after_ms"], &refused.json()["detail"]), (&4001.into(), &"not now".into()));
+    assert_eq!(demi.post("/again", "one").body, "one");
+    let began = std::time::Instant::now();
+    let answer = demi.post("/again", "two");
+    assert_eq!((answer.status, answer.body.as_str()), (200, "two"), "{answer:?}");
+    assert!(began.elapsed() >= std::time::Duration::from_millis(300));
+}

@@ -658,3 +658,87 @@ fn a_platform_takes_only_so_many_requests_at_once_and_the_rest_waits() {
     }
     assert_eq!(most.load(Ordering::SeqCst), 3);
 }
+
+// ---- services that say when to ask again ------------------------------------------------------------------------
+
+const NOT_NOW: &[u8] =
+    b"HTTP/1.1 429 x\r\nRetry-After: 1\r\nContent-Type: text/plain\r\nContent-Length: 7\r\n\r\nnot now";
+
+#[test]
+fn a_service_that_says_when_to_ask_again_is_asked_again_then_and_not_sooner() {
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let noted = asked.clone();
+    let upstream = Upstream::start(move |peer| {
+        while peer.request().is_some() {
+            let mut asked = noted.lock().expect("no test panics while it holds it");
+            asked.push(std::time::Instant::now());
+            peer.send(if asked.len() == 1 { NOT_NOW } else { HELLO });
+        }
+    });
+    let demi = Demi::start(&sections(&[upstream.address], "", "retries: 1"));
+    demi.wait_ready();
+    // It did nothing, so that even what must not be done twice may be tried again.
+    let answer = demi.post("/up/x", "hello");
+    assert_eq!((answer.status, answer.body.as_str()), (200, "hello"), "{answer:?}");
+    let asked = asked.lock().expect("no test panics while it holds it");
+    assert!(asked.len() == 2 && asked[1] - asked[0] >= Duration::from_secs(1), "{asked:?}");
+}
+
+#[test]
+fn another_service_is_asked_at_once_where_one_says_not_now() {
+    let not_now = b"HTTP/1.1 429 x\r\nRetry-After: 3600\r\nContent-Length: 0\r\n\r\n";
+    let upstreams = [Upstream::answering(not_now), Upstream::answering(HELLO)];
+    let demi = Demi::start(&sections(&upstreams.each_ref().map(|upstream| upstream.address), "", "retries: 1"));
+    demi.wait_ready();
+    until("both were asked", || {
+        let answer = demi.post("/up/x", "hello");
+        assert_eq!((answer.status, answer.body.as_str()), (200, "hello"), "{answer:?}");
+        (upstreams[0].asked() > 0).then_some(())
+    });
+}
+
+#[test]
+fn a_service_that_fails_and_says_when_to_ask_again_is_asked_again_only_what_may_be_done_twice() {
+    let upstream = Upstream::answering(b"HTTP/1.1 503 x\r\nRetry-After: 1\r\nContent-Length: 4\r\n\r\ndown");
+    let demi = Demi::start(&sections(&[upstream.address], "", "retries: 1"));
+    demi.wait_ready();
+    let began = std::time::Instant::now();
+    for (is_idempotent, asked) in [(false, 1), (true, 3)] {
+        let answer = if is_idempotent { demi.get("/up/x") } else { demi.post("/up/x", "hello") };
+        assert_eq!((answer.status, answer.body.as_str()), (503, "down"), "{answer:?}");
+        assert_eq!(upstream.asked(), asked);
+    }
+    assert!(began.elapsed() >= Duration::from_secs(1));
+}
+
+#[test]
+fn what_a_service_says_of_when_to_ask_again_reaches_the_caller_and_opens_no_breaker() {
+    let upstream = Upstream::answering(NOT_NOW);
+    let demi = Demi::start(&format!(
+        r#"breaker: (failures: 2, calls_min: 2), platforms: [(name: "up", host: Http, upstreams: ["{}"])],
+        routes: [(path: "/up/*", to: "up", idempotent: true)]"#,
+        upstream.address
+    ));
+    demi.wait_ready();
+    for asked in 1..=10 {
+        let answer = demi.get("/up/x");
+        assert_eq!((answer.status, answer.body.as_str()), (429, "not now"), "{answer:?}");
+        assert_eq!(answer.header("Retry-After"), Some("1"));
+        assert_eq!(answer.header("Demi-Instance"), Some("up/0"));
+        assert_eq!(upstream.asked(), asked);
+    }
+}
+
+#[test]
+fn an_answer_that_flows_is_passed_on_whatever_it_says_of_when_to_ask_again() {
+    let upstream = Upstream::start(|peer| {
+        while peer.request().is_some() {
+            peer.send("HTTP/1.1 503 x\r\nRetry-After: 1\r\nContent-Length: 1000000\r\n\r\n");
+            peer.send(vec![b'x'; 1_000_000]);
+        }
+    });
+    let demi = Demi::start(&sections(&[upstream.address], "", "retries: 5, idempotent: true"));
+    demi.wait_ready();
+    let answer = demi.get("/up/x");
+    assert_eq!((answer.status, answer.body.len(), upstream.asked()), (503, 1_000_000, 1));
+}

@@ -8,7 +8,9 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{nearest, Bounded, Host, Limits, Mistake, Permissions, Platform, Plugin, Start};
+use crate::config::{
+    nearest, Bounded, Host, Limits, Mistake, OwnBreaker, OwnHealth, Permissions, Platform, Plugin, Start,
+};
 
 /// The names by which a manifest says what its plugin speaks.
 pub const PROTOCOLS: [&str; 2] = ["demi/1", "mcp"];
@@ -41,6 +43,15 @@ pub struct Manifest {
     /// Platforms that must be ready before it starts.
     #[serde(default)]
     pub needs: Vec<String>,
+    /// As in [`Platform::behind`].
+    #[serde(default)]
+    pub behind: Vec<String>,
+    /// As in [`Platform::health`].
+    #[serde(default)]
+    pub health: OwnHealth,
+    /// As in [`Platform::breaker`].
+    #[serde(default)]
+    pub breaker: OwnBreaker,
     /// When it is started.
     #[serde(default = "lazy")]
     pub start: Start,
@@ -141,6 +152,9 @@ impl Manifest {
             settings: self.settings.clone(),
             directory: Some(folder.display().to_string()),
             needs: self.needs.clone(),
+            behind: self.behind.clone(),
+            health: self.health,
+            breaker: self.breaker,
             start: self.start,
             sleep_after_ms: self.sleep_after_ms,
             in_flight_max: self.in_flight_max,
@@ -179,6 +193,9 @@ mod tests {
             settings: BTreeMap::new(),
             capabilities: Vec::new(),
             needs: Vec::new(),
+            behind: Vec::new(),
+            health: OwnHealth::default(),
+            breaker: OwnBreaker::default(),
             start: lazy(),
             sleep_after_ms: None,
             instances: Bounded::default(),

@@ -1,6 +1,7 @@
 //! The requests under way: their bodies, their answers, and who waits for them. The conductor knows only tickets.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use demi_conductor::{Instance, Ticket, TicketBook};
 use demi_platform::{Fault, Reply, Request, RequestBuf};
@@ -25,6 +26,23 @@ pub(crate) struct Call {
     pub(crate) ticket: Ticket,
     pub(crate) request: Arc<RequestBuf>,
     pub(crate) origin: Origin,
+    /// Whether its client wants to be told how far it is.
+    pub(crate) wants_progress: bool,
+    /// Index of the platform that it was routed to.
+    pub(crate) platform: Option<u32>,
+    /// The attempt whose answer counts.
+    pub(crate) attempt: Attempt,
+    /// That of a second instance, which was asked while the first had not answered.
+    double: Option<Box<Attempt>>,
+}
+
+/// What one instance makes of a request.
+#[derive(Default)]
+pub(crate) struct Attempt {
+    /// Who has it, or had it last.
+    pub(crate) instance: Option<Instance>,
+    /// Where it is with its host: the id of a child's call, or the place of an upstream connection.
+    pub(crate) link: Link,
     /// The answer, once there is one.
     pub(crate) reply: Reply,
     /// Header lines to pass on, from an upstream's answer.
@@ -33,27 +51,25 @@ pub(crate) struct Call {
     pub(crate) has_head: bool,
     /// How long an upstream's answer is, if it said so.
     pub(crate) length: Option<u64>,
+    /// An upstream's answer says that nothing was done, and when to ask again.
+    pub(crate) deferred: Option<Duration>,
     /// Or why there is none.
     pub(crate) fault: Option<Fault>,
-    /// Whether its client wants to be told how far it is.
-    pub(crate) wants_progress: bool,
-    /// Index of the platform that it was routed to.
-    pub(crate) platform: Option<u32>,
-    /// Who has it, or had it last.
-    pub(crate) instance: Option<Instance>,
-    /// Where it is with its host: the id of a child's call, or the place of an upstream connection.
-    pub(crate) link: Link,
 }
 
 /// Where a request is with its host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Link {
+    #[default]
     None,
     /// The id of the call on a child's pipe.
     Child(u64),
     /// The place of an upstream connection.
     Upstream(usize),
 }
+
+/// Whoever wants not to be asked for longer may have made a mistake; it is asked, and can say so again.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 
 /// Buffers up to this size are kept for the next request; larger ones are given back.
 const SPARE_BYTES_MAX: usize = 16 * 1024;
@@ -101,14 +117,44 @@ impl Calls {
         self.bytes -= bytes;
     }
 
-    /// Forgets what an earlier attempt said.
-    pub(crate) fn reset(&mut self, ticket: Ticket, instance: Instance) -> Option<&mut Call> {
-        let call = self.get(ticket)?;
-        call.reply.clear();
-        call.head.clear();
-        (call.has_head, call.length, call.fault) = (false, None, None);
-        (call.instance, call.link) = (Some(instance), Link::None);
-        Some(call)
+    /// An instance is asked: forgets what an earlier one said, and a double of it.
+    pub(crate) fn reset(&mut self, ticket: Ticket, instance: Instance) {
+        let Some(call) = self.get(ticket) else { return };
+        call.attempt.clear();
+        call.attempt.instance = Some(instance);
+        if let Some(double) = call.double.take() {
+            self.spare(*double);
+        }
+    }
+
+    /// A second instance is asked as well.
+    pub(crate) fn double(&mut self, ticket: Ticket, instance: Instance) {
+        let reply = self.spare_replies.pop().unwrap_or_default();
+        if let Some(call) = self.get(ticket) {
+            call.double = Some(Box::new(Attempt { instance: Some(instance), reply, ..Attempt::default() }));
+        }
+    }
+
+    /// The answer of this instance is the one that counts. What the other says, and where it is, is still known until
+    /// the request is put to an instance again or ends.
+    pub(crate) fn prefer(&mut self, ticket: Ticket, instance: Instance) {
+        if let Some(Call { attempt, double: Some(double), .. }) = self.get(ticket) {
+            if double.instance == Some(instance) {
+                std::mem::swap(attempt, double);
+            }
+        }
+    }
+
+    /// A request and what this instance makes of it, if it still has it.
+    pub(crate) fn task(&mut self, ticket: Ticket, instance: Instance) -> Option<(&Arc<RequestBuf>, &mut Attempt)> {
+        let Call { request, attempt, double, .. } = self.get(ticket)?;
+        let mut attempts = std::iter::once(attempt).chain(double.as_deref_mut());
+        Some((request, attempts.find(|attempt| attempt.instance == Some(instance))?))
+    }
+
+    /// What this instance makes of a request, if it still has it.
+    pub(crate) fn attempt(&mut self, ticket: Ticket, instance: Instance) -> Option<&mut Attempt> {
+        Some(self.task(ticket, instance)?.1)
     }
 
     /// Takes a request in.
@@ -125,13 +171,8 @@ impl Calls {
             origin,
             wants_progress: false,
             platform,
-            reply,
-            head: Vec::new(),
-            has_head: false,
-            length: None,
-            fault: None,
-            instance: None,
-            link: Link::None,
+            attempt: Attempt { reply, ..Attempt::default() },
+            double: None,
         });
         ticket
     }
@@ -168,11 +209,34 @@ impl Calls {
     /// Keeps the buffers of an ended request for the next.
     pub(crate) fn recycle(&mut self, call: Call) {
         self.give_back(call.request);
-        let mut reply = call.reply;
+        self.spare(call.attempt);
+        if let Some(double) = call.double {
+            self.spare(*double);
+        }
+    }
+
+    /// Keeps the buffer of an attempt for the next.
+    fn spare(&mut self, attempt: Attempt) {
+        let mut reply = attempt.reply;
         if reply.body.capacity() <= SPARE_BYTES_MAX && self.spare_replies.len() < SPARES_MAX {
             reply.clear();
             self.spare_replies.push(reply);
         }
+    }
+}
+
+impl Attempt {
+    /// How long whoever had the request wants not to be asked again.
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        let wait = self.fault.as_ref().and_then(|fault| fault.retry_after).or(self.deferred);
+        wait.map(|wait| wait.min(RETRY_AFTER_MAX))
+    }
+
+    fn clear(&mut self) {
+        self.reply.clear();
+        self.head.clear();
+        (self.has_head, self.length, self.deferred, self.fault) = (false, None, None, None);
+        (self.instance, self.link) = (None, Link::None);
     }
 }
 
@@ -216,5 +280,52 @@ mod tests {
         Arc::make_mut(&mut buffer).fill(&Request { body: &[0; SPARE_BYTES_MAX + 1], ..Request::default() });
         calls.give_back(buffer);
         assert_eq!(calls.buffer().capacity(), 0);
+    }
+
+    const FIRST: Instance = Instance { slot: 0, run: 1 };
+    const SECOND: Instance = Instance { slot: 1, run: 1 };
+
+    /// A request that two instances have, and what each has said.
+    fn doubled(calls: &mut Calls) -> Ticket {
+        let mut buffer = calls.buffer();
+        Arc::make_mut(&mut buffer).fill(&Request { body: b"hello", ..Request::default() });
+        let ticket = calls.open(buffer, Origin::Nobody, None);
+        calls.reset(ticket, FIRST);
+        calls.double(ticket, SECOND);
+        for (instance, text, link) in [(FIRST, "first", Link::Child(1)), (SECOND, "second", Link::Child(2))] {
+            let attempt = calls.attempt(ticket, instance).expect("it has the request");
+            attempt.reply.text(text);
+            attempt.link = link;
+        }
+        ticket
+    }
+
+    #[test]
+    fn the_answer_that_is_preferred_takes_the_place_of_the_other_which_is_still_known() {
+        let mut calls = Calls::default();
+        let ticket = doubled(&mut calls);
+        assert_eq!(calls.bytes(), 5, "it is one request");
+        assert_eq!(calls.get(ticket).expect("it is under way").attempt.reply.body, b"first");
+        calls.prefer(ticket, SECOND);
+        let attempt = &calls.get(ticket).expect("it is under way").attempt;
+        assert_eq!((attempt.reply.body.as_slice(), attempt.instance), (b"second".as_slice(), Some(SECOND)));
+        assert_eq!(calls.attempt(ticket, FIRST).expect("it is to be cancelled").link, Link::Child(1));
+        calls.prefer(ticket, SECOND);
+        assert_eq!(calls.get(ticket).expect("it is under way").attempt.reply.body, b"second", "it is preferred once");
+        let call = calls.close(ticket).expect("it is under way");
+        calls.recycle(call);
+        assert_eq!(calls.bytes(), 0);
+    }
+
+    #[test]
+    fn a_request_that_is_put_to_an_instance_again_has_no_double_any_more() {
+        let mut calls = Calls::default();
+        let ticket = doubled(&mut calls);
+        let third = Instance { slot: 2, run: 1 };
+        calls.reset(ticket, third);
+        assert!(calls.attempt(ticket, FIRST).is_none() && calls.attempt(ticket, SECOND).is_none());
+        calls.prefer(ticket, SECOND);
+        let attempt = &calls.get(ticket).expect("it is under way").attempt;
+        assert!(attempt.reply.body.is_empty() && attempt.instance == Some(third));
     }
 }

@@ -172,16 +172,16 @@ impl Children {
         if child.outgoing.len() > self.bounds.unread_bytes_max {
             return Some(Outcome::Busy);
         }
-        let call = kit.calls.get(ticket)?;
-        let id = match child.wire.ask(ticket, &call.request.request(), &mut child.outgoing.bytes) {
+        let (request, attempt) = kit.calls.task(ticket, instance)?;
+        let id = match child.wire.ask(ticket, &request.request(), &mut child.outgoing.bytes) {
             Ok(id) => id,
             Err(fault) => {
                 let outcome = outcome_of_fault(fault.kind);
-                call.fault = Some(fault);
+                attempt.fault = Some(fault);
                 return Some(outcome);
             }
         };
-        call.link = Link::Child(id);
+        attempt.link = Link::Child(id);
         self.write(place, kit);
         let child = &mut self.children[place];
         if child.input.is_some() {
@@ -218,6 +218,18 @@ impl Children {
         // Writing may have shown that its stdin is closed.
         if !can_hear || self.children[place].input.is_none() {
             kit.events.push_back(Event::Probed { instance, verdict: Verdict::Fail });
+        }
+    }
+
+    /// Has the child initialise itself again. Its answer is an event; if it cannot be asked, the event says so at once.
+    pub(crate) fn reinitialize(&mut self, instance: Instance, kit: &mut Kit) {
+        let Some(place) = self.place_of(instance) else { return };
+        let child = &mut self.children[place];
+        let can_hear = child.can_talk() && child.outgoing.len() <= self.bounds.unread_bytes_max;
+        let is_asked = can_hear && child.wire.greet_again(&mut child.outgoing.bytes);
+        self.write(place, kit);
+        if !is_asked || self.children[place].input.is_none() {
+            kit.events.push_back(Event::Reinitialized { instance, done: false });
         }
     }
 
@@ -649,13 +661,22 @@ impl Child {
                 self.log(log::Level::Error, format!("could not be initialised: {why}"), now, &mut kit.log_lines);
                 return Err((Exit::NotInitialised, "could not be initialised".to_owned()));
             }
-            Heard::Answered { ticket, outcome } => {
-                kit.events.push_back(Event::Answered { ticket, instance, outcome });
+            Heard::Reinitialized(done) => {
+                if let Err(why) = &done {
+                    let why = printable(why.as_bytes(), LOG_LINE_BYTES_MAX);
+                    let text = format!("could not be initialised again: {why}");
+                    self.log(log::Level::Error, text, now, &mut kit.log_lines);
+                }
+                kit.events.push_back(Event::Reinitialized { instance, done: done.is_ok() });
             }
+            Heard::Answered { ticket, outcome } => kit.ended(ticket, instance, outcome),
             Heard::Probed(verdict, why) => {
                 if let Some(why) = why {
                     let why = printable(why.as_bytes(), LOG_LINE_BYTES_MAX);
-                    log::warn!("{}: health check failed: {why}", self.name);
+                    match verdict {
+                        Verdict::Unready => log::debug!("{}: wants no requests now: {why}", self.name),
+                        _ => log::warn!("{}: health check failed: {why}", self.name),
+                    }
                     kit.complaints.push_back((instance, why));
                 }
                 kit.events.push_back(Event::Probed { instance, verdict });

@@ -27,7 +27,7 @@ use std::fmt;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use demi_conductor::config::{Config, Host, Mistake, Platform, INSTANCES_MAX, PLATFORMS_MAX};
+use demi_conductor::config::{Check, Config, Host, Mistake, Platform, INSTANCES_MAX, PLATFORMS_MAX};
 use demi_conductor::manifest::Manifest;
 use serde::de::DeserializeOwned;
 
@@ -112,7 +112,7 @@ pub fn load(path: &Path, adapters: &[&str]) -> Result<Loaded, Problems> {
     let mut outcome = None;
     let config = check(&text, path, &reading::CONFIG, |config: &mut Config| {
         let directories = directories(config, path);
-        let configured = config.platforms.clone();
+        let configured = config.clone();
         let discovery = plugins::discover(&directories, path, &configured);
         merge(config, &discovery);
         let mut mistakes = config.mistakes(adapters);
@@ -122,7 +122,7 @@ pub fn load(path: &Path, adapters: &[&str]) -> Result<Loaded, Problems> {
     })?;
     let (directories, configured, discovery) = outcome.expect("a configuration is only returned after it was judged");
     let refused = discovery.refused.clone();
-    let mut rescan = Rescan::new(directories, path.to_owned(), configured, discovery);
+    let mut rescan = Rescan::new(directories, path.to_owned(), &configured, discovery);
     for refused in &refused {
         let is_stand_in =
             |platform: &&Platform| plugins::is_stand_in(platform) && Some(&platform.name) == refused.name.as_ref();
@@ -152,7 +152,8 @@ fn merge(config: &mut Config, discovery: &Discovery) {
     for refused in &discovery.refused {
         let Some(name) = &refused.name else { continue };
         let is_named = config.routes.iter().any(|route| route.to == *name)
-            || config.platforms.iter().any(|platform| platform.needs.contains(name));
+            || config.platforms.iter().any(|platform| platform.needs.contains(name))
+            || config.reachability.iter().any(|entry| entry.check == Check::Platform(name.clone()));
         let is_taken = config.platforms.iter().any(|platform| platform.name == *name);
         if is_named && !is_taken && config.platforms.len() < PLATFORMS_MAX {
             let mut stand_in = plugins::stand_in(name, refused);
@@ -163,7 +164,15 @@ fn merge(config: &mut Config, discovery: &Discovery) {
             config.platforms.push(stand_in);
         }
     }
-    // What it was refused for must be no mistake of the configuration: a need that is not there, or one in a circle.
+    // What it was refused for must be no mistake of the configuration: how it is looked after, a need that is not there,
+    // or one in a circle.
+    let alone = Config { platforms: Vec::new(), routes: Vec::new(), ..config.clone() };
+    for stand_in in &mut config.platforms[first..] {
+        if !is_sound(stand_in, &alone) {
+            stand_in.behind.clear();
+            (stand_in.health, stand_in.breaker) = Default::default();
+        }
+    }
     let names: HashSet<String> = config.platforms.iter().map(|platform| platform.name.clone()).collect();
     for stand_in in &mut config.platforms[first..] {
         stand_in.needs.retain(|need| names.contains(need));
@@ -173,9 +182,21 @@ fn merge(config: &mut Config, discovery: &Discovery) {
     }
 }
 
+/// Whether how a platform is looked after is no mistake in this configuration, which has no platforms.
+fn is_sound(platform: &Platform, config: &Config) -> bool {
+    let itself = Check::Platform(platform.name.clone());
+    let behind_itself = |name: &String| config.reachability.iter().any(|at| at.name == *name && at.check == itself);
+    let platform = Platform { needs: Vec::new(), ..platform.clone() };
+    let is_behind_itself = platform.behind.iter().any(behind_itself);
+    let mistakes = Config { platforms: vec![platform], ..config.clone() }.mistakes(&[]);
+    let fields = ["platforms[0].health", "platforms[0].breaker", "platforms[0].behind"];
+    !is_behind_itself && !mistakes.iter().any(|mistake| fields.iter().any(|field| mistake.at.starts_with(field)))
+}
+
 /// Whoever names a platform that is not there may mean a plugin that was refused and could not even say its name.
 fn blame(mistake: &mut Mistake, refused: &[Refused]) {
-    let names_platform = mistake.at.ends_with(".to") || mistake.at.contains(".needs[");
+    let names_platform =
+        mistake.at.ends_with(".to") || mistake.at.contains(".needs[") || mistake.at.ends_with(".check");
     if let Some(first) = refused.first().filter(|_| names_platform) {
         let others = match refused.len() {
             1 => String::new(),

@@ -24,6 +24,7 @@
 //! An edge that is not drawn is an error; the connection is then of no further use and must be closed.
 
 use std::mem::MaybeUninit;
+use std::time::Duration;
 
 use httparse::{Error, Header, Status};
 
@@ -529,6 +530,20 @@ fn find_lf(bytes: &[u8]) -> Option<usize> {
 /// The value of the first header line with this name, in whatever case.
 pub fn header<'b>(headers_bytes: &'b [u8], name: &str) -> Option<&'b [u8]> {
     header_lines(headers_bytes).find(|(found, _)| found.eq_ignore_ascii_case(name.as_bytes())).map(|(_, value)| value)
+}
+
+/// How long whoever answered wants not to be asked again, by its `Retry-After` (RFC 9110 §10.2.3). A time of day is taken
+/// from the `Date` of the same answer: whether the two clocks agree does then not matter. Without one it says nothing.
+pub fn retry_after(headers_bytes: &[u8]) -> Option<Duration> {
+    let text = |name| std::str::from_utf8(header(headers_bytes, name)?).ok();
+    let wanted = text("retry-after")?;
+    if wanted.bytes().all(|byte| byte.is_ascii_digit()) {
+        // Digits that no number holds mean for ever, as far as anybody is concerned.
+        return (!wanted.is_empty()).then(|| Duration::from_secs(wanted.parse().unwrap_or(u64::MAX)));
+    }
+    let until = httpdate::parse_http_date(wanted).ok()?;
+    let now = httpdate::parse_http_date(text("date")?).ok()?;
+    Some(until.duration_since(now).unwrap_or_default())
 }
 
 /// Appends to `out` the header lines that are meant for the far end, one `Name: value` each.

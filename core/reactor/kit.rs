@@ -65,6 +65,15 @@ impl Kit {
         }
     }
 
+    /// An attempt ended. Whoever made it may have said when to ask again.
+    pub(crate) fn ended(&mut self, ticket: Ticket, instance: Instance, outcome: Outcome) {
+        let after = self.calls.attempt(ticket, instance).and_then(|attempt| attempt.retry_after());
+        self.events.push_back(match after {
+            Some(after) => Event::Deferred { ticket, instance, outcome, after },
+            None => Event::Answered { ticket, instance, outcome },
+        });
+    }
+
     /// An empty buffer, used before.
     pub(crate) fn buffer(&mut self) -> Vec<u8> {
         self.buffers.pop().unwrap_or_default()

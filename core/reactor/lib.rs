@@ -11,6 +11,7 @@
 //! | clients | `listener.rs`, `http.rs`, `origin.rs`, `problem.rs` |
 //! | platforms | `workers.rs`, `children.rs`, `upstream.rs` |
 //! | plugin folders | `plugins.rs` |
+//! | what platforms depend on | `reach.rs` |
 //! | what children find around themselves | `spawn.rs`, `sandbox.rs`, `cgroup.rs` |
 //! | what children use and leave behind | `warden.rs`, `remover.rs`, `weigh.rs`, `procfs.rs`, `guard.rs` |
 //! | what happened to platforms, what went wrong, and what they logged | `chronicle.rs`, `mishaps.rs` |
@@ -39,6 +40,7 @@ mod origin;
 mod port;
 mod problem;
 mod procfs;
+mod reach;
 mod remover;
 mod sandbox;
 mod shell;

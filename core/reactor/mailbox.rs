@@ -27,6 +27,10 @@ pub(crate) enum Letter {
     Exited(Instance, Exit),
     /// A worker was asked how it is: what was found, and what is wrong.
     Probed(Instance, Verdict, Option<String>),
+    /// A worker was initialised again, or could not be.
+    Reinitialized(Instance, bool),
+    /// A target of `reachability` was looked at, for the look with this number.
+    Reached { target: u32, look: u64, verdict: Verdict },
     /// A worker has dealt with a request.
     Handled(Ticket, Instance, Handled),
     /// The clerk measured the machine.

@@ -17,7 +17,9 @@ use std::ffi::OsString;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use demi_conductor::config::{Bounded, Config, Host, Mistake, Platform, Plugin, Start, INSTANCES_MAX, PLATFORMS_MAX};
+use demi_conductor::config::{
+    Bounded, Check, Config, Host, Mistake, OwnBreaker, OwnHealth, Platform, Plugin, Start, INSTANCES_MAX, PLATFORMS_MAX,
+};
 use demi_conductor::manifest::Manifest;
 
 use crate::config_file::{self, Format, Problems};
@@ -52,7 +54,7 @@ pub struct Refused {
     /// Why, with the file that must be mended.
     pub problems: Problems,
     /// What its manifest says of what no reload can change, if it can be read at all.
-    pub(crate) shape: Option<Shape>,
+    pub(crate) shape: Option<Box<Shape>>,
 }
 
 /// What of a platform is fixed as long as Demi runs.
@@ -60,11 +62,16 @@ pub struct Refused {
 pub(crate) struct Shape {
     host: Host,
     needs: Vec<String>,
+    behind: Vec<String>,
+    health: OwnHealth,
+    breaker: OwnBreaker,
 }
 
 impl Shape {
-    fn of(platform: &Platform) -> Shape {
-        Shape { host: platform.host, needs: platform.needs.clone() }
+    fn of(platform: &Platform) -> Box<Shape> {
+        let Platform { host, needs, behind, health, breaker, .. } = platform;
+        let (needs, behind) = (needs.clone(), behind.clone());
+        Box::new(Shape { host: *host, needs, behind, health: *health, breaker: *breaker })
     }
 }
 
@@ -87,15 +94,16 @@ pub struct Discovery {
     pub(crate) listed: Vec<(PathBuf, Vec<OsString>)>,
 }
 
-/// Looks for plugins in directories. `platforms` are those of the configuration file `configuration`, whose names are
-/// taken and which plugins may need. Blocks on the file system; never fails as a whole.
+/// Looks for plugins in directories. `config` is what stands in the configuration file `configuration`: the names of its
+/// platforms are taken, plugins may need those, and may lie behind what it names in `reachability`. Blocks on the file
+/// system; never fails as a whole.
 ///
 /// The running user and PATH are those of this process. A directory that does not exist holds no plugins.
-pub fn discover(directories: &[PathBuf], configuration: &Path, platforms: &[Platform]) -> Discovery {
-    search(directories, configuration, platforms, &BTreeMap::new(), effective_user())
+pub fn discover(directories: &[PathBuf], configuration: &Path, config: &Config) -> Discovery {
+    search(directories, configuration, config, &BTreeMap::new(), effective_user())
 }
 
-/// Checks one plugin folder by itself, by the rules of [`discover`] that need no other platform: its manifest, and the
+/// Checks one plugin folder by itself, by the rules of [`discover`] that need no configuration: its manifest, and the
 /// files that make it up. Blocks on the file system.
 ///
 /// # Errors
@@ -105,7 +113,7 @@ pub fn examine(folder: &Path) -> Result<Platform, Problems> {
         let what = "this is no folder of a plugin".to_owned();
         return Err(Problems::one(folder, (0, 0), what, "name a folder that holds a plugin.ron"));
     };
-    let mut search = Search::new(folder, &[], effective_user());
+    let mut search = Search::new(folder, None, effective_user());
     search.check_folder(directory, &name.to_owned());
     match (search.candidates.pop(), search.refused.pop()) {
         (Some(candidate), _) => Ok(candidate.platform),
@@ -134,7 +142,7 @@ pub fn names_demi(word: &str) -> bool {
 /// there any more. A few looks at the file system, no reading: what is executed is judged when it is executed.
 pub(crate) fn distrusted(platform: &Platform) -> Option<String> {
     let plugin = platform.plugin.as_ref().filter(|_| !is_stand_in(platform))?;
-    let mut search = Search::new(&plugin.manifest, &[], effective_user());
+    let mut search = Search::new(&plugin.manifest, None, effective_user());
     let mut fault = None;
     for path in [&plugin.folder, &plugin.manifest] {
         fault = fault.or_else(|| search.distrust(path, &plugin.folder, &path.display().to_string()));
@@ -152,11 +160,11 @@ fn effective_user() -> u32 {
 fn search(
     directories: &[PathBuf],
     configuration: &Path,
-    platforms: &[Platform],
+    config: &Config,
     incumbents: &BTreeMap<String, PathBuf>,
     user: u32,
 ) -> Discovery {
-    Search::new(configuration, platforms, user).run(directories, incumbents)
+    Search::new(configuration, Some(config), user).run(directories, incumbents)
 }
 
 /// The program of a stand-in: nothing can ever be there.
@@ -166,9 +174,10 @@ const NO_PROGRAM: &str = "/dev/null/refused-plugin";
 /// requests for it are answered 503 and what needs it waits. What no reload can change it has of the plugin, as far as
 /// that can be read: so it can be taken up when it is mended.
 pub(crate) fn stand_in(name: &str, refused: &Refused) -> Platform {
-    let shape = refused.shape.clone().unwrap_or(Shape { host: Host::Process(1), needs: Vec::new() });
+    let shape = refused.shape.clone().unwrap_or_else(|| Shape::of(&Platform::new(name, Host::Process(1))));
     let mut platform = Platform::new(name, shape.host);
     platform.needs = shape.needs;
+    (platform.behind, platform.health, platform.breaker) = (shape.behind, shape.health, shape.breaker);
     platform.command = vec![NO_PROGRAM.to_owned()];
     platform.start = Start::Manual;
     platform.queue_max = Bounded::new(0).expect("0 is in the range");
@@ -198,10 +207,14 @@ struct Candidate {
     files: Vec<PathBuf>,
 }
 
+/// What is wrong with a plugin, and what its manifest says all the same of what no reload can change.
+type Unusable = (Problems, Option<Box<Shape>>);
+
 struct Search<'s> {
     files: Files,
     configuration: &'s Path,
-    platforms: &'s [Platform],
+    /// What stands in it; none if that is not known.
+    config: Option<&'s Config>,
     candidates: Vec<Candidate>,
     /// With their places in the order.
     refused: Vec<(usize, Refused)>,
@@ -212,17 +225,22 @@ struct Search<'s> {
 }
 
 impl<'s> Search<'s> {
-    fn new(configuration: &'s Path, platforms: &'s [Platform], user: u32) -> Search<'s> {
+    fn new(configuration: &'s Path, config: Option<&'s Config>, user: u32) -> Search<'s> {
         Search {
             files: Files::new(user, std::env::var_os("PATH").unwrap_or_default()),
             configuration,
-            platforms,
+            config,
             candidates: Vec::new(),
             refused: Vec::new(),
             listed: Vec::new(),
             place: 0,
             hints: 0,
         }
+    }
+
+    /// Those of the configuration.
+    fn platforms(&self) -> &'s [Platform] {
+        self.config.map_or(&[], |config| &config.platforms)
     }
 
     fn run(mut self, directories: &[PathBuf], incumbents: &BTreeMap<String, PathBuf>) -> Discovery {
@@ -329,7 +347,7 @@ impl<'s> Search<'s> {
         }
     }
 
-    fn refuse_folder(&mut self, folder: PathBuf, name: Option<String>, shape: Option<Shape>, problems: Problems) {
+    fn refuse_folder(&mut self, folder: PathBuf, name: Option<String>, shape: Option<Box<Shape>>, problems: Problems) {
         let name = name.or_else(|| Some(folder.file_name()?.to_string_lossy().into_owned()));
         self.place += 1;
         self.refused.push((self.place, Refused { name, folder, problems, shape }));
@@ -343,11 +361,11 @@ impl<'s> Search<'s> {
         manifest: &Path,
         text: &str,
         format: Format,
-    ) -> Result<(Platform, Vec<PathBuf>), (Problems, Option<Shape>)> {
+    ) -> Result<(Platform, Vec<PathBuf>), Unusable> {
         let mut described = None;
         let read = config_file::manifest(text, manifest, format, |read: &mut Manifest| {
             let platform = read.platform(folder, manifest);
-            let mistakes = mistakes_of(read, &platform);
+            let mistakes = mistakes_of(read, &platform, self.config);
             described = Some(platform);
             mistakes
         });
@@ -454,7 +472,7 @@ impl<'s> Search<'s> {
                 owners.insert(name.clone(), candidate.manifest.clone());
             }
         }
-        let configured = self.platforms.iter().map(|platform| (platform.name.clone(), self.configuration.to_owned()));
+        let configured = self.platforms().iter().map(|platform| (platform.name.clone(), self.configuration.to_owned()));
         owners.extend(configured);
         let mut index = 0;
         while index < self.candidates.len() {
@@ -473,8 +491,8 @@ impl<'s> Search<'s> {
 
     /// Keeps the tables of the conductor bounded.
     fn settle_sizes(&mut self) {
-        let mut platforms = self.platforms.len();
-        let mut instances: usize = self.platforms.iter().map(Platform::slots).sum();
+        let mut platforms = self.platforms().len();
+        let mut instances: usize = self.platforms().iter().map(Platform::slots).sum();
         let mut index = 0;
         while index < self.candidates.len() {
             let slots = self.candidates[index].platform.slots();
@@ -542,25 +560,48 @@ fn read_manifest(path: &Path, stamp: &Stamp) -> Result<String, Problems> {
     }
 }
 
-/// The mistakes of a manifest by itself, with those that any platform can have.
-fn mistakes_of(manifest: &Manifest, platform: &Platform) -> Vec<Mistake> {
+/// The mistakes of a manifest by itself, with those that any platform can have in this configuration.
+fn mistakes_of(manifest: &Manifest, platform: &Platform, config: Option<&Config>) -> Vec<Mistake> {
     let mut mistakes = manifest.mistakes();
     // Who it needs is judged when all are known.
-    let platform = Platform { needs: Vec::new(), ..platform.clone() };
-    let alone = Config { platforms: vec![platform], ..Config::default() };
+    let mut alone = Config { platforms: vec![Platform { needs: Vec::new(), ..platform.clone() }], ..Config::default() };
+    match config {
+        Some(config) => {
+            (alone.health, alone.breaker) = (config.health, config.breaker);
+            alone.reachability.clone_from(&config.reachability);
+            mistakes.extend(behind_itself(platform, config));
+        }
+        // What it may lie behind is not known.
+        None => alone.platforms[0].behind.clear(),
+    }
     for mistake in alone.mistakes(&[]) {
         let Some(at) = mistake.at.strip_prefix("platforms[0].") else { continue };
         if !mistakes.iter().any(|told| told.at == at) {
-            mistakes.push(Mistake { at: at.to_owned(), ..mistake });
+            // A manifest is about one platform only.
+            let what = mistake.what.replace("platforms[0].", "");
+            mistakes.push(Mistake { at: at.to_owned(), what, ..mistake });
         }
     }
     mistakes
 }
 
+/// What it says to lie behind and is itself.
+fn behind_itself<'p>(platform: &'p Platform, config: &'p Config) -> impl Iterator<Item = Mistake> + 'p {
+    let is_itself = |name: &String| {
+        let mut named = config.reachability.iter().filter(|entry| entry.name == *name);
+        named.any(|entry| entry.check == Check::Platform(platform.name.clone()))
+    };
+    platform.behind.iter().enumerate().filter(move |(_, name)| is_itself(name)).map(|(index, name)| Mistake {
+        at: format!("behind[{index}]"),
+        what: format!("{name:?} of `reachability` is this plugin itself"),
+        remedy: "remove it".to_owned(),
+    })
+}
+
 /// Every mistake of a manifest by itself.
 #[cfg(test)]
 pub(crate) fn mistakes_for_tests(manifest: &Manifest) -> Vec<Mistake> {
-    mistakes_of(manifest, &manifest.platform(Path::new("/plugins/x"), Path::new("/plugins/x/plugin.ron")))
+    mistakes_of(manifest, &manifest.platform(Path::new("/plugins/x"), Path::new("/plugins/x/plugin.ron")), None)
 }
 
 #[cfg(test)]

@@ -97,6 +97,11 @@ impl Problem {
         self.status
     }
 
+    /// When to ask again, if that is of use.
+    pub(crate) fn wait(&self) -> Option<Duration> {
+        self.retry_after_ms.map(Duration::from_millis)
+    }
+
     /// The header lines that go with it.
     pub(crate) fn write_headers(&self, out: &mut Vec<u8>) {
         if let Some(millis) = self.retry_after_ms {

@@ -31,9 +31,10 @@ use crate::mailbox::{Handled, Letter, Mailbox, Postbox};
 use crate::metrics::Turns;
 use crate::origin::Hosts;
 use crate::plugins;
+use crate::reach::Lookouts;
 use crate::spawn::{Recipe, Yard};
 use crate::tokens::Source;
-use crate::upstream::Upstreams;
+use crate::upstream::{Checkup, Upstreams};
 use crate::workers::{self, Worker};
 
 pub(crate) use orders::{unix_day, Desk};
@@ -47,7 +48,8 @@ pub(crate) struct Blueprint {
     pub(crate) settings: Settings,
     pub(crate) recipe: Option<Recipe>,
     pub(crate) addresses: Vec<SocketAddr>,
-    pub(crate) health_path: Option<String>,
+    /// How an upstream is asked how it is; by connecting, if there is none.
+    pub(crate) checkup: Option<Arc<Checkup>>,
     pub(crate) in_flight_max: u32,
 }
 
@@ -110,6 +112,7 @@ pub(crate) struct Shell {
     clerk: Option<Clerk>,
     children: Children,
     upstreams: Upstreams,
+    lookouts: Lookouts,
     signals: Option<Signals>,
     /// By the index of the platform.
     roster: Vec<Listed>,
@@ -161,6 +164,7 @@ impl Shell {
             clerk: Some(clerk),
             children: Children::new(config.http.body_bytes_max.value(), yard),
             upstreams: Upstreams::new(&config.http),
+            lookouts: Lookouts::new(config),
             signals,
             roster,
             desk,
@@ -226,6 +230,12 @@ impl Shell {
                 self.kit.complaints.extend(why.map(|why| (instance, why)));
                 Event::Probed { instance, verdict }
             }
+            Letter::Reinitialized(instance, done) => Event::Reinitialized { instance, done },
+            Letter::Reached { target, look, verdict } if self.lookouts.is_awaited(target, look) => {
+                Event::Reached { target, verdict }
+            }
+            // The conductor did not wait so long.
+            Letter::Reached { .. } => return,
             Letter::Exited(instance, exit) => {
                 // One that was left behind has let go at last.
                 self.bays[instance.slot as usize].left_behind.retain(|run| *run != instance.run);
@@ -240,7 +250,7 @@ impl Shell {
             Letter::Stored(errand, done) => Event::Stored { errand, done },
             Letter::Handled(ticket, instance, handled) => {
                 let outcome = self.take_handled(ticket, instance, handled);
-                Event::Answered { ticket, instance, outcome }
+                return self.kit.ended(ticket, instance, outcome);
             }
             Letter::Buried(ticket, number) => return self.buried(ticket, number),
             Letter::Listed { place, serial, page } => return self.listed(place, serial, page),
@@ -262,19 +272,19 @@ impl Shell {
     }
 
     fn take_handled(&mut self, ticket: Ticket, instance: Instance, handled: Handled) -> Outcome {
-        let call = self.kit.calls.get(ticket).filter(|call| call.instance == Some(instance));
+        let attempt = self.kit.calls.attempt(ticket, instance);
         match handled {
             Handled::Replied(reply) => {
                 let outcome = outcome_of_status(reply.status);
-                if let Some(call) = call {
-                    call.reply = reply;
+                if let Some(attempt) = attempt {
+                    attempt.reply = reply;
                 }
                 outcome
             }
             Handled::Refused(fault) => {
                 let outcome = outcome_of_fault(fault.kind);
-                if let Some(call) = call {
-                    call.fault = Some(fault);
+                if let Some(attempt) = attempt {
+                    attempt.fault = Some(fault);
                 }
                 outcome
             }
@@ -337,7 +347,7 @@ impl Shell {
             let Some(call) = calls.get(*ticket) else { return false };
             let Origin::Client { place, serial } = call.origin else { return false };
             let stays_paused = !listener.takes_more(place, serial);
-            if let (false, Link::Upstream(upstream)) = (stays_paused, call.link) {
+            if let (false, Link::Upstream(upstream)) = (stays_paused, call.attempt.link) {
                 upstreams.pause(*ticket, upstream, false);
             }
             stays_paused
@@ -355,17 +365,17 @@ impl Shell {
             let Some(call) = self.kit.calls.get(ticket) else { continue };
             match call.origin {
                 Origin::Client { place, serial } => {
-                    let is_slow = self.listener.stream(place, serial, &call.reply.body, self.now);
-                    call.reply.body.clear();
-                    if let (true, Link::Upstream(upstream)) = (is_slow, call.link) {
+                    let is_slow = self.listener.stream(place, serial, &call.attempt.reply.body, self.now);
+                    call.attempt.reply.body.clear();
+                    if let (true, Link::Upstream(upstream)) = (is_slow, call.attempt.link) {
                         self.upstreams.pause(ticket, upstream, true);
                         if !self.paused.contains(&ticket) {
                             self.paused.push(ticket);
                         }
                     }
                 }
-                Origin::Caller(_) | Origin::Plugin { .. } if call.reply.body.len() > GATHERED_BYTES_MAX => {
-                    let (link, instance) = (call.link, call.instance);
+                Origin::Caller(_) | Origin::Plugin { .. } if call.attempt.reply.body.len() > GATHERED_BYTES_MAX => {
+                    let (link, instance) = (call.attempt.link, call.attempt.instance);
                     if let (Link::Upstream(upstream), Some(instance)) = (link, instance) {
                         self.upstreams.cancel(ticket, upstream, &mut self.kit);
                         let outcome = Outcome::Broken;
@@ -387,10 +397,10 @@ impl Shell {
             Action::Cancel { ticket, instance } => self.cancel(ticket, instance),
             Action::Bury { ticket, answer, attempts } => self.bury(ticket, answer, attempts),
             Action::Probe { instance } => self.probe(instance, conductor),
-            Action::Hedge { ticket, instance } => log::error!("{ticket:?} {instance:?}"),
-            Action::Prefer { ticket, instance } => log::error!("{ticket:?} {instance:?}"),
-            Action::Reach { target } => log::error!("{target}"),
-            Action::Reinitialize { instance } => log::error!("{instance:?}"),
+            Action::Hedge { ticket, instance } => self.hedge(ticket, instance),
+            Action::Prefer { ticket, instance } => self.kit.calls.prefer(ticket, instance),
+            Action::Reach { target } => self.reach(target),
+            Action::Reinitialize { instance } => self.reinitialize(instance, conductor),
             Action::Start { instance, edition } => self.start(instance, edition, conductor),
             Action::Signal { instance, signal } => self.signal(instance, signal),
             Action::Measure => {
@@ -447,15 +457,26 @@ impl Shell {
     }
 
     fn dispatch(&mut self, ticket: Ticket, instance: Instance) {
+        self.kit.calls.reset(ticket, instance);
+        self.put(ticket, instance);
+    }
+
+    fn hedge(&mut self, ticket: Ticket, instance: Instance) {
+        self.kit.calls.double(ticket, instance);
+        self.put(ticket, instance);
+    }
+
+    /// Puts a request to an instance. What becomes of it is an event.
+    fn put(&mut self, ticket: Ticket, instance: Instance) {
         let bay = &mut self.bays[instance.slot as usize];
-        let Some(call) = self.kit.calls.reset(ticket, instance) else { return };
+        let Some((request, attempt)) = self.kit.calls.task(ticket, instance) else { return };
         let outcome = match &mut bay.hosted {
             Hosted::Inline(platform) => {
-                match workers::handle_caught(platform.as_mut(), &call.request, &mut call.reply, &bay.name) {
-                    Some(Ok(())) => outcome_of_status(call.reply.status),
+                match workers::handle_caught(platform.as_mut(), request, &mut attempt.reply, &bay.name) {
+                    Some(Ok(())) => outcome_of_status(attempt.reply.status),
                     Some(Err(fault)) => {
                         let outcome = outcome_of_fault(fault.kind);
-                        call.fault = Some(fault);
+                        attempt.fault = Some(fault);
                         outcome
                     }
                     None => {
@@ -470,7 +491,7 @@ impl Shell {
                 }
             }
             Hosted::Worker(worker) => {
-                if worker.handle(ticket, Arc::clone(&call.request)) {
+                if worker.handle(ticket, Arc::clone(request)) {
                     return;
                 }
                 Outcome::Unsent
@@ -481,25 +502,30 @@ impl Shell {
             }
             Hosted::Nothing => Outcome::Unsent,
         };
-        self.kit.events.push_back(Event::Answered { ticket, instance, outcome });
+        self.kit.ended(ticket, instance, outcome);
     }
 
     fn relay(&mut self, ticket: Ticket) {
         let Some(call) = self.kit.calls.get(ticket) else { return };
         if let Origin::Client { place, serial } = call.origin {
-            let (status, length) = (call.reply.status, call.length);
-            if let Some(instance) = call.instance {
-                http::write_header(&mut call.head, INSTANCE_HEADER, self.bays[instance.slot as usize].name.as_bytes());
+            let attempt = &mut call.attempt;
+            let (status, length) = (attempt.reply.status, attempt.length);
+            if let Some(instance) = attempt.instance {
+                http::write_header(
+                    &mut attempt.head,
+                    INSTANCE_HEADER,
+                    self.bays[instance.slot as usize].name.as_bytes(),
+                );
             }
-            self.listener.begin_stream(place, serial, ticket, status, &call.head, length, self.now);
+            self.listener.begin_stream(place, serial, ticket, status, &attempt.head, length, self.now);
         }
-        if let Link::Upstream(upstream) = call.link {
+        if let Link::Upstream(upstream) = call.attempt.link {
             self.upstreams.relay(ticket, upstream, self.now, &mut self.kit);
         }
     }
 
     fn cancel(&mut self, ticket: Ticket, instance: Instance) {
-        match self.kit.calls.get(ticket).map(|call| call.link) {
+        match self.kit.calls.attempt(ticket, instance).map(|attempt| attempt.link) {
             Some(Link::Child(id)) => self.children.cancel(id, instance, &mut self.kit),
             Some(Link::Upstream(upstream)) => self.upstreams.cancel(ticket, upstream, &mut self.kit),
             Some(Link::None) | None => {}
@@ -519,12 +545,35 @@ impl Shell {
             Hosted::Child => return self.children.probe(instance, &mut self.kit),
             Hosted::Upstream(address) => {
                 let blueprint = self.roster[conductor.platform_of(instance)].present_blueprint();
-                let path = blueprint.health_path.as_deref();
-                return self.upstreams.probe(instance, *address, path, self.now, &mut self.kit);
+                let checkup = blueprint.checkup.clone();
+                return self.upstreams.probe(instance, *address, checkup, self.now, &mut self.kit);
             }
             Hosted::Nothing => Verdict::Fail,
         };
         self.kit.events.push_back(Event::Probed { instance, verdict });
+    }
+
+    fn reinitialize(&mut self, instance: Instance, conductor: &Conductor) {
+        let bay = &mut self.bays[instance.slot as usize];
+        let done = match &mut bay.hosted {
+            Hosted::Inline(platform) => {
+                let settings = &self.roster[conductor.platform_of(instance)].present_blueprint().settings;
+                workers::initialize_again(platform.as_mut(), settings, &bay.name)
+            }
+            Hosted::Worker(worker) if worker.reinitialize() => return,
+            Hosted::Child => return self.children.reinitialize(instance, &mut self.kit),
+            // What runs elsewhere is not ours to initialise, and the configuration says so.
+            Hosted::Worker(_) | Hosted::Upstream(_) | Hosted::Nothing => false,
+        };
+        self.kit.events.push_back(Event::Reinitialized { instance, done });
+    }
+
+    fn reach(&mut self, target: u32) {
+        if let Err(error) = self.lookouts.look(target, &self.postbox) {
+            log::error!("there is no thread to look at what platforms depend on: {error}");
+            // Nothing is known of it.
+            self.kit.events.push_back(Event::Reached { target, verdict: Verdict::Busy });
+        }
     }
 
     fn start(&mut self, instance: Instance, edition: u32, conductor: &Conductor) {

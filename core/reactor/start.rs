@@ -1,6 +1,7 @@
 //! From a configuration to a reactor that is ready to turn, step by step, each timed.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use demi_conductor::config::{Config, Host, Mistake, Platform};
@@ -20,6 +21,7 @@ use crate::shell::{unix_day, Blueprint, Desk, Listed, Shell};
 use crate::spawn::{Plan, Protocol, Recipe, Yard};
 use crate::store::{Store, StoreError};
 use crate::tokens::Source;
+use crate::upstream::Checkup;
 use crate::{Reactor, EVENTS_PER_TURN};
 
 /// What a host program decides and a configuration cannot know.
@@ -165,7 +167,7 @@ impl Reactor {
         };
         let roster: Vec<Listed> = config.platforms.iter().map(list).collect();
         let (postbox, mailbox) = mailbox(Waker::new(poll.registry(), Source::Mailbox.into())?);
-        let configured = || Rescan::new(Vec::new(), PathBuf::new(), config.platforms.clone(), Discovery::default());
+        let configured = || Rescan::new(Vec::new(), PathBuf::new(), config, Discovery::default());
         let rescan = options.rescan.unwrap_or_else(configured);
         let clerk = Clerk::start(store, rescan, postbox.clone())?;
         let plan =
@@ -222,7 +224,14 @@ pub(crate) fn blueprint(platform: &Platform, adapters: &[Adapter], executable: &
         settings: platform.settings.clone(),
         recipe,
         addresses: platform.upstreams.iter().filter_map(|address| address.parse().ok()).collect(),
-        health_path: platform.health_path.clone(),
+        checkup: platform.health_path.as_ref().map(|path| {
+            Arc::new(Checkup {
+                method: platform.health_method.clone().unwrap_or_else(|| "GET".to_owned()),
+                path: path.clone(),
+                status: platform.health_status.unwrap_or((200, 399)),
+                body: platform.health_body.clone(),
+            })
+        }),
         in_flight_max: platform.in_flight_max(),
     }
 }

@@ -12,6 +12,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, Read};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use demi_conductor::{Event, Instance, Outcome, Ticket, Time, Verdict};
@@ -23,6 +24,17 @@ use crate::calls::Link;
 use crate::http::{self, Body, Framing, Limits};
 use crate::kit::{outcome_of_status, Incoming, Kit, Outgoing, Readiness, READS_PER_TURN};
 use crate::tokens::Source;
+
+/// How an upstream is asked how it is.
+#[derive(Debug)]
+pub(crate) struct Checkup {
+    pub(crate) method: String,
+    pub(crate) path: String,
+    /// The first and the last status that pass.
+    pub(crate) status: (u16, u16),
+    /// What must stand in the first 64 KiB of the body.
+    pub(crate) body: Option<String>,
+}
 
 /// What a connection is for.
 #[derive(Clone, Copy, Debug)]
@@ -58,6 +70,10 @@ struct Connection {
     instance: Instance,
     purpose: Purpose,
     progress: Progress,
+    /// Of a probe that asks for more than a connection.
+    checkup: Option<Arc<Checkup>>,
+    /// What has come of the body that a probe asks for, as far as it is looked at.
+    looked_at: Vec<u8>,
     outgoing: Outgoing,
     incoming: Incoming,
     is_connected: bool,
@@ -89,6 +105,8 @@ pub(crate) struct Upstreams {
 
 /// Reads of a body that flows in one turn: what a slow client does not take must be noticed before there is much of it.
 const FLOWING_READS_PER_TURN: usize = 2;
+/// So much of the answer to a probe is looked at.
+const LOOKED_AT_BYTES_MAX: usize = 64 * 1024;
 /// A body that flows may pause so long before it counts as broken off.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 
@@ -114,10 +132,10 @@ impl Upstreams {
     }
 
     fn ask(&mut self, place: usize, ticket: Ticket, now: Time, kit: &mut Kit) {
-        let Some(call) = kit.calls.get(ticket) else { return };
-        call.link = Link::Upstream(place);
-        let request = call.request.request();
         let connection = &mut self.connections[place];
+        let Some((request, attempt)) = kit.calls.task(ticket, connection.instance) else { return };
+        attempt.link = Link::Upstream(place);
+        let request = request.request();
         connection.since = now;
         connection.purpose =
             Purpose::Call(Errand { ticket, is_head: request.method == "HEAD", is_idempotent: request.is_idempotent() });
@@ -156,6 +174,8 @@ impl Upstreams {
             instance,
             purpose,
             progress: Progress::Head,
+            checkup: None,
+            looked_at: Vec::new(),
             outgoing: Outgoing::new(kit.buffer()),
             incoming: Incoming::default(),
             is_connected: false,
@@ -170,12 +190,12 @@ impl Upstreams {
         Some(place)
     }
 
-    /// Asks an upstream how it is: by a GET of `health_path`, or by connecting.
+    /// Asks an upstream how it is: by a request, or else by connecting.
     pub(crate) fn probe(
         &mut self,
         instance: Instance,
         address: SocketAddr,
-        health_path: Option<&str>,
+        checkup: Option<Arc<Checkup>>,
         now: Time,
         kit: &mut Kit,
     ) {
@@ -188,10 +208,12 @@ impl Upstreams {
         match self.connect(instance, address, Purpose::Probe, now, kit) {
             None => kit.events.push_back(Event::Probed { instance, verdict: Verdict::Fail }),
             Some(place) => {
-                if let Some(path) = health_path {
-                    let request = demi_platform::Request { method: "GET", target: path, ..Default::default() };
+                if let Some(checkup) = checkup {
+                    let Checkup { method, path, .. } = &*checkup;
+                    let request = demi_platform::Request { method, target: path, ..Default::default() };
                     let connection = &mut self.connections[place];
                     write_request(&mut connection.outgoing.bytes, &request, address);
+                    connection.checkup = Some(checkup);
                 }
             }
         }
@@ -225,9 +247,7 @@ impl Upstreams {
                 Ok(Some(_)) | Err(_) => return self.fail(place, Outcome::Unsent, kit),
             }
             if matches!(connection.purpose, Purpose::Probe) && connection.outgoing.is_empty() {
-                let instance = connection.instance;
-                kit.events.push_back(Event::Probed { instance, verdict: Verdict::Pass });
-                return self.close(place, kit);
+                return self.probed(place, Verdict::Pass, kit);
             }
         }
         // What cannot be written is told by what is read: an upstream may refuse a long request early.
@@ -288,24 +308,68 @@ impl Upstreams {
             (Progress::Head, Purpose::Call(errand)) => self.take_head(place, errand, kit),
             (Progress::Head, Purpose::Probe) => self.take_probe(place, kit),
             (Progress::Flowing(body), Purpose::Call(errand)) => self.take_body(place, errand, body, kit),
-            (Progress::Announced(_), _) | (_, Purpose::Idle) | (Progress::Flowing(_), Purpose::Probe) => {}
+            (Progress::Flowing(body), Purpose::Probe) => self.take_probe_body(place, body, kit),
+            (Progress::Announced(_), _) | (_, Purpose::Idle) => {}
         }
     }
 
     fn take_probe(&mut self, place: usize, kit: &mut Kit) {
         let connection = &mut self.connections[place];
-        let instance = connection.instance;
-        let verdict = loop {
-            match http::parse_response(connection.incoming.rest(), false, &self.limits) {
+        let Some(checkup) = connection.checkup.clone() else { return self.probed(place, Verdict::Fail, kit) };
+        let is_head = checkup.method == "HEAD";
+        let (length, framing) = loop {
+            match http::parse_response(connection.incoming.rest(), is_head, &self.limits) {
                 Ok(None) => return,
-                Ok(Some(head)) if head.status < 200 => {
+                Ok(Some(head)) if head.status < 200 && head.status != 101 => {
                     let length = head.len;
                     connection.incoming.take(length, kit);
                 }
-                Ok(Some(head)) if head.status < 400 => break Verdict::Pass,
-                Ok(Some(_)) | Err(_) => break Verdict::Fail,
+                Ok(Some(head)) if (checkup.status.0..=checkup.status.1).contains(&head.status) => {
+                    break (head.len, head.framing);
+                }
+                Ok(Some(head)) => {
+                    log::debug!("a health check of {} was answered with {}", connection.address, head.status);
+                    return self.probed(place, Verdict::Fail, kit);
+                }
+                Err(malformed) => {
+                    log::debug!("an upstream sent a malformed answer: {}", malformed.why);
+                    return self.probed(place, Verdict::Fail, kit);
+                }
             }
         };
+        if checkup.body.is_none() {
+            return self.probed(place, Verdict::Pass, kit);
+        }
+        connection.incoming.take(length, kit);
+        self.take_probe_body(place, Body::new(framing, u64::MAX), kit);
+    }
+
+    /// Looks for what must stand in the answer to a probe. What comes after that, or is too far behind, is not read.
+    fn take_probe_body(&mut self, place: usize, mut body: Body, kit: &mut Kit) {
+        let connection = &mut self.connections[place];
+        let sought = connection.checkup.as_ref().and_then(|checkup| checkup.body.as_deref()).unwrap_or_default();
+        let before = connection.looked_at.len();
+        let decoded = body.decode(connection.incoming.rest(), &mut connection.looked_at);
+        connection.looked_at.truncate(LOOKED_AT_BYTES_MAX);
+        // It may have begun with what was looked at before.
+        let from = before.saturating_sub(sought.len());
+        if contains(&connection.looked_at[from..], sought.as_bytes()) {
+            return self.probed(place, Verdict::Pass, kit);
+        }
+        match decoded {
+            Ok(taken) if !body.is_done() && connection.looked_at.len() < LOOKED_AT_BYTES_MAX => {
+                connection.incoming.take(taken, kit);
+                connection.progress = Progress::Flowing(body);
+            }
+            Ok(_) | Err(_) => {
+                log::debug!("the answer to a health check of {} does not say {sought:?}", connection.address);
+                self.probed(place, Verdict::Fail, kit);
+            }
+        }
+    }
+
+    fn probed(&mut self, place: usize, verdict: Verdict, kit: &mut Kit) {
+        let instance = self.connections[place].instance;
         kit.events.push_back(Event::Probed { instance, verdict });
         self.close(place, kit);
     }
@@ -326,14 +390,19 @@ impl Upstreams {
                 }
             }
         };
-        let Some(call) = kit.calls.get(errand.ticket) else { return self.close(place, kit) };
-        call.reply.clear();
-        call.reply.status = head.status;
-        call.reply.content_type.push_str(head.content_type.unwrap_or_default());
-        call.head.clear();
-        http::copy_end_to_end(head.headers_bytes, |name| name.eq_ignore_ascii_case(b"date"), &mut call.head);
-        call.has_head = true;
-        call.length = match head.framing {
+        let instance = connection.instance;
+        let Some(attempt) = kit.calls.attempt(errand.ticket, instance) else { return self.close(place, kit) };
+        attempt.reply.clear();
+        attempt.reply.status = head.status;
+        attempt.reply.content_type.push_str(head.content_type.unwrap_or_default());
+        attempt.head.clear();
+        http::copy_end_to_end(head.headers_bytes, |name| name.eq_ignore_ascii_case(b"date"), &mut attempt.head);
+        attempt.has_head = true;
+        attempt.deferred = match head.status {
+            429 | 503 => http::retry_after(head.headers_bytes),
+            _ => None,
+        };
+        attempt.length = match head.framing {
             // The answer to a HEAD may leave open how long that to a GET is.
             Framing::Empty if errand.is_head => content_length(head.headers_bytes),
             Framing::Empty => Some(0),
@@ -343,7 +412,7 @@ impl Upstreams {
         connection.keeps_alive = head.keep_alive && head.framing != Framing::UntilClose;
         let mut body = Body::new(head.framing, u64::MAX);
         let length = interim + head.len;
-        match body.decode(&connection.incoming.rest()[length..], &mut call.reply.body) {
+        match body.decode(&connection.incoming.rest()[length..], &mut attempt.reply.body) {
             Err(_) => self.fail(place, Outcome::Broken, kit),
             Ok(taken) if body.is_done() => {
                 connection.incoming.take(length + taken, kit);
@@ -352,7 +421,7 @@ impl Upstreams {
             Ok(taken) => {
                 connection.incoming.take(length + taken, kit);
                 connection.progress = Progress::Announced(body);
-                kit.events.push_back(Event::Headed { ticket: errand.ticket, instance: connection.instance });
+                kit.events.push_back(Event::Headed { ticket: errand.ticket, instance });
             }
         }
     }
@@ -369,8 +438,9 @@ impl Upstreams {
 
     fn take_body(&mut self, place: usize, errand: Errand, mut body: Body, kit: &mut Kit) {
         let connection = &mut self.connections[place];
-        let Some(call) = kit.calls.get(errand.ticket) else { return self.close(place, kit) };
-        match body.decode(connection.incoming.rest(), &mut call.reply.body) {
+        let attempt = kit.calls.attempt(errand.ticket, connection.instance);
+        let Some(attempt) = attempt else { return self.close(place, kit) };
+        match body.decode(connection.incoming.rest(), &mut attempt.reply.body) {
             Err(_) => self.fail(place, Outcome::Broken, kit),
             Ok(taken) => {
                 connection.incoming.take(taken, kit);
@@ -387,9 +457,20 @@ impl Upstreams {
     fn finish(&mut self, place: usize, errand: Errand, kit: &mut Kit) {
         let connection = &mut self.connections[place];
         let instance = connection.instance;
-        let status = kit.calls.get(errand.ticket).map_or(200, |call| call.reply.status);
-        let outcome = outcome_of_status(status);
-        kit.events.push_back(Event::Answered { ticket: errand.ticket, instance, outcome });
+        let flowed = matches!(connection.progress, Progress::Flowing(_));
+        let outcome = match kit.calls.attempt(errand.ticket, instance) {
+            Some(attempt) => {
+                // What flows cannot be asked again.
+                attempt.deferred = attempt.deferred.filter(|_| !flowed);
+                match attempt.reply.status {
+                    // Nothing was done: it may be asked of another, or later, whatever it is.
+                    429 if attempt.deferred.is_some() => Outcome::Busy,
+                    status => outcome_of_status(status),
+                }
+            }
+            None => Outcome::Replied,
+        };
+        kit.ended(errand.ticket, instance, outcome);
         let idle = self.idle.entry(instance.slot).or_default();
         let is_clean = connection.incoming.is_empty() && connection.outgoing.is_empty();
         if connection.keeps_alive && is_clean && idle.len() < self.idle_max {
@@ -510,6 +591,10 @@ impl Connection {
     }
 }
 
+fn contains(text: &[u8], sought: &[u8]) -> bool {
+    sought.is_empty() || text.windows(sought.len()).any(|part| part == sought)
+}
+
 fn content_length(headers: &[u8]) -> Option<u64> {
     std::str::from_utf8(http::header(headers, "content-length")?).ok()?.parse().ok()
 }
@@ -541,7 +626,6 @@ fn write_request(out: &mut Vec<u8>, request: &demi_platform::Request<'_>, addres
 #[cfg(test)]
 mod tests {
     use std::io::Write;
-    use std::sync::Arc;
     use std::time::Instant;
 
     use demi_platform::Request;
@@ -560,7 +644,9 @@ mod tests {
         let mut request = kit.calls.buffer();
         Arc::make_mut(&mut request).fill(&Request { method: "GET", ..Request::default() });
         let ticket = kit.calls.open(request, Origin::Nobody, None);
-        upstreams.handle(ticket, Instance { slot: 0, run: 1 }, address, Time::ZERO, &mut kit);
+        let instance = Instance { slot: 0, run: 1 };
+        kit.calls.reset(ticket, instance);
+        upstreams.handle(ticket, instance, address, Time::ZERO, &mut kit);
         let (mut peer, _) = service.accept().expect("it was connected to");
         let writing = std::thread::spawn(move || {
             let head = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n";
@@ -579,7 +665,7 @@ mod tests {
                 upstreams.relay(ticket, 0, Time::ZERO, &mut kit);
             }
             if let Some(call) = kit.calls.get(ticket) {
-                call.reply.body.clear();
+                call.attempt.reply.body.clear();
             }
             assert!(upstreams.unread.len() <= 1, "it is noted {} times", upstreams.unread.len());
             times_noted += upstreams.unread.len();

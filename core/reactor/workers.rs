@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::thread;
 
-use crossbeam_channel::{bounded, Receiver, Sender};
+use crossbeam_channel::{bounded, Receiver, Sender, TrySendError};
 use demi_conductor::{Exit, Instance, Ticket, Verdict};
 use demi_platform::{Adapter, Health, Platform, Reply, RequestBuf, Settings, Status};
 
@@ -19,6 +19,7 @@ use crate::mailbox::{Handled, Letter, Postbox};
 enum Job {
     Handle(Ticket, Arc<RequestBuf>),
     Probe,
+    Reinitialize,
 }
 
 /// A running worker, as the reactor sees it.
@@ -45,8 +46,8 @@ impl Worker {
         in_flight_max: u32,
         postbox: Postbox,
     ) -> std::io::Result<Worker> {
-        // The conductor never gives it more than `in_flight_max`; a probe must fit besides.
-        let (jobs, inbox) = bounded(in_flight_max as usize + 1);
+        // The conductor never gives it more than `in_flight_max`; a probe and an initialisation must fit besides.
+        let (jobs, inbox) = bounded(in_flight_max as usize + 2);
         let is_probed = Arc::new(AtomicBool::new(false));
         let desk =
             Desk { instance, name: name.to_owned(), adapter, settings, postbox, is_probed: Arc::clone(&is_probed) };
@@ -75,6 +76,17 @@ impl Worker {
             self.is_probed.store(false, Ordering::Release);
         }
         is_queued
+    }
+
+    /// Has its adapter initialised again when it has finished what it has in hand; `Letter::Reinitialized` follows. False
+    /// if the thread is gone.
+    pub(crate) fn reinitialize(&self) -> bool {
+        let Some(jobs) = &self.jobs else { return false };
+        match jobs.try_send(Job::Reinitialize) {
+            // It is full only if an earlier order waits, whose answer is as good.
+            Ok(()) | Err(TrySendError::Full(_)) => true,
+            Err(TrySendError::Disconnected(_)) => false,
+        }
     }
 
     /// Asks it to end after what it has in hand and in its queue.
@@ -114,6 +126,10 @@ impl Desk {
                     let (verdict, why) = check_health(platform.as_mut(), &self.name);
                     self.postbox.post(Letter::Probed(self.instance, verdict, why));
                 }
+                Job::Reinitialize => {
+                    let done = initialize_again(platform.as_mut(), &self.settings, &self.name);
+                    self.postbox.post(Letter::Reinitialized(self.instance, done));
+                }
             }
         }
         shut_down(platform, &self.name);
@@ -149,6 +165,21 @@ pub(crate) fn make_platform(adapter: Adapter, settings: &Settings, name: &str) -
         Err(_) => {
             log::error!("{name}: panicked while it was initialised");
             None
+        }
+    }
+}
+
+/// Initialises a platform again; says in the log why that failed; then it should be ended.
+pub(crate) fn initialize_again(platform: &mut dyn Platform, settings: &Settings, name: &str) -> bool {
+    match catch_unwind(AssertUnwindSafe(|| platform.initialize(settings))) {
+        Ok(Ok(())) => true,
+        Ok(Err(fault)) => {
+            log::error!("{name}: could not be initialised again: {fault}");
+            false
+        }
+        Err(_) => {
+            log::error!("{name}: panicked while it was initialised again");
+            false
         }
     }
 }
@@ -192,6 +223,11 @@ pub(crate) fn verdict(health: Health, name: &str) -> (Verdict, Option<String>) {
     match health.status {
         Status::Up => (Verdict::Pass, None),
         Status::Busy => (Verdict::Busy, None),
+        Status::Unready => {
+            let why = health.error.unwrap_or_else(|| "no reason given".to_owned());
+            log::debug!("{name}: wants no requests now: {why}");
+            (Verdict::Unready, Some(why))
+        }
         Status::Down => {
             let why = health.error.unwrap_or_else(|| "no reason given".to_owned());
             log::warn!("{name}: health check failed: {why}");

@@ -4,9 +4,9 @@
 //!
 //! | the host says | parameters | answer |
 //! |---|---|---|
-//! | `initialize` | `{"protocol":1,"name","settings","host"}` | `{"protocol":1,"capabilities":["trim"],"version"}` |
+//! | `initialize`, perhaps again | `{"protocol":1,"name","settings","host"}` | `{"protocol":1,"capabilities":["trim"],"version"}` |
 //! | `handle` | `{"from","kind","method","target","content_type","body"}` | `{"status":200,"content_type","body"}` |
-//! | `health` | – | `{"status":"up"}`, `"down"` or `"busy"`, with `"error"` |
+//! | `health` | – | `{"status":"up"}`, `"down"`, `"busy"` or `"unready"`, with `"error"` |
 //! | `cancel` (no answer) | `{"id"}` of a `handle` that nobody waits for any more | |
 //! | `trim` (no answer) | –; only to those that declare it | |
 //! | `shutdown` (no answer) | – | |
@@ -26,6 +26,7 @@
 //! passed over.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use base64::engine::general_purpose::STANDARD;
 use base64::Engine;
@@ -111,6 +112,16 @@ pub struct WireError {
     pub code: i64,
     /// A sentence.
     pub message: String,
+    /// More, for programs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data: Option<ErrorData>,
+}
+
+/// What an error says besides.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct ErrorData {
+    /// It is of no use to ask again sooner, milliseconds from now on.
+    pub retry_after_ms: u64,
 }
 
 /// An error as plugins write it. One without a code, or that is not even an object, still says that something failed.
@@ -121,6 +132,9 @@ enum AnyError {
         code: i64,
         #[serde(default)]
         message: String,
+        /// Anything; only what is known of it is heard.
+        #[serde(default)]
+        data: serde_json::Value,
     },
     Other(serde_json::Value),
 }
@@ -128,9 +142,12 @@ enum AnyError {
 impl From<AnyError> for WireError {
     fn from(error: AnyError) -> WireError {
         match error {
-            AnyError::Proper { code, message } => WireError { code, message },
-            AnyError::Other(serde_json::Value::String(message)) => WireError { code: FAILED, message },
-            AnyError::Other(value) => WireError { code: FAILED, message: value.to_string() },
+            AnyError::Proper { code, message, data } => {
+                let retry_after_ms = data.get("retry_after_ms").and_then(serde_json::Value::as_u64);
+                WireError { code, message, data: retry_after_ms.map(|retry_after_ms| ErrorData { retry_after_ms }) }
+            }
+            AnyError::Other(serde_json::Value::String(message)) => WireError { code: FAILED, message, data: None },
+            AnyError::Other(value) => WireError { code: FAILED, message: value.to_string(), data: None },
         }
     }
 }
@@ -421,8 +438,11 @@ pub fn write_extend(out: &mut Vec<u8>, ms: u64) {
 
 /// Appends an answer that is an error. The id is a number, as it was written, or none if that could not be read.
 pub fn write_error(out: &mut Vec<u8>, id: impl Serialize, code: i64, message: &str) {
-    let error = Some(WireError { code, message: message.to_owned() });
-    write_line(out, &Response::<_, ()> { jsonrpc: "2.0", id, result: None, error });
+    write_wire_error(out, id, WireError { code, message: message.to_owned(), data: None });
+}
+
+fn write_wire_error(out: &mut Vec<u8>, id: impl Serialize, error: WireError) {
+    write_line(out, &Response::<_, ()> { jsonrpc: "2.0", id, result: None, error: Some(error) });
 }
 
 /// Appends the answer to a `handle` or `route` that failed.
@@ -432,7 +452,11 @@ pub fn write_fault(out: &mut Vec<u8>, id: impl Serialize, fault: &Fault) {
         FaultKind::Failed => FAILED,
         FaultKind::Busy => BUSY,
     };
-    write_error(out, id, code, &fault.message);
+    let data = fault.retry_after.map(|wait| ErrorData {
+        // Half a millisecond is no leave to ask at once.
+        retry_after_ms: u64::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX),
+    });
+    write_wire_error(out, id, WireError { code, message: fault.message.clone(), data });
 }
 
 impl<'r> WireRequest<'r> {
@@ -636,7 +660,8 @@ impl From<WireError> for Fault {
             BUSY => FaultKind::Busy,
             _ => FaultKind::Failed,
         };
-        Fault { kind, message: error.message }
+        let retry_after = error.data.map(|data| Duration::from_millis(data.retry_after_ms));
+        Fault { kind, message: error.message, retry_after }
     }
 }
 
@@ -649,6 +674,20 @@ mod tests {
         assert_eq!(line.last(), Some(&b'\n'), "a message is a line");
         assert!(!line[..line.len() - 1].contains(&b'\n'), "a message is one line");
         read_message(line).expect("it is a message")
+    }
+
+    #[test]
+    fn an_error_says_when_to_ask_again_and_what_else_it_says_is_passed_over() {
+        let mut out = Vec::new();
+        write_fault(&mut out, 1, &Fault::busy("full").after(Duration::from_micros(1500)));
+        let fault = Fault::from(message(&out).error.expect("it is an error"));
+        assert_eq!(fault, Fault::busy("full").after(Duration::from_millis(2)));
+        for data in ["", r#","data":null"#, r#","data":"soon""#, r#","data":{"retry_after_ms":-1,"x":[]}"#] {
+            let line =
+                format!("{{\"jsonrpc\":\"2.0\",\"id\":1,\"error\":{{\"code\":-32002,\"message\":\"full\"{data}}}}}\n");
+            let fault = Fault::from(message(line.as_bytes()).error.expect("it is an error"));
+            assert_eq!(fault, Fault::busy("full"), "{data}");
+        }
     }
 
     #[test]

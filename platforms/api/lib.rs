@@ -12,6 +12,7 @@ mod plugin;
 mod request;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 pub use codec::Level;
 pub use plugin::{plugin_main, plugin_main_with, Host};
@@ -22,7 +23,9 @@ pub type Settings = BTreeMap<String, String>;
 
 /// An integration. One value serves one instance; its methods are never called at the same time.
 pub trait Platform: Send {
-    /// Called once, before any other. May block (within `start_timeout_ms`) unless the platform is hosted inline.
+    /// Called first; may block (within `start_timeout_ms`) unless the platform is hosted inline. Called again, between
+    /// two requests, each time that the instance's breaker opens, if the configuration says `breaker: (recovery:
+    /// Reinitialize)`: then it should begin anew, with fresh connections for instance.
     ///
     /// # Errors
     /// A sentence that says what is missing; the instance is then started again later.
@@ -54,6 +57,8 @@ pub struct Fault {
     pub kind: FaultKind,
     /// A sentence for the caller.
     pub message: String,
+    /// It is of no use to ask again sooner than this from now on. Demi counts an hour of it at most.
+    pub retry_after: Option<Duration>,
 }
 
 /// Whose fault it is.
@@ -70,17 +75,28 @@ pub enum FaultKind {
 impl Fault {
     /// The caller's fault.
     pub fn mistaken(message: impl Into<String>) -> Fault {
-        Fault { kind: FaultKind::Mistaken, message: message.into() }
+        Fault::new(FaultKind::Mistaken, message)
     }
 
     /// The platform's fault.
     pub fn failed(message: impl Into<String>) -> Fault {
-        Fault { kind: FaultKind::Failed, message: message.into() }
+        Fault::new(FaultKind::Failed, message)
     }
 
     /// Nobody's fault.
     pub fn busy(message: impl Into<String>) -> Fault {
-        Fault { kind: FaultKind::Busy, message: message.into() }
+        Fault::new(FaultKind::Busy, message)
+    }
+
+    /// The same, and when it may be asked again: `Fault::busy("the day's quota is used up").after(wait)`. Demi does not ask
+    /// this instance again sooner, and tells the caller if nobody else can answer.
+    #[must_use]
+    pub fn after(self, wait: Duration) -> Fault {
+        Fault { retry_after: Some(wait), ..self }
+    }
+
+    fn new(kind: FaultKind, message: impl Into<String>) -> Fault {
+        Fault { kind, message: message.into(), retry_after: None }
     }
 }
 
@@ -111,6 +127,9 @@ pub enum Status {
     Down,
     /// Every hand is full: neither pass nor fail.
     Busy,
+    /// Alive, and wants no requests now: after several such answers in a row it gets none, and it is not started again
+    /// for that.
+    Unready,
 }
 
 impl Health {
@@ -122,6 +141,11 @@ impl Health {
     /// Out of order, and why.
     pub fn down(error: impl Into<String>) -> Health {
         Health { status: Status::Down, error: Some(error.into()) }
+    }
+
+    /// Wants no requests now, and why.
+    pub fn unready(why: impl Into<String>) -> Health {
+        Health { status: Status::Unready, error: Some(why.into()) }
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use argh::FromArgs;
 use demi::plugins::{discover, Rescan};
+use demi::Config;
 use serde::Serialize;
 
 use crate::report::{print, progress, Machine, Spread, Table};
@@ -123,7 +124,7 @@ impl Folders {
         let mut times = Vec::new();
         for _ in 0..=runs {
             let began = Instant::now();
-            let discovery = discover(&directories, Path::new("config.ron"), &[]);
+            let discovery = discover(&directories, Path::new("config.ron"), &Config::default());
             times.push(began.elapsed().as_secs_f64() * 1e3);
             // The broken one may be needed by another, which is refused with it.
             let (found, refused) = (discovery.found.len(), discovery.refused.len());
@@ -138,8 +139,8 @@ impl Folders {
 
     fn rescans(&self, runs: usize) -> Outcome<Spread> {
         let directories = vec![self.directory.clone()];
-        let discovery = discover(&directories, Path::new("config.ron"), &[]);
-        let mut rescan = Rescan::new(directories, "config.ron".into(), Vec::new(), discovery);
+        let discovery = discover(&directories, Path::new("config.ron"), &Config::default());
+        let mut rescan = Rescan::new(directories, "config.ron".into(), &Config::default(), discovery);
         let mut times = Vec::new();
         for _ in 0..=runs {
             let began = Instant::now();

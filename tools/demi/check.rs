@@ -76,9 +76,11 @@ fn inspect(file: &Path, report: &mut Report) -> Option<Platform> {
     }
 }
 
-/// What a configuration with this platform alone says about it; that others are needed is no mistake here.
+/// What a configuration with this platform alone says about it; that others are needed, and that it lies behind
+/// something, is no mistake here.
 pub(crate) fn mistakes_of(platform: &Platform) -> Vec<Mistake> {
-    let config = Config { platforms: vec![Platform { needs: Vec::new(), ..platform.clone() }], ..Config::default() };
+    let alone = Platform { needs: Vec::new(), behind: Vec::new(), ..platform.clone() };
+    let config = Config { platforms: vec![alone], ..Config::default() };
     let mut mistakes = config.mistakes(&[]);
     for mistake in &mut mistakes {
         mistake.at = mistake.at.trim_start_matches("platforms[0].").to_owned();

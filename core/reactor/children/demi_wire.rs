@@ -24,6 +24,7 @@ const CANCELLED_KEPT: usize = 64;
 /// What an id that was sent to a child stands for.
 enum Pending {
     Initialize,
+    Reinitialize,
     Handle(Ticket),
     Probe,
 }
@@ -43,8 +44,9 @@ enum Errand {
 
 /// One side of a conversation in Demi's own protocol.
 pub(crate) struct DemiWire {
-    /// The platform's name: where its own requests come from.
-    name: String,
+    /// The instance's name, and what it is initialised with.
+    title: String,
+    settings: Settings,
     line_bytes_max: usize,
     permissions: Permissions,
     trims: bool,
@@ -58,7 +60,8 @@ impl DemiWire {
     /// Nothing said yet. A line has at most `line_bytes_max` bytes in either direction.
     pub(crate) fn new(line_bytes_max: usize, permissions: Permissions) -> DemiWire {
         DemiWire {
-            name: String::new(),
+            title: String::new(),
+            settings: Settings::new(),
             line_bytes_max,
             permissions,
             trims: false,
@@ -74,6 +77,27 @@ impl DemiWire {
         self.next_id += 1;
         self.pending.insert(id, pending);
         id
+    }
+
+    /// The platform's name: where its own requests come from.
+    fn name(&self) -> &str {
+        self.title.rsplit_once('/').map_or(&self.title, |(platform, _)| platform)
+    }
+
+    fn write_greeting(&mut self, pending: Pending, out: &mut Vec<u8>) {
+        let permissions = Permitted { route: self.permissions.route, store: self.permissions.store };
+        let host = Offer { permissions, line_bytes_max: self.line_bytes_max as u64 };
+        let id = self.id_for(pending);
+        codec::write_initialize(out, id, &self.title, &self.settings, host);
+    }
+
+    /// Forgets what is not answered, if there is such a thing.
+    fn forget(&mut self, is_meant: impl Fn(&Pending) -> bool) {
+        let earlier = self.pending.iter().find(|(_, pending)| is_meant(pending)).map(|(id, _)| *id);
+        if let Some(earlier) = earlier {
+            self.pending.remove(&earlier);
+            self.note_cancelled(earlier);
+        }
     }
 
     fn note_cancelled(&mut self, id: u64) {
@@ -99,12 +123,19 @@ impl DemiWire {
             (None, None) => Err((Outcome::Broken, Fault::failed("an answer with neither result nor error"))),
         };
         match pending {
-            Pending::Initialize => heard.push(self.take_hello(answer.map_err(|(_, fault)| fault.message))),
+            Pending::Initialize => {
+                let greeted = self.take_hello(answer.map_err(|(_, fault)| fault.message));
+                heard.push(greeted.map_or_else(Heard::Refused, |()| Heard::Started));
+            }
+            Pending::Reinitialize => {
+                let greeted = self.take_hello(answer.map_err(|(_, fault)| fault.message));
+                heard.push(Heard::Reinitialized(greeted));
+            }
             Pending::Handle(ticket) => {
                 let mut stray = (Reply::default(), None);
-                let call = calls.get(ticket).filter(|call| call.instance == Some(instance));
-                let (reply, fault) = match call {
-                    Some(call) => (&mut call.reply, &mut call.fault),
+                let attempt = calls.attempt(ticket, instance);
+                let (reply, fault) = match attempt {
+                    Some(attempt) => (&mut attempt.reply, &mut attempt.fault),
                     None => (&mut stray.0, &mut stray.1),
                 };
                 let read = answer.and_then(|result| {
@@ -125,6 +156,10 @@ impl DemiWire {
                     Ok(health) => match health.status {
                         Status::Up => Heard::Probed(Verdict::Pass, None),
                         Status::Busy => Heard::Probed(Verdict::Busy, None),
+                        Status::Unready => {
+                            let error = health.error.unwrap_or_else(|| "no reason given".to_owned());
+                            Heard::Probed(Verdict::Unready, Some(error))
+                        }
                         Status::Down => {
                             let error = health.error.unwrap_or_else(|| "no reason given".to_owned());
                             Heard::Probed(Verdict::Fail, Some(error))
@@ -154,19 +189,17 @@ impl DemiWire {
         heard.push(logged(log::Level::Warn, &text));
     }
 
-    fn take_hello(&mut self, answer: Result<&RawValue, String>) -> Heard {
-        match answer.and_then(codec::read_initialized) {
-            Ok(hello) if hello.protocol == codec::PROTOCOL => {
-                self.trims = hello.capabilities.iter().any(|capability| capability == "trim");
-                Heard::Started
-            }
-            Ok(hello) => Heard::Refused(format!(
+    fn take_hello(&mut self, answer: Result<&RawValue, String>) -> Result<(), String> {
+        let hello = answer.and_then(codec::read_initialized)?;
+        if hello.protocol != codec::PROTOCOL {
+            return Err(format!(
                 "speaks version {} of the protocol, and this Demi speaks version {}",
                 hello.protocol,
                 codec::PROTOCOL
-            )),
-            Err(why) => Heard::Refused(why),
+            ));
         }
+        self.trims = hello.capabilities.iter().any(|capability| capability == "trim");
+        Ok(())
     }
 
     /// A request of the child's own: taken, or answered at once with what is wrong.
@@ -230,7 +263,7 @@ impl DemiWire {
         let heard = match errand {
             Errand::Route => {
                 let mut request = RequestBuf::default();
-                let to = codec::read_route(message.params, &self.name, &mut request).map_err(bad)?;
+                let to = codec::read_route(message.params, self.name(), &mut request).map_err(bad)?;
                 Heard::Route { id: id.to_owned(), to, request }
             }
             Errand::Get => {
@@ -275,11 +308,15 @@ impl DemiWire {
 
 impl Wire for DemiWire {
     fn greet(&mut self, name: &str, settings: &Settings, out: &mut Vec<u8>) {
-        name.rsplit_once('/').map_or(name, |(platform, _)| platform).clone_into(&mut self.name);
-        let permissions = Permitted { route: self.permissions.route, store: self.permissions.store };
-        let host = Offer { permissions, line_bytes_max: self.line_bytes_max as u64 };
-        let id = self.id_for(Pending::Initialize);
-        codec::write_initialize(out, id, name, settings, host);
+        name.clone_into(&mut self.title);
+        self.settings.clone_from(settings);
+        self.write_greeting(Pending::Initialize, out);
+    }
+
+    fn greet_again(&mut self, out: &mut Vec<u8>) -> bool {
+        self.forget(|pending| matches!(pending, Pending::Reinitialize));
+        self.write_greeting(Pending::Reinitialize, out);
+        true
     }
 
     fn ask(&mut self, ticket: Ticket, request: &Request<'_>, out: &mut Vec<u8>) -> Result<u64, Fault> {
@@ -303,11 +340,7 @@ impl Wire for DemiWire {
     }
 
     fn probe(&mut self, out: &mut Vec<u8>) {
-        let earlier = self.pending.iter().find(|(_, pending)| matches!(pending, Pending::Probe)).map(|(id, _)| *id);
-        if let Some(earlier) = earlier {
-            self.pending.remove(&earlier);
-            self.note_cancelled(earlier);
-        }
+        self.forget(|pending| matches!(pending, Pending::Probe));
         let id = self.id_for(Pending::Probe);
         codec::write_health(out, id);
     }
@@ -430,7 +463,7 @@ mod tests {
             let mut buffer = self.calls.buffer();
             Arc::make_mut(&mut buffer).fill(&Request { body: b"hello", ..Request::default() });
             let ticket = self.calls.open(Arc::clone(&buffer), Origin::Nobody, None);
-            self.calls.reset(ticket, self.instance).expect("it was just opened");
+            self.calls.reset(ticket, self.instance);
             let id = self.wire.ask(ticket, &buffer.request(), &mut Vec::new()).expect("it is short");
             (ticket, id)
         }
@@ -439,7 +472,7 @@ mod tests {
         fn outcome(&mut self, answer: &str) -> (Outcome, Option<Fault>) {
             let (ticket, id) = self.ask();
             let (heard, _) = self.hear(format!(r#"{{"jsonrpc":"2.0","id":{id}{answer}}}"#));
-            let fault = self.calls.get(ticket).expect("it is under way").fault.take();
+            let fault = self.calls.get(ticket).expect("it is under way").attempt.fault.take();
             match heard[..] {
                 [Heard::Answered { ticket: answered, outcome }] if answered == ticket => (outcome, fault),
                 _ => panic!("{heard:?}"),
@@ -535,7 +568,7 @@ mod tests {
             assert_eq!(level, log::Level::Warn);
             assert!(text.contains(&id), "{text}");
         }
-        assert_eq!(talk.calls.get(ticket).expect("it is under way").reply.body, b"x");
+        assert_eq!(talk.calls.get(ticket).expect("it is under way").attempt.reply.body, b"x");
     }
 
     #[test]
@@ -574,10 +607,12 @@ mod tests {
     }
 
     #[test]
-    fn a_health_check_passes_fails_with_its_reason_or_is_busy() {
+    fn a_health_check_passes_fails_with_its_reason_is_busy_or_not_ready() {
         for (answer, verdict, why) in [
             (r#""result":{"status":"up"}"#, Verdict::Pass, None),
             (r#""result":{"status":"busy"}"#, Verdict::Busy, None),
+            (r#""result":{"status":"unready","error":"the index is built"}"#, Verdict::Unready, Some("index")),
+            (r#""result":{"status":"unready"}"#, Verdict::Unready, None),
             (r#""result":{"status":"down","error":"no net"}"#, Verdict::Fail, Some("no net")),
             (r#""error":{"code":-32601,"message":"what?"}"#, Verdict::Fail, Some("what?")),
             (r#""result":{"status":"fine"}"#, Verdict::Fail, Some("fine")),
@@ -589,6 +624,25 @@ mod tests {
             assert_eq!(*found, verdict, "{answer}");
             assert!(why.is_none_or(|why| error.as_ref().is_some_and(|error| error.contains(why))), "{error:?}");
         }
+    }
+
+    #[test]
+    fn one_that_is_initialised_again_hears_the_same_and_only_the_last_answer_counts() {
+        let mut talk = Talk::new(ALL);
+        let mut first = Vec::new();
+        let settings = Settings::from([("city".to_owned(), "Graz".to_owned())]);
+        talk.wire.greet("weather/0", &settings, &mut first);
+        assert!(matches!(talk.hear(r#"{"jsonrpc":"2.0","id":2,"result":{"protocol":1}}"#).0[..], [Heard::Started]));
+        let (mut again, mut once_more) = (Vec::new(), Vec::new());
+        assert!(talk.wire.greet_again(&mut again) && talk.wire.greet_again(&mut once_more));
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("JSON is UTF-8");
+        assert_eq!(text(first).replace("\"id\":2", "\"id\":4"), text(once_more));
+        assert!(talk.hear(r#"{"jsonrpc":"2.0","id":3,"result":{"protocol":1}}"#).0.is_empty(), "it was given up");
+        let (heard, _) = talk.hear(r#"{"jsonrpc":"2.0","id":4,"result":{"protocol":1}}"#);
+        assert!(matches!(heard[..], [Heard::Reinitialized(Ok(()))]), "{heard:?}");
+        talk.wire.greet_again(&mut Vec::new());
+        let (heard, _) = talk.hear(r#"{"jsonrpc":"2.0","id":5,"error":{"code":-32000,"message":"no city"}}"#);
+        assert!(matches!(&heard[..], [Heard::Reinitialized(Err(why))] if why == "no city"), "{heard:?}");
     }
 
     #[test]

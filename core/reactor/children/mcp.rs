@@ -410,9 +410,9 @@ impl McpWire {
             (Pending::Probe, _, _) => heard.push(Heard::Probed(Verdict::Pass, None)),
             (Pending::Call { ticket, tool }, result, failure) => {
                 let mut stray = (Reply::default(), None);
-                let call = calls.get(ticket).filter(|call| call.instance == Some(instance));
-                let (reply, fault) = match call {
-                    Some(call) => (&mut call.reply, &mut call.fault),
+                let attempt = calls.attempt(ticket, instance);
+                let (reply, fault) = match attempt {
+                    Some(attempt) => (&mut attempt.reply, &mut attempt.fault),
                     None => (&mut stray.0, &mut stray.1),
                 };
                 let outcome = match (result, failure) {
@@ -467,6 +467,11 @@ impl Wire for McpWire {
     fn greet(&mut self, _: &str, settings: &Settings, out: &mut Vec<u8>) {
         self.has_settings = !settings.is_empty();
         self.initialize(HANDSHAKE_REVISION, false, out);
+    }
+
+    /// A server is greeted once.
+    fn greet_again(&mut self, _: &mut Vec<u8>) -> bool {
+        false
     }
 
     fn ask(&mut self, ticket: Ticket, request: &Request<'_>, out: &mut Vec<u8>) -> Result<u64, Fault> {

@@ -24,6 +24,8 @@ pub(crate) enum Heard {
     Started,
     /// The handshake failed for good: the child is put down.
     Refused(String),
+    /// It was initialised again, or why it could not be.
+    Reinitialized(Result<(), String>),
     /// The answer to a request, or the fault, stands in its call.
     Answered { ticket: Ticket, outcome: Outcome },
     /// The answer to a health check, and what was wrong.
@@ -49,6 +51,10 @@ pub(crate) enum Heard {
 pub(crate) trait Wire: Send {
     /// Writes the first message. `name` is `platform/index`.
     fn greet(&mut self, name: &str, settings: &Settings, out: &mut Vec<u8>);
+
+    /// Writes the first message once more, to a child that has answered it. An earlier one that is not answered is
+    /// forgotten. Whether the protocol allows that.
+    fn greet_again(&mut self, out: &mut Vec<u8>) -> bool;
 
     /// Writes a request; returns the id under which [`Wire::cancel`] knows it.
     ///

@@ -85,7 +85,7 @@ pub(super) const CONFIG: Subject = Subject {
                 "health_method",
                 "health_status",
                 "health_body",
-                "recovery",
+                "breaker",
                 "start",
                 "sleep_after_ms",
                 "limits",
@@ -94,8 +94,9 @@ pub(super) const CONFIG: Subject = Subject {
             ],
         ),
         ("adapter", &["name"]),
-        ("open_ms", &["open_max_ms"]),
         ("health_path", &["health_method", "health_status", "health_body"]),
+        ("health_method", &["health_body"]),
+        ("open_ms", &["open_max_ms"]),
         ("check", &["behind"]),
         ("base_ms", &["max_ms"]),
     ],
@@ -110,7 +111,7 @@ pub(super) const MANIFEST: Subject = Subject {
         Required { field: "version", filler: "\"\"", hint: "\"1.0.0\"" },
         Required { field: "command", filler: "[]", hint: "[\"./program\"]" },
     ],
-    influences: &[("name", &["command"]), ("protocol", &["permissions"])],
+    influences: &[("name", &["command"]), ("protocol", &["permissions", "breaker"])],
 };
 
 /// How RON is read here: a value that may be absent is written without `Some`.

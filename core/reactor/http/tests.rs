@@ -690,3 +690,23 @@ fn no_mutated_message_panics_or_is_taken_beyond_its_end() {
     }
     assert!(heads > 2000 && bodies > 2000, "the mutations are too wild to reach the decoders: {heads} {bodies}");
 }
+
+#[test]
+fn a_wait_is_told_in_seconds_or_as_a_time_of_day_after_the_date_of_the_answer() {
+    let date = "Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n";
+    for (lines, seconds) in [
+        ("Retry-After: 120\r\n".to_owned(), Some(120)),
+        ("retry-after:0\r\n".to_owned(), Some(0)),
+        (format!("Retry-After: {}\r\n", "9".repeat(30)), Some(u64::MAX)),
+        (format!("{date}Retry-After: Sun, 06 Nov 1994 08:50:00 GMT\r\n"), Some(23)),
+        (format!("{date}Retry-After: Sunday, 06-Nov-94 08:49:38 GMT\r\n"), Some(1)),
+        (format!("{date}Retry-After: Sun, 06 Nov 1994 08:00:00 GMT\r\n"), Some(0)),
+        ("Retry-After: Sun, 06 Nov 1994 08:50:00 GMT\r\n".to_owned(), None),
+        (format!("{date}Retry-After: soon\r\n"), None),
+        ("Retry-After:\r\n".to_owned(), None),
+        ("Retry-After: -1\r\n".to_owned(), None),
+        (date.to_owned(), None),
+    ] {
+        assert_eq!(retry_after(lines.as_bytes()), seconds.map(Duration::from_secs), "{lines}");
+    }
+}

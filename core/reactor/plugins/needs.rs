@@ -18,7 +18,7 @@ impl Search<'_> {
             let Some(circle) = self.circle() else { return };
             let names: Vec<&str> = circle.iter().map(|node| self.node(*node).name.as_str()).collect();
             let what = format!("platforms need each other in a circle: {} → {}", names.join(" → "), names[0]);
-            let count = self.platforms.len();
+            let count = self.platforms().len();
             let mut candidates: Vec<usize> = circle.iter().filter_map(|node| node.checked_sub(count)).collect();
             if candidates.is_empty() {
                 return; // A circle of configured platforms alone is a mistake of the configuration.
@@ -75,13 +75,13 @@ impl Search<'_> {
 
     /// Every platform: first the configured ones, then the candidates.
     fn nodes(&self) -> impl Iterator<Item = &Platform> {
-        self.platforms.iter().chain(self.candidates.iter().map(|candidate| &candidate.platform))
+        self.platforms().iter().chain(self.candidates.iter().map(|candidate| &candidate.platform))
     }
 
     fn node(&self, index: usize) -> &Platform {
-        match index.checked_sub(self.platforms.len()) {
+        match index.checked_sub(self.platforms().len()) {
             Some(candidate) => &self.candidates[candidate].platform,
-            None => &self.platforms[index],
+            None => &self.platforms()[index],
         }
     }
 
@@ -120,7 +120,7 @@ impl Search<'_> {
                 let next = needs[last].iter().copied().find(|need| missing[*need] > 0)?;
                 if let Some(begin) = way.iter().position(|index| *index == next) {
                     let circle = way.split_off(begin);
-                    if circle.iter().any(|index| *index >= self.platforms.len()) {
+                    if circle.iter().any(|index| *index >= self.platforms().len()) {
                         return Some(circle);
                     }
                     configured_only = Some(circle);

@@ -11,7 +11,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use demi_conductor::config::{Platform, INSTANCES_MAX, PLATFORMS_MAX};
+use demi_conductor::config::{Config, Platform, INSTANCES_MAX, PLATFORMS_MAX};
 
 use super::files::{is_executable, look, open_file, Seen, Stamp};
 use super::{effective_user, list, names_demi, search, Discovery, Refused, Shape};
@@ -71,8 +71,8 @@ enum State {
 pub struct Rescan {
     directories: Vec<PathBuf>,
     configuration: PathBuf,
-    /// Those of the configuration file.
-    platforms: Vec<Platform>,
+    /// What stands in the configuration file, without its routes.
+    config: Config,
     known: BTreeMap<String, Known>,
     /// Refused plugins and directories that were told, by folder.
     refused: BTreeMap<PathBuf, Problems>,
@@ -87,13 +87,11 @@ pub struct Rescan {
 }
 
 impl Rescan {
-    /// Begins with what a discovery has found: `directories`, `configuration` and `platforms` are those that it was given.
-    pub fn new(
-        directories: Vec<PathBuf>,
-        configuration: PathBuf,
-        platforms: Vec<Platform>,
-        discovery: Discovery,
-    ) -> Rescan {
+    /// Begins with what a discovery has found: `directories`, `configuration` and `config` are those that it was given.
+    pub fn new(directories: Vec<PathBuf>, configuration: PathBuf, config: &Config, discovery: Discovery) -> Rescan {
+        // There may be many, and no plugin is judged by them.
+        let config = Config { routes: Vec::new(), ..config.clone() };
+        let platforms = &config.platforms;
         let Discovery { found, refused, mut seen, listed } = discovery;
         let mut known = BTreeMap::new();
         for found in found {
@@ -116,7 +114,7 @@ impl Rescan {
         Rescan {
             directories,
             configuration,
-            platforms,
+            config,
             known,
             refused,
             seen,
@@ -167,15 +165,14 @@ impl Rescan {
         }
         let incumbents =
             self.known.iter().filter_map(|(name, known)| Some((name.clone(), known.folder.clone()?))).collect();
-        let mut discovery =
-            search(&self.directories, &self.configuration, &self.platforms, &incumbents, effective_user());
+        let mut discovery = search(&self.directories, &self.configuration, &self.config, &incumbents, effective_user());
         // New folders were not among what was looked at above.
         if discovery.seen.values().any(is_fresh) && self.put_off < put_off_max {
             self.put_off += 1;
             return Vec::new();
         }
         self.put_off = 0;
-        for program in self.platforms.iter().filter_map(program_of) {
+        for program in self.config.platforms.iter().filter_map(program_of) {
             discovery.seen.entry(program.clone()).or_insert_with(|| look(&program));
         }
         self.compare(discovery)

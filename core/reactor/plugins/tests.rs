@@ -71,11 +71,12 @@ impl Home {
     }
 
     fn discover_beside(&self, platforms: &[Platform]) -> Discovery {
-        discover(&[self.directory()], Path::new("config.ron"), platforms)
+        let config = Config { platforms: platforms.to_vec(), ..Config::default() };
+        discover(&[self.directory()], Path::new("config.ron"), &config)
     }
 
     fn rescan(&self) -> Rescan {
-        Rescan::new(vec![self.directory()], "config.ron".into(), Vec::new(), self.discover())
+        Rescan::new(vec![self.directory()], "config.ron".into(), &Config::default(), self.discover())
     }
 }
 
@@ -125,7 +126,7 @@ fn a_missing_directory_holds_no_plugins_and_one_named_twice_is_looked_at_once() 
     home.plugin("a", "a", "");
     symlink(home.directory(), home.0.join("alias")).unwrap();
     let directories = [home.0.join("nowhere"), home.directory(), home.0.join("alias"), home.directory()];
-    let discovery = discover(&directories, Path::new("config.ron"), &[]);
+    let discovery = discover(&directories, Path::new("config.ron"), &Config::default());
     assert_eq!((names(&discovery), discovery.refused.len()), (vec!["a"], 0));
 }
 
@@ -137,7 +138,7 @@ fn a_directory_that_is_none_or_that_others_may_write_is_refused_and_the_rest_is_
     mode(&home.0.join("open"), 0o777);
     fs::write(home.0.join("file"), "").unwrap();
     let directories = [home.0.join("file"), home.0.join("open"), home.0.join("file/below"), home.directory()];
-    let discovery = discover(&directories, Path::new("config.ron"), &[]);
+    let discovery = discover(&directories, Path::new("config.ron"), &Config::default());
     assert_eq!(names(&discovery), ["a"]);
     let told: Vec<String> = discovery.refused.iter().map(Refused::to_string).collect();
     assert!(told[0].contains("file: this is no directory; name a directory in plugins.paths"), "{told:?}");
@@ -244,7 +245,7 @@ fn what_belongs_to_somebody_else_is_refused_unless_that_is_root() {
     home.plugin("a", "a", "");
     let somebody = 4242;
     let directories = [home.directory()];
-    let found_by = |user| search(&directories, Path::new("config.ron"), &[], &BTreeMap::new(), user);
+    let found_by = |user| search(&directories, Path::new("config.ron"), &Config::default(), &BTreeMap::new(), user);
     if effective_user() == 0 {
         assert_eq!(names(&found_by(somebody)), ["a"], "root's files are trusted");
         std::os::unix::fs::chown(home.folder("a/run"), Some(somebody), None).unwrap();
@@ -419,6 +420,46 @@ fn a_refused_plugin_that_is_named_has_a_stand_in_and_the_configuration_is_sound(
     assert_eq!(config.platforms[1].start, Start::Manual);
     assert_eq!(config.mistakes(&["echo"]), []);
     assert!(!Path::new(NO_PROGRAM).exists());
+}
+
+#[test]
+fn a_plugin_lies_behind_what_the_configuration_names_and_nothing_else() {
+    let home = Home::new();
+    home.plugin("a", "near", "behind: [\"internet\"], health: (fall: 5), breaker: (recovery: Restart)");
+    home.plugin("b", "far", "behind: [\"internet\",\n\"intranet\"]");
+    home.plugin("c", "vpn", "behind: [\"tunnel\"]");
+    home.plugin("d", "server", "protocol: \"mcp\", breaker: (recovery: Reinitialize)");
+    home.plugin("e", "hasty", "breaker: (open_ms: 400)");
+    let text = "(breaker: (open_ms: 10, open_max_ms: 300), reachability: [(name: \"internet\", check: Gateway), \
+                (name: \"tunnel\", check: Platform(\"vpn\"))], routes: [(to: \"server\")])";
+    let Loaded { config, refused, mut rescan } = loaded(&home, text).unwrap();
+    let names: Vec<&str> = config.platforms.iter().map(|platform| platform.name.as_str()).collect();
+    assert_eq!(names, ["near", "vpn", "server"], "the last two are named by the configuration");
+    assert_eq!(config.mistakes(&[]), []);
+    let near = &config.platforms[0];
+    assert_eq!((near.behind.as_slice(), near.health.fall.map(Bounded::value)), (&["internet".to_owned()][..], Some(5)));
+    assert!(config.platforms[1..].iter().all(is_stand_in));
+    let told: Vec<String> = refused.iter().map(ToString::to_string).collect();
+    let expected = [
+        ("b/plugin.ron:2:1: ", "no entry of reachability is named \"intranet\"; did you mean \"internet\"?"),
+        ("c/plugin.ron:1:", "\"tunnel\" of `reachability` is this plugin itself; remove it"),
+        ("d/plugin.ron:1:", "Reinitialize cannot be done for host Mcp(1)"),
+        ("e/plugin.ron:1:", " is below breaker.open_ms"),
+    ];
+    assert_eq!(told.len(), expected.len(), "{told:?}");
+    for (told, (place, what)) in told.iter().zip(expected) {
+        assert!(told.contains(place) && told.contains(what), "{told}");
+    }
+    // The rules are the same as long as Demi runs.
+    assert_eq!(rescan.rescan(), []);
+    home.plugin("f", "later", "behind: [\"intranet\"]");
+    let changes = rescan.rescan();
+    assert!(
+        matches!(&changes[..], [Change::Refused(refused)] if refused.to_string().contains("intranet")),
+        "{changes:?}"
+    );
+    home.plugin("f", "later", "behind: [\"internet\"]");
+    assert!(matches!(&rescan.rescan()[..], [Change::Came(platform)] if platform.behind == ["internet"]));
 }
 
 #[test]

@@ -269,7 +269,7 @@ impl Shell {
                 None => self.respond(place, serial, &call, kept),
             },
             Origin::Caller(caller) => {
-                let reply = &mut call.reply;
+                let reply = &mut call.attempt.reply;
                 let answered = match problem {
                     Some(problem) => told(&problem),
                     None => Answered {
@@ -290,8 +290,8 @@ impl Shell {
     /// Keeps in mind that a call ended unwell and the caller was not to blame.
     fn note_mishap(&mut self, call: &Call, answer: Answer, problem: Option<&Problem>) {
         let Some(platform) = call.platform else { return };
-        let answered = || format!("it answered with status {}", call.reply.status);
-        let is_failed = answer == Answer::Relayed && outcome_of_status(call.reply.status) == Outcome::Failed;
+        let answered = || format!("it answered with status {}", call.attempt.reply.status);
+        let is_failed = answer == Answer::Relayed && outcome_of_status(call.attempt.reply.status) == Outcome::Failed;
         let (kind, detail) = match problem {
             Some(problem) => (problem.word().unwrap_or("failed"), Cow::Borrowed(problem.detail())),
             None if is_failed => ("failed", Cow::Owned(answered())),
@@ -300,19 +300,24 @@ impl Shell {
         if kind == MISTAKEN {
             return;
         }
-        let instance = call.instance.map(|instance| self.bays[instance.slot as usize].index);
+        let instance = call.attempt.instance.map(|instance| self.bays[instance.slot as usize].index);
         self.roster[platform as usize].mishaps.add(unix_ms(), instance, kind, &detail);
     }
 
     /// What the caller is told if it is not what the platform answered.
     fn problem(&self, call: &Call, answer: Answer) -> Option<Problem> {
-        let name = call.instance.map_or("the platform", |instance| self.bays[instance.slot as usize].name.as_str());
-        let problem = match (answer, &call.fault) {
+        let name =
+            call.attempt.instance.map_or("the platform", |instance| self.bays[instance.slot as usize].name.as_str());
+        let wanted = call.attempt.retry_after().unwrap_or_default();
+        let problem = match (answer, &call.attempt.fault) {
             (Answer::Relayed, None) | (Answer::Unheard, _) => return None,
             (Answer::Relayed, Some(fault)) => match fault.kind {
                 FaultKind::Mistaken => Problem::new(400, &fault.message).code(MISTAKEN),
                 FaultKind::Failed => Problem::new(502, &fault.message).code("failed"),
-                FaultKind::Busy => Problem::new(503, &fault.message).code("busy").retry_after(Duration::from_secs(1)),
+                FaultKind::Busy => {
+                    let after = call.attempt.retry_after().unwrap_or(Duration::from_secs(1));
+                    Problem::new(503, &fault.message).code("busy").retry_after(after)
+                }
             },
             (Answer::Broken, fault) => {
                 let detail = match fault {
@@ -330,8 +335,10 @@ impl Shell {
                 Problem::new(404, "no route matches this request; see `routes` in the configuration").code("no_route")
             }
             (Answer::Refused(_, after), Some(fault)) if fault.kind == FaultKind::Busy => {
-                Problem::new(503, &fault.message).code("busy").retry_after(after)
+                Problem::new(503, &fault.message).code("busy").retry_after(after.max(wanted))
             }
+            // What it said of itself is worth more than what could be said of it.
+            (Answer::Refused(Refusal::QueueFull, _), None) if call.attempt.deferred.is_some() => return None,
             (Answer::Refused(refusal, after), _) => {
                 let why = match refusal {
                     Refusal::QueueFull => "as many requests wait for the platform as may",
@@ -342,7 +349,7 @@ impl Shell {
                     Refusal::Isolated => "the platform is isolated; `demi start` gives it requests again",
                     Refusal::TooMany => "as many requests are under way as may",
                 };
-                Problem::new(503, why).code(refusal.name()).retry_after(after)
+                Problem::new(503, why).code(refusal.name()).retry_after(after.max(wanted))
             }
         };
         Some(match self.platform_name(call) {
@@ -358,17 +365,17 @@ impl Shell {
 
     /// Says who answered.
     fn write_instance(&self, call: &Call, headers: &mut Vec<u8>) {
-        if let Some(instance) = call.instance {
+        if let Some(instance) = call.attempt.instance {
             http::write_header(headers, INSTANCE_HEADER, self.bays[instance.slot as usize].name.as_bytes());
         }
     }
 
     /// Passes on what the platform answered.
     fn respond(&mut self, place: usize, serial: u64, call: &Call, kept: Kept) {
-        let reply = &call.reply;
+        let reply = &call.attempt.reply;
         let mut headers = self.kit.buffer();
-        let content_type = if call.has_head {
-            headers.extend_from_slice(&call.head);
+        let content_type = if call.attempt.has_head {
+            headers.extend_from_slice(&call.attempt.head);
             ""
         } else {
             reply.content_type.as_str()
@@ -379,9 +386,9 @@ impl Shell {
         }
         let (now, kit) = (self.now, &mut self.kit);
         let is_head = call.request.request().method == "HEAD";
-        if call.has_head && is_head {
+        if call.attempt.has_head && is_head {
             // Its length is that of an answer to a GET, which only its upstream knows.
-            self.listener.begin_stream(place, serial, call.ticket, reply.status, &headers, call.length, now);
+            self.listener.begin_stream(place, serial, call.ticket, reply.status, &headers, call.attempt.length, now);
             self.listener.end_stream(place, serial, true, now, kit);
         } else {
             self.listener.respond(place, serial, reply.status, content_type, &headers, &reply.body, now, kit);
@@ -422,9 +429,9 @@ pub(super) fn told(problem: &Problem) -> Answered {
 
 /// Why a request was kept, for whoever looks at it later.
 fn reason(call: &Call, answer: Answer) -> String {
-    match (answer, &call.fault) {
+    match (answer, &call.attempt.fault) {
         (_, Some(fault)) => fault.message.clone(),
-        (Answer::Relayed, None) => format!("it answered with status {}", call.reply.status),
+        (Answer::Relayed, None) => format!("it answered with status {}", call.attempt.reply.status),
         (Answer::Broken, None) => "it broke before it answered".to_owned(),
         (Answer::TimedOut, None) => "it did not answer in time".to_owned(),
         (Answer::Refused(refusal, _), None) => refusal.name().to_owned(),

@@ -49,16 +49,18 @@ impl Shell {
             PluginAsk::StorePut { id, key, value } => {
                 self.store_for_plugin(instance, id, key, PluginErrand::Put(value), conductor);
             }
-            PluginAsk::Progress { ticket, note } => self.tell_progress(ticket, &note),
+            PluginAsk::Progress { ticket, note } => self.tell_progress(ticket, instance, &note),
             PluginAsk::Tools(tools) => self.note_tools(conductor.platform_of(instance) as u32, &tools),
             PluginAsk::Ended => self.plugin_ended(instance),
         }
         true
     }
 
-    /// Passes on how far a request is, to a client that has asked for that.
-    fn tell_progress(&mut self, ticket: Ticket, note: &str) {
-        let Some(call) = self.kit.calls.get(ticket).filter(|call| call.wants_progress) else { return };
+    /// Passes on how far a request is, to a client that has asked for that. How far a second instance is that was asked
+    /// for the same would only confuse.
+    fn tell_progress(&mut self, ticket: Ticket, instance: Instance, note: &str) {
+        let is_wanted = |call: &&mut Call| call.wants_progress && call.attempt.instance == Some(instance);
+        let Some(call) = self.kit.calls.get(ticket).filter(is_wanted) else { return };
         if let Origin::Client { place, serial } = call.origin {
             self.listener.inform(place, serial, PROGRESS_HEADER, note, self.now);
         }
@@ -134,10 +136,10 @@ impl Shell {
         self.plugin_calls.open.remove(&(instance, call.ticket));
         let fault = problem.map(|problem| match problem.status() {
             400..=499 => Fault::mistaken(problem.detail()),
-            503 => Fault::busy(problem.detail()),
+            503 => Fault { retry_after: problem.wait(), ..Fault::busy(problem.detail()) },
             _ => Fault::failed(problem.detail()),
         });
-        let answer = fault.as_ref().map_or(Ok(&call.reply), Err);
+        let answer = fault.as_ref().map_or(Ok(&call.attempt.reply), Err);
         self.children.answer_route(instance, id, answer, &mut self.kit);
     }
 

@@ -168,14 +168,23 @@ pub(super) fn fixed_differences(was: &Platform, now: &Platform) -> Vec<String> {
     compare("name", format!("{:?}", was.name), format!("{:?}", now.name));
     compare("protocol", was.host.name().to_owned(), now.host.name().to_owned());
     compare("instances", was.instances().to_string(), now.instances().to_string());
-    compare("needs", format!("[{}]", was.needs.join(", ")), format!("[{}]", now.needs.join(", ")));
+    let list = |names: &[String]| format!("[{}]", names.join(", "));
+    compare("needs", list(&was.needs), list(&now.needs));
+    compare("behind", list(&was.behind), list(&now.behind));
+    compare("health", shown(&was.health), shown(&now.health));
+    compare("breaker", shown(&was.breaker), shown(&now.breaker));
     found
+}
+
+/// A section of a platform's own, as what it sets.
+fn shown(section: &impl serde::Serialize) -> String {
+    serde_json::to_string(section).expect("numbers and words always serialise")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use demi_conductor::config::Host;
+    use demi_conductor::config::{Host, Recovery};
 
     fn blueprint(platform: &Platform) -> Blueprint {
         crate::start::blueprint(platform, &[], std::path::Path::new("/demi"), std::path::Path::new("/"))
@@ -229,6 +238,15 @@ mod tests {
         let mut now = Platform { host: Host::Process(2), needs: vec!["b".to_owned()], ..was.clone() };
         now.settings.insert("x".to_owned(), "y".to_owned());
         assert_eq!(fixed_differences(&was, &now), ["instances was 1 and is 2", "needs was [] and is [b]"]);
+        now = Platform { behind: vec!["internet".to_owned()], ..was.clone() };
+        now.health.fall = demi_conductor::config::Bounded::new(5);
+        now.breaker.recovery = Some(Recovery::Restart);
+        let told = [
+            "behind was [] and is [internet]",
+            r#"health was {} and is {"fall":5}"#,
+            r#"breaker was {} and is {"recovery":"Restart"}"#,
+        ];
+        assert_eq!(fixed_differences(&was, &now), told);
         now = Platform { host: Host::Mcp(1), ..was.clone() };
         assert_eq!(fixed_differences(&was, &now), ["protocol was process and is mcp"]);
     }

@@ -146,11 +146,11 @@ impl Served {
             _ => None,
         });
         let call = self.calls.close(ticket).expect("it is under way");
-        let body = match call.fault {
+        let body = match call.attempt.fault {
             Some(fault) => Value::String(fault.message),
-            None => serde_json::from_slice(&call.reply.body).expect("it is JSON"),
+            None => serde_json::from_slice(&call.attempt.reply.body).expect("it is JSON"),
         };
-        (outcome, call.reply.status, body)
+        (outcome, call.attempt.reply.status, body)
     }
 
     fn call(&mut self, kind: &str, body: &Value) -> (Outcome, u16, Value) {

@@ -116,13 +116,13 @@ impl Script {
     }
 
     fn reply(&mut self, ticket: Ticket) -> (u16, Value) {
-        let reply = &self.calls.get(ticket).expect("it is under way").reply;
+        let reply = &self.calls.get(ticket).expect("it is under way").attempt.reply;
         assert_eq!(reply.content_type, "application/json");
         (reply.status, serde_json::from_slice(&reply.body).expect("it is JSON"))
     }
 
     fn fault(&mut self, ticket: Ticket) -> Fault {
-        self.calls.get(ticket).expect("it is under way").fault.clone().expect("it has a fault")
+        self.calls.get(ticket).expect("it is under way").attempt.fault.clone().expect("it has a fault")
     }
 }
 
@@ -413,7 +413,7 @@ fn a_result_comes_back_as_it_was_given() {
         format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{"content":[],"structuredContent":{{"c":1.50}},"x":1}}}}"#);
     script.reads(line.as_bytes());
     assert_eq!(script.outcome(), Outcome::Replied);
-    let reply = &script.calls.get(ticket).expect("it is under way").reply;
+    let reply = &script.calls.get(ticket).expect("it is under way").attempt.reply;
     assert_eq!(reply.body, br#"{"content":[],"structuredContent":{"c":1.50},"x":1}"#);
 }
 
@@ -463,7 +463,7 @@ fn an_error_says_whose_fault_it_is() {
         let (ticket, id) = script.calls("echo");
         script.hears(&error(id, code, "so it is"));
         assert_eq!(script.outcome(), outcome);
-        assert_eq!(script.fault(ticket), Fault { kind, message: format!("so it is ({code})") });
+        assert_eq!(script.fault(ticket), Fault { kind, message: format!("so it is ({code})"), retry_after: None });
     }
     let mut script = Script::with_tools(&["echo"]);
     let (ticket, id) = script.calls("ehco");
@@ -520,7 +520,7 @@ fn the_answer_to_what_another_instance_has_by_now_is_not_read_into_it() {
     script.calls.reset(ticket, Instance { slot: 4, run: 1 });
     script.hears(&answer(id, json!({"late": true})));
     assert_eq!(script.outcome(), Outcome::Replied, "the conductor knows whose answer it waits for");
-    assert!(script.calls.get(ticket).expect("it is under way").reply.body.is_empty());
+    assert!(script.calls.get(ticket).expect("it is under way").attempt.reply.body.is_empty());
 }
 
 #[test]

@@ -51,7 +51,7 @@ pub fn run(arguments: &Arguments) -> Outcome<()> {
         request_among_a_thousand_ns: requests(Host::Process(64), 1000),
         route_10_rules_ns: routes(10),
         route_1000_rules_ns: routes(1000),
-        health_tick_1000_us: health_tick(1000),
+        health_tick_1000_us: health_tick(&processes(1000)),
     };
     let mut table = Table::new(&["", "median", "least", "most", "batches"]);
     for (name, spread) in [
@@ -153,12 +153,15 @@ fn routes(count: usize) -> Spread {
     })
 }
 
-/// Sends and answers every probe of an interval.
-fn health_tick(instances: u16) -> Spread {
+/// So many instances of child processes, over as few platforms as may have them.
+pub fn processes(instances: u16) -> Vec<Platform> {
     let hosts = instances.div_ceil(256);
-    let platforms =
-        (0..hosts).map(|index| Platform::new(&format!("p{index}"), Host::Process(instances / hosts))).collect();
-    let config = Config { platforms, ..Config::default() };
+    (0..hosts).map(|index| Platform::new(&format!("p{index}"), Host::Process(instances / hosts))).collect()
+}
+
+/// Sends and answers every probe of an interval; microseconds for all instances of the platforms.
+pub fn health_tick(platforms: &[Platform]) -> Spread {
+    let config = Config { platforms: platforms.to_vec(), ..Config::default() };
     let mut bench =
         Bench { conductor: Conductor::new(&config, 1), now: Time::ZERO, out: Vec::new(), book: TicketBook::default() };
     bench.handle(Event::Began);
@@ -168,25 +171,29 @@ fn health_tick(instances: u16) -> Spread {
         }
     }
     bench.out.clear();
+    let instances: usize = platforms.iter().map(Platform::instances).sum();
     batches(|| {
         let end = bench.now + Duration::from_secs(5);
+        let mut probed = 0;
         while let Some((at, _)) = bench.conductor.deadline().filter(|(at, _)| *at <= end) {
             bench.now = at;
             bench.handle(Event::Elapsed);
             for action in std::mem::take(&mut bench.out) {
                 if let Action::Probe { instance } = action {
                     bench.handle(Event::Probed { instance, verdict: Verdict::Pass });
+                    probed += 1;
                 }
             }
             bench.out.clear();
         }
         bench.now = end;
+        assert_eq!(probed, instances, "each instance is probed once in an interval");
         1000.0
     })
 }
 
 /// Nanoseconds per decision: `batch` does some and says how many.
-fn batches(mut batch: impl FnMut() -> f64) -> Spread {
+pub fn batches(mut batch: impl FnMut() -> f64) -> Spread {
     batch();
     let per_decision: Vec<f64> = (0..BATCHES)
         .map(|_| {

@@ -5,10 +5,12 @@
 
 #![forbid(unsafe_code)]
 
+mod breaker;
 mod decide;
 mod demi;
 mod discover;
 mod frozen;
+mod health;
 mod limit;
 mod load;
 mod memory;
@@ -31,7 +33,7 @@ use argh::FromArgs;
 pub type Outcome<T> = Result<T, String>;
 
 #[derive(FromArgs)]
-/// Measures a running Demi: latency, cost per request, memory, restarts; and discovery.
+/// Measures a running Demi: latency, cost per request, memory, restarts; and decisions, health checks, discovery.
 struct Arguments {
     #[argh(subcommand)]
     command: Command,
@@ -41,6 +43,8 @@ struct Arguments {
 #[argh(subcommand)]
 enum Command {
     Decide(decide::Arguments),
+    Breaker(breaker::Arguments),
+    Health(health::Arguments),
     Discover(discover::Arguments),
     Request(request::Arguments),
     Limit(limit::Arguments),
@@ -76,6 +80,8 @@ fn main() -> ExitCode {
     let arguments: Arguments = argh::from_env();
     let outcome = match arguments.command {
         Command::Decide(arguments) => decide::run(&arguments),
+        Command::Breaker(arguments) => breaker::run(&arguments),
+        Command::Health(arguments) => health::run(&arguments),
         Command::Discover(arguments) => discover::run(&arguments),
         Command::Request(arguments) => request::run(&arguments),
         Command::Limit(arguments) => limit::run(&arguments),

@@ -21,6 +21,33 @@ pub fn cpu_fine(pid: u32) -> Option<Duration> {
     Some(Duration::from_nanos(total))
 }
 
+/// What one thread has used so far.
+pub struct Task {
+    pub tid: u32,
+    pub name: String,
+    /// CPU time, in ns from the scheduler.
+    pub cpu: Duration,
+    /// How often it has gone to sleep of its own accord: about the wake-ups.
+    pub sleeps: u64,
+}
+
+/// The present threads of a process; `None` if it is gone, or if the kernel keeps no such figures.
+pub fn tasks(pid: u32) -> Option<Vec<Task>> {
+    let read = |entry: fs::DirEntry| {
+        let path = entry.path();
+        let cpu = fs::read_to_string(path.join("schedstat")).ok()?;
+        Some(Task {
+            tid: entry.file_name().to_str()?.parse().ok()?,
+            name: fs::read_to_string(path.join("comm")).ok()?.trim().to_owned(),
+            cpu: Duration::from_nanos(cpu.split(' ').next()?.parse().ok()?),
+            sleeps: status(&path, "voluntary_ctxt_switches:")?,
+        })
+    };
+    // A thread may end while it is read.
+    let tasks: Vec<Task> = fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten().filter_map(read).collect();
+    (!tasks.is_empty()).then_some(tasks)
+}
+
 /// How often the threads have gone to sleep of their own accord: about the wake-ups.
 pub fn sleeps(pid: u32) -> Option<u64> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).ok()?;

@@ -173,6 +173,11 @@ pub fn number(value: f64) -> String {
     }
 }
 
+/// The cell that tells whether a figure is at most what it should be.
+pub fn aim(value: f64, most: f64, unit: &str) -> String {
+    format!("≤ {most} {unit}: {}", if value <= most { "met" } else { "missed" })
+}
+
 /// A middle value with its extremes.
 #[derive(Clone, Debug, Serialize)]
 pub struct Spread {

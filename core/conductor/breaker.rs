@@ -237,14 +237,32 @@ pub struct Tally {
     pub slow: u32,
 }
 
-/// The calls of the last window: the bucket that is being filled and those before it.
+impl Tally {
+    fn add(&mut self, other: Tally) {
+        self.calls += other.calls;
+        self.failures += other.failures;
+        self.slow += other.slow;
+    }
+
+    fn take_away(&mut self, other: Tally) {
+        self.calls -= other.calls;
+        self.failures -= other.failures;
+        self.slow -= other.slow;
+    }
+}
+
+/// The calls of the last window: the bucket that is being filled, which a call touches, and those before it, which it does
+/// not.
 #[derive(Clone, Debug, Default)]
 struct Window {
-    buckets: [Tally; BUCKETS],
-    sum: Tally,
-    present: u32,
     /// When the present bucket is full, nanoseconds.
     end: u64,
+    present: Tally,
+    /// The sum of `before`.
+    past: Tally,
+    /// A ring; the oldest is at `oldest`.
+    before: [Tally; BUCKETS - 1],
+    oldest: u32,
 }
 
 impl Window {
@@ -253,11 +271,21 @@ impl Window {
         if now >= self.end {
             self.turn(now, bucket_nanos);
         }
-        let bucket = &mut self.buckets[self.present as usize % BUCKETS];
-        for tally in [bucket, &mut self.sum] {
-            tally.calls += 1;
-            tally.failures += u32::from(is_bad);
-            tally.slow += u32::from(is_slow);
+        self.present.calls += 1;
+        if is_bad {
+            self.present.failures += 1;
+        }
+        if is_slow {
+            self.present.slow += 1;
+        }
+    }
+
+    fn sum(&self) -> Tally {
+        let Window { present, past, .. } = self;
+        Tally {
+            calls: past.calls + present.calls,
+            failures: past.failures + present.failures,
+            slow: past.slow + present.slow,
         }
     }
 
@@ -266,15 +294,14 @@ impl Window {
     fn turn(&mut self, now: u64, bucket_nanos: u64) {
         let steps = (now - self.end) / bucket_nanos + 1;
         if steps >= BUCKETS as u64 {
-            self.buckets = [Tally::default(); BUCKETS];
-            self.sum = Tally::default();
+            *self = Window::default();
         } else {
             for _ in 0..steps {
-                self.present = (self.present + 1) % BUCKETS as u32;
-                let gone = std::mem::take(&mut self.buckets[self.present as usize]);
-                self.sum.calls -= gone.calls;
-                self.sum.failures -= gone.failures;
-                self.sum.slow -= gone.slow;
+                let full = std::mem::take(&mut self.present);
+                let gone = std::mem::replace(&mut self.before[self.oldest as usize], full);
+                self.past.add(full);
+                self.past.take_away(gone);
+                self.oldest = (self.oldest + 1) % self.before.len() as u32;
             }
         }
         self.end = (now / bucket_nanos + 1) * bucket_nanos;
@@ -343,26 +370,37 @@ impl Breaker {
                 }
                 self.rate(rules)
             }
-            (State::HalfOpen { trial, .. }, _) if trial != Trial::Ticket(ticket) => None,
-            (State::HalfOpen { .. }, Finding::Good) => {
-                *self = Breaker::default();
-                None
-            }
-            (State::HalfOpen { passes, .. }, Finding::Bad(_)) => {
-                self.state = State::HalfOpen { trial: Trial::Probe, passes };
-                Some(Cause::TrialFailed)
-            }
-            (State::HalfOpen { passes, .. }, Finding::Nothing) => {
-                self.state = State::HalfOpen { trial: Trial::Vacant, passes };
-                None
-            }
+            (State::HalfOpen { trial, passes }, _) => self.record_trial(trial, passes, ticket, finding),
             (State::Closed, Finding::Nothing) | (State::Open { .. }, _) => None,
         }
     }
 
+    /// As [`Breaker::record`], while it is half-open: out of the way of what each request pays.
+    #[cold]
+    fn record_trial(&mut self, trial: Trial, passes: u32, ticket: Ticket, finding: Finding) -> Option<Cause> {
+        if trial != Trial::Ticket(ticket) {
+            return None;
+        }
+        match finding {
+            Finding::Good => {
+                *self = Breaker::default();
+                None
+            }
+            Finding::Bad(_) => {
+                self.state = State::HalfOpen { trial: Trial::Probe, passes };
+                Some(Cause::TrialFailed)
+            }
+            Finding::Nothing => {
+                self.state = State::HalfOpen { trial: Trial::Vacant, passes };
+                None
+            }
+        }
+    }
+
     fn rate(&self, rules: &Rules) -> Option<Cause> {
-        let Tally { calls, failures, slow } = self.window.sum;
-        if calls < rules.calls_min {
+        let Tally { calls, failures, slow } = self.window.sum();
+        // A rate of nothing at all reaches no limit, which is what most calls find.
+        if failures | slow == 0 || calls < rules.calls_min {
             return None;
         }
         let reaches = |part: u32, percent: u64| u64::from(part) * 100 >= percent * u64::from(calls);
@@ -449,7 +487,7 @@ impl Breaker {
 
     /// The calls of the last window, as far as they are closed calls of its present state.
     pub fn recent(&self) -> Tally {
-        self.window.sum
+        self.window.sum()
     }
 
     /// Whether it is open.
@@ -493,8 +531,9 @@ impl Breaker {
             let wait = rules.open.saturating_mul(1 << (self.opened - 1).min(16)).min(rules.open_max);
             assert!(until - since <= wait + wait / JITTER_PART, "an open breaker's deadline was moved");
         }
-        let counted = self.window.buckets.iter().map(|bucket| bucket.calls).sum::<u32>();
-        assert_eq!(counted, self.window.sum.calls, "a breaker's buckets do not add up");
+        let mut counted = Tally::default();
+        self.window.before.iter().for_each(|bucket| counted.add(*bucket));
+        assert_eq!(counted, self.window.past, "a breaker's buckets do not add up");
     }
 
     /// The bug of the Python original: a failed probe starts the wait again.

@@ -16,11 +16,12 @@ impl Conductor {
     /// A request goes to an instance: if that tries a breaker, it is not waited for for ever.
     pub(crate) fn admit(&mut self, slot: usize, ticket: Ticket) {
         let platform = self.slots[slot].platform as usize;
-        let trial = self.platforms[platform].care.breaker.trial_ms.millis();
         if self.slots[slot].breaker.admit(ticket) {
+            let trial = self.platforms[platform].care.breaker.trial_ms.millis();
             self.set_timer(Timer::TrialLate(self.instance(slot)), self.now + trial);
         }
         if self.platforms[platform].breaker.admit(ticket) {
+            let trial = self.platforms[platform].care.breaker.trial_ms.millis();
             self.set_timer(Timer::PlatformTrialLate(platform as u32), self.now + trial);
         }
     }

@@ -27,14 +27,14 @@ impl Conductor {
         }
     }
 
-    /// A request was given to its first instance: if its route hedges, it is looked at again when it takes too long.
-    pub(crate) fn hedge_later(&mut self, request: &Request, attempt_end: Time) {
-        let Some(recent) = self.recent_of(request.route).filter(|_| request.idempotent) else { return };
+    /// A request that may be done twice was given to its first instance: if its route hedges, it is looked at again when it takes too long.
+    pub(crate) fn hedge_later(&mut self, ticket: Ticket, route: RouteId, attempt_end: Time) {
+        let Some(recent) = self.recent_of(route) else { return };
         let (count, [usual]) = recent.percentiles(self.now, [PERMILLE]);
         // A percentile is an eighth off at most; on a route whose answers all take the same, nobody is asked twice.
         let at = self.now + usual + usual / 8;
         if count >= ANSWERS_MIN && at < attempt_end {
-            self.set_timer(Timer::Hedge(request.ticket), at);
+            self.set_timer(Timer::Hedge(ticket), at);
         }
     }
 
@@ -51,7 +51,9 @@ impl Conductor {
             return;
         }
         self.platforms[platform].stats.hedges += 1;
-        let attempt = self.give(slot, ticket);
+        let attempt_end = self.attempt_end(slot, request.route, request.deadline);
+        let slow_at = self.give(slot, ticket, attempt_end);
+        let attempt = Attempt { instance: self.instance(slot), given_at: self.now, slow_at };
         self.request_mut(ticket).second = Some(attempt);
         out.push(Action::Hedge { ticket, instance: attempt.instance });
     }
@@ -62,7 +64,7 @@ impl Conductor {
         let ticket = request.ticket;
         self.timers.cancel(Timer::Hedge(ticket));
         let Some(second) = request.second else {
-            self.prefer_if_second(request, out);
+            self.prefer_if_second(&request, out);
             return request;
         };
         let first = request.attempt();
@@ -72,13 +74,13 @@ impl Conductor {
         entry.second = None;
         entry.keep(kept, is_second);
         let request = *entry;
-        self.prefer_if_second(request, out);
+        self.prefer_if_second(&request, out);
         self.abandon(ticket, dropped, Finding::Nothing, out);
         request
     }
 
     /// The answer that counts is that of the instance that was asked second.
-    pub(crate) fn prefer_if_second(&mut self, request: Request, out: &mut Vec<Action>) {
+    pub(crate) fn prefer_if_second(&mut self, request: &Request, out: &mut Vec<Action>) {
         if let (true, Place::Out { instance, .. }) = (request.is_second, request.place) {
             self.platforms[request.platform as usize].stats.hedges_won += 1;
             out.push(Action::Prefer { ticket: request.ticket, instance });

@@ -286,8 +286,7 @@ impl Conductor {
         log::info!("{} is isolated by hand", self.platforms[platform].name);
         self.tell_platform(platform, News::Isolated, out);
         while let Some(ticket) = self.platforms[platform].queue.front().copied() {
-            let request = self.live_request(ticket);
-            self.end(request, Answer::Refused(Refusal::Isolated, NOT_SOON), None, out);
+            self.end(ticket, Answer::Refused(Refusal::Isolated, NOT_SOON), None, out);
         }
     }
 

@@ -22,11 +22,11 @@ impl Conductor {
     /// A platform has work: its instances are compared, if it has several, until it has none any more.
     pub(crate) fn compare_soon(&mut self, index: usize) {
         let platform = &mut self.platforms[index];
-        let interval = platform.care.outliers.interval_ms.millis();
-        if platform.is_compared || platform.count < 2 || interval.is_zero() {
+        if platform.is_compared || platform.count < 2 || platform.care.outliers.interval_ms.value() == 0 {
             return;
         }
         platform.is_compared = true;
+        let interval = platform.care.outliers.interval_ms.millis();
         self.set_timer(Timer::Compare(index as u32), self.now + interval);
     }
 

@@ -33,7 +33,7 @@ pub(crate) struct Request {
     pub(crate) platform: u32,
     pub(crate) place: Place,
     asked_at: Time,
-    deadline: Time,
+    pub(crate) deadline: Time,
     attempts: u32,
     misses: u32,
     pub(crate) idempotent: bool,
@@ -106,16 +106,23 @@ impl Conductor {
             stats.count_refusal(refusal);
             return out.push(Action::Answer { ticket, answer: Answer::Refused(refusal, after) });
         }
-        let request = Request {
+        let is_idempotent = idempotent || rule.idempotent;
+        let (of, timeout) = (rule.platform, rule.timeout);
+        if self.requests.len() <= ticket.slot() {
+            self.requests.resize(ticket.slot() + 1, None);
+        }
+        let place = &mut self.requests[ticket.slot()];
+        assert!(place.is_none(), "{ticket:?} was issued while its place was taken");
+        *place = Some(Request {
             ticket,
             route,
-            platform: rule.platform,
+            platform: of,
             place: Place::Queued,
             asked_at: self.now,
-            deadline: self.now + rule.timeout,
+            deadline: self.now + timeout,
             attempts: 0,
             misses: 0,
-            idempotent: idempotent || rule.idempotent,
+            idempotent: is_idempotent,
             given_at: self.now,
             slow_at: self.now,
             headed_late: false,
@@ -123,20 +130,15 @@ impl Conductor {
             is_second: false,
             queued_at: self.now,
             missed: None,
-        };
-        if self.requests.len() <= ticket.slot() {
-            self.requests.resize(ticket.slot() + 1, None);
-        }
-        assert!(self.requests[ticket.slot()].is_none(), "{ticket:?} was issued while its place was taken");
+        });
         self.platforms[platform].stats.asked += 1;
         self.platforms[platform].live += 1;
-        self.requests[ticket.slot()] = Some(request);
         self.live += 1;
-        self.place(request, None, out);
+        self.place(ticket, None, out);
     }
 
     pub(crate) fn request(&self, ticket: Ticket) -> Option<Request> {
-        self.requests.get(ticket.slot()).copied().flatten().filter(|request| request.ticket == ticket)
+        self.requests.get(ticket.slot())?.as_ref().filter(|request| request.ticket == ticket).copied()
     }
 
     /// A request that is in a queue or with an instance, and therefore has not ended.
@@ -149,31 +151,32 @@ impl Conductor {
     }
 
     /// Gives the request to an instance, or queues it, or refuses it.
-    fn place(&mut self, request: Request, avoid: Option<u32>, out: &mut Vec<Action>) {
-        let platform = request.platform as usize;
-        if self.now >= request.deadline {
-            return self.end_waiting(request, out);
+    fn place(&mut self, ticket: Ticket, avoid: Option<u32>, out: &mut Vec<Action>) {
+        let &mut Request { platform, deadline, .. } = self.request_mut(ticket);
+        let platform = platform as usize;
+        if self.now >= deadline {
+            return self.end_waiting(ticket, out);
         }
         if self.platforms[platform].is_isolated {
-            return self.end(request, Answer::Refused(Refusal::Isolated, NOT_SOON), None, out);
+            return self.end(ticket, Answer::Refused(Refusal::Isolated, NOT_SOON), None, out);
         }
         if let Some(slot) = self.pick(platform, avoid) {
-            return self.dispatch(request.ticket, slot, out);
+            return self.dispatch(ticket, slot, out);
         }
         if self.phase == Phase::Running && self.platform_admits(platform) {
             self.wake(platform, Reason::Asked, out);
         }
-        match self.prospect(platform, request.deadline) {
-            Prospect::Refuse(refusal, after) => self.end(request, Answer::Refused(refusal, after), None, out),
+        match self.prospect(platform, deadline) {
+            Prospect::Refuse(refusal, after) => self.end(ticket, Answer::Refused(refusal, after), None, out),
             Prospect::Wait if self.platforms[platform].queue.len() >= self.platforms[platform].terms.queue_max => {
-                self.end(request, Answer::Refused(Refusal::QueueFull, TRY_AGAIN_AFTER), None, out);
+                self.end(ticket, Answer::Refused(Refusal::QueueFull, TRY_AGAIN_AFTER), None, out);
             }
             Prospect::Wait => {
                 let now = self.now;
-                let entry = self.request_mut(request.ticket);
+                let entry = self.request_mut(ticket);
                 (entry.place, entry.queued_at) = (Place::Queued, now);
-                self.set_timer(Timer::Expire(request.ticket), request.deadline);
-                self.platforms[platform].queue.push_back(request.ticket);
+                self.set_timer(Timer::Expire(ticket), deadline);
+                self.platforms[platform].queue.push_back(ticket);
             }
         }
     }
@@ -236,13 +239,14 @@ impl Conductor {
     /// Whether an instance that has come back a moment ago is passed over this time: less and less often.
     fn is_spared(&mut self, slot: usize) -> bool {
         let Some(returned_at) = self.slots[slot].returned_at else { return false };
-        let ramp = self.platform_at(slot).care.health.slow_start_ms.millis();
-        let since = self.now - returned_at;
-        if since >= ramp {
+        // An hour at most, so that a thousand times as many fit.
+        let ramp_nanos = self.platform_at(slot).care.health.slow_start_ms.value() * 1_000_000;
+        let since_nanos = self.now.as_nanos() - returned_at.as_nanos();
+        if since_nanos >= ramp_nanos {
             self.slots[slot].returned_at = None;
             return false;
         }
-        let permille = (since.as_nanos() * 1000 / ramp.as_nanos()) as u32;
+        let permille = (since_nanos * 1000 / ramp_nanos) as u32;
         !self.random.chance(permille.max(SLOW_START_PERMILLE_MIN))
     }
 
@@ -339,18 +343,20 @@ impl Conductor {
     }
 
     fn dispatch(&mut self, ticket: Ticket, slot: usize, out: &mut Vec<Action>) {
-        let attempt = self.give(slot, ticket);
-        let Attempt { instance, given_at, slow_at } = attempt;
+        let &mut Request { deadline, route, attempts, idempotent, .. } = self.request_mut(ticket);
+        let attempt_end = self.attempt_end(slot, route, deadline);
+        let slow_at = self.give(slot, ticket, attempt_end);
+        let (instance, given_at) = (self.instance(slot), self.now);
         let request = self.request_mut(ticket);
         request.place = Place::Out { instance, headed: false };
         request.attempts += 1;
         (request.given_at, request.slow_at, request.is_second) = (given_at, slow_at, false);
-        let request = *request;
-        let attempt_end = self.attempt_end(slot, &request);
-        if request.attempts > 1 {
-            self.platform_at(slot).stats.retries += 1;
+        if attempts == 0 {
+            if idempotent {
+                self.hedge_later(ticket, route, attempt_end);
+            }
         } else {
-            self.hedge_later(&request, attempt_end);
+            self.platform_at(slot).stats.retries += 1;
         }
         // Always set: an attempt that follows another in the same turn must not inherit its end.
         self.set_timer(Timer::Expire(ticket), attempt_end);
@@ -358,15 +364,15 @@ impl Conductor {
     }
 
     /// The time of an attempt that begins now is up then.
-    fn attempt_end(&self, slot: usize, request: &Request) -> Time {
+    pub(crate) fn attempt_end(&self, slot: usize, route: RouteId, deadline: Time) -> Time {
         let own_timeout = self.platforms[self.slots[slot].platform as usize].terms.request_timeout;
-        let attempt_timeout = self.router.rule(request.route).map(|rule| rule.attempt_timeout);
+        let attempt_timeout = self.router.rule(route).map(|rule| rule.attempt_timeout);
         let spans = [own_timeout, attempt_timeout].into_iter().flatten();
-        spans.fold(request.deadline, |end, span| end.min(self.now + span))
+        spans.fold(deadline, |end, span| end.min(self.now + span))
     }
 
-    /// An instance gets a request.
-    pub(crate) fn give(&mut self, slot: usize, ticket: Ticket) -> Attempt {
+    /// An instance gets a request, with time until then. Returns when it will have been slow.
+    pub(crate) fn give(&mut self, slot: usize, ticket: Ticket, attempt_end: Time) -> Time {
         let now = self.now;
         let entry = &mut self.slots[slot];
         if entry.in_flight == entry.flowing {
@@ -376,11 +382,11 @@ impl Conductor {
         self.admit(slot, ticket);
         let platform = self.slots[slot].platform as usize;
         self.compare_soon(platform);
-        let slow = match self.platforms[platform].care.breaker.slow_ms.millis() {
-            Duration::ZERO => (self.attempt_end(slot, &self.live_request(ticket)) - now) / 5 * 4,
-            slow => slow,
+        let slow_nanos = match self.platforms[platform].care.breaker.slow_ms.value() {
+            0 => attempt_end.as_nanos().saturating_sub(now.as_nanos()) / 5 * 4,
+            millis => millis * 1_000_000,
         };
-        Attempt { instance: self.instance(slot), given_at: now, slow_at: now + slow }
+        Time::from_nanos(now.as_nanos().saturating_add(slow_nanos))
     }
 
     pub(crate) fn headed(&mut self, ticket: Ticket, instance: Instance, out: &mut Vec<Action>) {
@@ -445,13 +451,13 @@ impl Conductor {
                     self.slots[slot].good_at = Some(self.now);
                 }
                 // What flows has been preferred, and its usual time taken, with its head.
-                let request = if is_headed {
-                    request
-                } else {
+                if !is_headed {
                     self.note_latency(request.route, attempt.given_at);
-                    self.drop_other(request, instance, out)
-                };
-                self.end(request, Answer::Relayed, Some(outcome), out);
+                    if request.is_hedged() {
+                        self.drop_other(request, instance, out);
+                    }
+                }
+                self.end(ticket, Answer::Relayed, Some(outcome), out);
             }
             Outcome::Failed | Outcome::Broken | Outcome::Unsent | Outcome::Busy => {
                 if !self.goes_on_elsewhere(ticket, instance) {
@@ -552,8 +558,8 @@ impl Conductor {
 
     /// It failed for good: if the answer says so, it is that of the instance that was asked last.
     fn end_failed(&mut self, request: Request, answer: Answer, outcome: Option<Outcome>, out: &mut Vec<Action>) {
-        self.prefer_if_second(request, out);
-        self.end(request, answer, outcome, out);
+        self.prefer_if_second(&request, out);
+        self.end(request.ticket, answer, outcome, out);
     }
 
     fn note_failure(&mut self, request: Request, instance: Instance, outcome: Option<Outcome>) -> Request {
@@ -594,7 +600,7 @@ impl Conductor {
     pub(crate) fn retry_due(&mut self, ticket: Ticket, out: &mut Vec<Action>) {
         let Some(request) = self.request(ticket) else { return };
         if let Place::Waiting { avoid } = request.place {
-            self.place(request, Some(avoid), out);
+            self.place(ticket, Some(avoid), out);
         }
     }
 
@@ -602,7 +608,7 @@ impl Conductor {
         let Some(request) = self.request(ticket) else { return };
         let platform = request.platform as usize;
         match request.place {
-            Place::Queued | Place::Waiting { .. } => self.end_waiting(request, out),
+            Place::Queued | Place::Waiting { .. } => self.end_waiting(ticket, out),
             Place::Out { instance, .. } => {
                 for attempt in request.attempts_made() {
                     self.platforms[platform].stats.timeouts += 1;
@@ -619,12 +625,12 @@ impl Conductor {
     }
 
     /// The time of a request is up that no instance has.
-    fn end_waiting(&mut self, request: Request, out: &mut Vec<Action>) {
-        let answer = match request.attempts {
+    fn end_waiting(&mut self, ticket: Ticket, out: &mut Vec<Action>) {
+        let answer = match self.request_mut(ticket).attempts {
             0 => Answer::Refused(Refusal::QueueTimeout, TRY_AGAIN_AFTER),
             _ => Answer::TimedOut,
         };
-        self.end(request, answer, None, out);
+        self.end(ticket, answer, None, out);
     }
 
     pub(crate) fn gone(&mut self, ticket: Ticket, out: &mut Vec<Action>) {
@@ -633,7 +639,7 @@ impl Conductor {
         for attempt in request.attempts_made() {
             self.abandon(ticket, attempt, Finding::Nothing, out);
         }
-        self.end(request, Answer::Unheard, None, out);
+        self.end(ticket, Answer::Unheard, None, out);
         self.pump(request.platform as usize, out);
     }
 
@@ -663,30 +669,30 @@ impl Conductor {
     }
 
     /// The one place where a request ends.
-    pub(crate) fn end(&mut self, request: Request, answer: Answer, outcome: Option<Outcome>, out: &mut Vec<Action>) {
-        let ticket = request.ticket;
-        let place = self.requests[ticket.slot()].take().map(|request| request.place);
+    pub(crate) fn end(&mut self, ticket: Ticket, answer: Answer, outcome: Option<Outcome>, out: &mut Vec<Action>) {
+        let &mut Request { platform, route, place, asked_at, queued_at, attempts, .. } = self.request_mut(ticket);
+        self.requests[ticket.slot()] = None;
         self.live -= 1;
         self.timers.cancel(Timer::Expire(ticket));
         self.timers.cancel(Timer::Retry(ticket));
         self.timers.cancel(Timer::Hedge(ticket));
         let now = self.now;
-        let platform = &mut self.platforms[request.platform as usize];
+        let platform = &mut self.platforms[platform as usize];
         platform.used_at = now;
         platform.live -= 1;
-        if place == Some(Place::Queued) {
-            platform.stats.queue_duration.record(now - request.queued_at);
+        if place == Place::Queued {
+            platform.stats.queue_duration.record(now - queued_at);
             platform.queue.retain(|queued| *queued != ticket);
         }
         match answer {
-            Answer::Relayed => platform.stats.count_answer(now, now - request.asked_at),
+            Answer::Relayed => platform.stats.count_answer(now, now - asked_at),
             Answer::Refused(refusal, _) => platform.stats.count_refusal(refusal),
             Answer::Broken | Answer::TimedOut | Answer::NoRoute | Answer::Unheard => {}
         }
-        let on_failure = self.router.rule(request.route).map(|rule| rule.on_failure).unwrap_or_default();
+        let on_failure = self.router.rule(route).map(|rule| rule.on_failure).unwrap_or_default();
         if dead_letter::is_kept(on_failure, answer, outcome) {
             platform.stats.buried += 1;
-            out.push(Action::Bury { ticket, answer, attempts: request.attempts });
+            out.push(Action::Bury { ticket, answer, attempts });
         } else {
             out.push(Action::Answer { ticket, answer });
         }
@@ -698,7 +704,7 @@ impl Conductor {
             let request = self.live_request(ticket);
             // After a clock jump other timers may be served before the one that ends this request.
             if self.now >= request.deadline {
-                self.end_waiting(request, out);
+                self.end_waiting(ticket, out);
                 continue;
             }
             if let Some(slot) = self.pick(platform, None) {
@@ -709,7 +715,7 @@ impl Conductor {
             }
             match self.prospect(platform, request.deadline) {
                 Prospect::Wait => return,
-                Prospect::Refuse(refusal, after) => self.end(request, Answer::Refused(refusal, after), None, out),
+                Prospect::Refuse(refusal, after) => self.end(ticket, Answer::Refused(refusal, after), None, out),
             }
         }
     }
@@ -732,7 +738,7 @@ impl Conductor {
                 self.abandon(request.ticket, attempt, Finding::Nothing, out);
             }
             let grace = self.settings.shutdown.grace_ms.millis();
-            self.end(request, Answer::Refused(Refusal::Draining, grace), None, out);
+            self.end(request.ticket, Answer::Refused(Refusal::Draining, grace), None, out);
         }
     }
 
@@ -817,6 +823,11 @@ impl Request {
     pub(crate) fn attempts_made(&self) -> impl Iterator<Item = Attempt> {
         let first = matches!(self.place, Place::Out { .. }).then(|| self.attempt());
         first.into_iter().chain(self.second)
+    }
+
+    /// Whether a second instance was asked, and either of them may still have it.
+    fn is_hedged(&self) -> bool {
+        self.second.is_some() || self.is_second
     }
 
     fn has_second(&self, instance: Instance) -> bool {

@@ -26,8 +26,7 @@ impl Histogram {
     /// Counts one.
     pub fn record(&mut self, took: Duration) {
         let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
-        let bucket = BUCKETS_US.partition_point(|bound| bound * 1000 < nanos);
-        self.counts[bucket] += 1;
+        self.counts[bucket_of(nanos)] += 1;
         self.sum_nanos = self.sum_nanos.saturating_add(nanos);
     }
 
@@ -35,6 +34,28 @@ impl Histogram {
     pub fn count(&self) -> u64 {
         self.counts.iter().sum()
     }
+}
+
+/// By the octave of a number of nanoseconds: how many bounds are below all of it. Each bound is at least twice the one
+/// before, so in no octave are there two, and one comparison more finds the bucket: this is done for every answer.
+const BELOW_OCTAVE: [u8; 64] = {
+    let mut below = [0; 64];
+    let mut octave = 0;
+    while octave < 64 {
+        let mut bound = 0;
+        while bound < BUCKETS_US.len() && BUCKETS_US[bound] * 1000 < 1 << octave {
+            bound += 1;
+        }
+        below[octave] = bound as u8;
+        octave += 1;
+    }
+    below
+};
+
+/// The first bucket whose bound is not below this.
+fn bucket_of(nanos: u64) -> usize {
+    let below = usize::from(BELOW_OCTAVE[nanos.max(1).ilog2() as usize]);
+    below + usize::from(BUCKETS_US.get(below).is_some_and(|bound| bound * 1000 < nanos))
 }
 
 /// Octaves of microseconds that [`Recent`] tells apart, from 1 µs to over an hour, each in four parts.
@@ -281,6 +302,17 @@ mod tests {
         assert_eq!(histogram.counts[..2], [1, 1]);
         assert_eq!(histogram.counts[BUCKETS_US.len()], 1);
         assert_eq!(histogram.count(), 3);
+    }
+
+    #[test]
+    fn every_bucket_ends_with_its_bound() {
+        for (index, bound) in BUCKETS_US.iter().map(|micros| micros * 1000).enumerate() {
+            assert_eq!([bound - 1, bound, bound + 1].map(bucket_of), [index, index, index + 1]);
+        }
+        for nanos in (0..64).flat_map(|octave| [(1u64 << octave) - 1, 1 << octave, (1 << octave) + 1]) {
+            assert_eq!(bucket_of(nanos), BUCKETS_US.partition_point(|bound| bound * 1000 < nanos), "{nanos} ns");
+        }
+        assert_eq!(bucket_of(u64::MAX), BUCKETS_US.len());
     }
 
     #[test]

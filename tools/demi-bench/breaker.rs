@@ -113,7 +113,7 @@ fn one(settings: &config::Breaker, pace: Duration, finding: fn(u32) -> Finding) 
         for number in 0..BATCH {
             now = now + pace;
             let cause = decide(black_box(&mut breaker), black_box(&rules), now, ticket, finding(number));
-            assert!(black_box(cause).is_none(), "good calls trip no breaker");
+            assert!(cause.is_none(), "these calls trip no breaker");
         }
         f64::from(BATCH)
     })
@@ -128,11 +128,9 @@ fn pair(settings: &config::Breaker) -> Spread {
         for _ in 0..BATCH {
             now = now + PACE;
             let ([instance, platform], [of_instance, of_platform]) = (black_box(&mut breakers), black_box(&rules));
-            let causes = [
-                decide(instance, of_instance, now, ticket, Finding::Good),
-                decide(platform, of_platform, now, ticket, Finding::Good),
-            ];
-            assert!(black_box(causes) == [None, None], "good calls trip no breaker");
+            let trips = decide(instance, of_instance, now, ticket, Finding::Good).is_some()
+                | decide(platform, of_platform, now, ticket, Finding::Good).is_some();
+            assert!(!trips, "good calls trip no breaker");
         }
         f64::from(BATCH)
     })

@@ -1,8 +1,9 @@
 //! `demi-bench health`: what it costs to ask every instance how it is, and what Demi costs while it does nothing else.
 //!
 //! A tick is one interval of health checks, five seconds, in which each instance is asked once and answers. It is measured
-//! twice: its decisions alone, and the processor time of the thread that a whole reactor runs on, with platforms whose
-//! answer costs nothing. The rest of what such a thread does in that time, without any platform, is taken off.
+//! in three ways: its decisions alone; the processor time of the thread that a whole reactor runs on, with platforms whose
+//! answer costs nothing, if all are asked in one turn; and the same if the reactor waits as it likes. Then checks are spread
+//! over the interval, and the thread is woken up for nearly each. What such a thread takes without any platform is taken off.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -59,10 +60,12 @@ struct Document {
     decisions_10000_upstreams_us: Spread,
     /// A reactor with 1,000 inline platforms: CPU time of its thread in an interval, microseconds, less what one without
     /// platforms takes.
+    reactor_1000_one_turn_us: Spread,
     reactor_1000_us: Spread,
-    /// Without platforms, not taken off.
+    /// Without platforms.
+    reactor_0_one_turn_us: Spread,
     reactor_0_us: Spread,
-    /// Turns in an interval.
+    /// Turns in an interval, if it waits as it likes.
     reactor_1000_turns: f64,
     reactor_0_turns: f64,
     idle: Idle,
@@ -94,11 +97,9 @@ pub fn run(arguments: &Arguments) -> Outcome<()> {
     let decisions_10000_processes_us = health_tick(&processes(10_000));
     let decisions_10000_upstreams_us = health_tick(&upstreams(10_000));
     progress("a reactor without platforms");
-    let none = Ticking::measure(0, arguments.intervals)?;
+    let [none_one_turn, none] = Ticking::both(0, arguments.intervals)?;
     progress("a reactor with 1,000 platforms");
-    let many = Ticking::measure(1000, arguments.intervals)?;
-    let idle_us = Spread::of(&none.cpu_us).median;
-    let ticks: Vec<f64> = many.cpu_us.iter().map(|cpu| cpu - idle_us).collect();
+    let [one_turn, many] = Ticking::both(1000, arguments.intervals)?;
     progress("an idle Demi with ten platforms");
     let idle = Idle::measure(&executable, Duration::from_secs(arguments.idle_seconds))?;
     let document = Document {
@@ -106,7 +107,9 @@ pub fn run(arguments: &Arguments) -> Outcome<()> {
         decisions_1000_upstreams_us,
         decisions_10000_processes_us,
         decisions_10000_upstreams_us,
-        reactor_1000_us: Spread::of(&ticks),
+        reactor_1000_one_turn_us: one_turn.less(&none_one_turn),
+        reactor_1000_us: many.less(&none),
+        reactor_0_one_turn_us: Spread::of(&none_one_turn.cpu_us),
         reactor_0_us: Spread::of(&none.cpu_us),
         reactor_1000_turns: many.turns,
         reactor_0_turns: none.turns,
@@ -123,8 +126,10 @@ impl Document {
             ("decisions alone, 1,000 upstreams", &self.decisions_1000_upstreams_us, Some(TICK_1000_MS_MAX)),
             ("decisions alone, 10,000 processes", &self.decisions_10000_processes_us, Some(TICK_10000_MS_MAX)),
             ("decisions alone, 10,000 upstreams", &self.decisions_10000_upstreams_us, Some(TICK_10000_MS_MAX)),
-            ("a reactor's thread, 1,000 inline platforms", &self.reactor_1000_us, Some(TICK_1000_MS_MAX)),
-            ("a reactor's thread, no platform (taken off above)", &self.reactor_0_us, None),
+            ("reactor, 1,000 inline platforms, in one turn", &self.reactor_1000_one_turn_us, Some(TICK_1000_MS_MAX)),
+            ("reactor, 1,000 inline platforms, spread", &self.reactor_1000_us, Some(TICK_1000_MS_MAX)),
+            ("reactor, no platform, in one turn (taken off)", &self.reactor_0_one_turn_us, None),
+            ("reactor, no platform, spread (taken off)", &self.reactor_0_us, None),
         ] {
             let [median, least, largest, times] = spread.cells();
             let aim = most.map_or_else(String::new, |most| aim(spread.median / 1e3, most, "ms"));
@@ -166,15 +171,16 @@ struct Ticking {
 }
 
 impl Ticking {
-    fn measure(platforms: usize, intervals: usize) -> Outcome<Ticking> {
+    /// A reactor that turns once in an interval, and one that waits as it likes.
+    fn both(platforms: usize, intervals: usize) -> Outcome<[Ticking; 2]> {
         let directory = std::env::temp_dir().join(format!("demi-bench-health-{}", std::process::id()));
         fs::create_dir(&directory).map_err(|error| format!("{}: {error}", directory.display()))?;
-        let ticking = Ticking::measure_in(&directory, platforms, intervals);
+        let measured = Ticking::both_in(&directory, platforms, intervals);
         let _ = fs::remove_dir_all(&directory);
-        ticking
+        measured
     }
 
-    fn measure_in(directory: &Path, platforms: usize, intervals: usize) -> Outcome<Ticking> {
+    fn both_in(directory: &Path, platforms: usize, intervals: usize) -> Outcome<[Ticking; 2]> {
         let platform = |index: usize| Platform {
             adapter: Some(demi_echo::ADAPTER.name.to_owned()),
             ..Platform::new(&format!("p{index}"), Host::Inline)
@@ -187,17 +193,48 @@ impl Ticking {
         let options = Options { base: directory.to_owned(), ..Options::default() };
         let mut reactor =
             Reactor::new(&config, &[demi_echo::ADAPTER], options).map_err(|error| format!("the reactor: {error}"))?;
-        // The first interval is not like the others: everything starts in it.
+        // The first interval is not like the others: everything starts in it. And after the turns that were put together
+        // all checks fall together, so those come last.
         turn_for(&mut reactor, INTERVAL)?;
+        let spread = Ticking::measure(&mut reactor, intervals, turn_for)?;
+        turn_after(&mut reactor, INTERVAL)?;
+        let one_turn = Ticking::measure(&mut reactor, intervals, turn_after)?;
+        reactor.handle().shutdown().map_err(|error| format!("the reactor does not end: {error}"))?;
+        reactor.run().map_err(|error| format!("the reactor: {error}"))?;
+        Ok([one_turn, spread])
+    }
+
+    fn measure(
+        reactor: &mut Reactor,
+        intervals: usize,
+        turn: fn(&mut Reactor, Duration) -> Outcome<u32>,
+    ) -> Outcome<Ticking> {
         let (mut cpu_us, mut turns) = (Vec::new(), 0);
         for _ in 0..intervals {
             let before = thread_cpu();
-            turns += turn_for(&mut reactor, INTERVAL)?;
+            turns += turn(reactor, INTERVAL)?;
             cpu_us.push((thread_cpu() - before).as_secs_f64() * 1e6);
         }
-        reactor.handle().shutdown().map_err(|error| format!("the reactor does not end: {error}"))?;
-        reactor.run().map_err(|error| format!("the reactor: {error}"))?;
         Ok(Ticking { cpu_us, turns: f64::from(turns) / intervals.max(1) as f64 })
+    }
+
+    /// What it took more than another one usually does.
+    fn less(&self, other: &Ticking) -> Spread {
+        let usual = Spread::of(&other.cpu_us).median;
+        Spread::of(&self.cpu_us.iter().map(|cpu| cpu - usual).collect::<Vec<_>>())
+    }
+}
+
+/// Leaves a reactor alone for so long, and turns it then until it has nothing left to do; how often.
+fn turn_after(reactor: &mut Reactor, span: Duration) -> Outcome<u32> {
+    std::thread::sleep(span);
+    let mut turns = 0;
+    loop {
+        turn(reactor, Duration::ZERO)?;
+        turns += 1;
+        if !reactor.wait().is_zero() {
+            return Ok(turns);
+        }
     }
 }
 
@@ -210,10 +247,16 @@ fn turn_for(reactor: &mut Reactor, span: Duration) -> Outcome<u32> {
         if left.is_zero() {
             return Ok(turns);
         }
-        if let Some(code) = reactor.turn(Some(left)).map_err(|error| format!("the reactor: {error}"))? {
-            return Err(format!("the reactor ended with code {code}"));
-        }
+        turn(reactor, left)?;
         turns += 1;
+    }
+}
+
+fn turn(reactor: &mut Reactor, wait: Duration) -> Outcome<()> {
+    match reactor.turn(Some(wait)) {
+        Ok(None) => Ok(()),
+        Ok(Some(code)) => Err(format!("the reactor ended with code {code}")),
+        Err(error) => Err(format!("the reactor: {error}")),
     }
 }
 

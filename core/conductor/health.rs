@@ -232,6 +232,18 @@ pub fn phase(slot: u32, interval: Duration) -> Duration {
     Duration::from_nanos(((interval.as_nanos() * u128::from(fraction)) >> 32) as u64)
 }
 
+/// The parts of an interval that probes fall on, so that those of many instances share a wake-up: for a thousand
+/// instances, waking up costs far more than probing.
+const PHASES: u128 = 16;
+
+/// The moment next to this one that probes at this interval fall on, the same for all instances. So what is probed once in
+/// an interval stays where it is in it, however late each wake-up is.
+pub fn on_grid(at: Time, interval: Duration) -> Time {
+    let nanos = u128::from(at.as_nanos());
+    let step = (interval.as_nanos() / PHASES).max(1);
+    Time::from_nanos(((nanos + step / 2) / step * step) as u64)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -351,6 +363,24 @@ mod tests {
         let mut health = Health::new(false);
         assert_eq!(probe(&mut health, Verdict::Fail), Turn::WentDown);
         assert_eq!(health.interval(&config::Health::default()), Duration::from_secs(1));
+    }
+
+    #[test]
+    fn probes_of_many_slots_share_sixteen_moments_evenly_and_stay_there() {
+        let interval = Duration::from_secs(5);
+        let mut moments = std::collections::BTreeMap::new();
+        for slot in 0..1000 {
+            let mut at = on_grid(Time::ZERO + phase(slot, interval), interval);
+            let first = at.as_nanos() % 5_000_000_000;
+            for round in 0..100 {
+                // Each wake-up is a little late.
+                at = on_grid(at + Duration::from_micros(round * 7) + interval, interval);
+            }
+            assert_eq!(at.as_nanos() % 5_000_000_000, first);
+            *moments.entry(first).or_insert(0) += 1;
+        }
+        assert_eq!(moments.len(), 16);
+        assert!(moments.values().all(|count| (55..=70).contains(count)), "{moments:?}");
     }
 
     #[test]

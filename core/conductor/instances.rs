@@ -269,8 +269,7 @@ impl Conductor {
         self.slots[slot].returned_at = Some(self.now);
         if is_proven {
             let interval = self.platform_at(slot).care.health.interval_ms.millis();
-            let phase = health::phase(instance.slot, interval);
-            self.set_timer(Timer::Probe(instance), self.now + phase);
+            self.probe_in_phase(instance, interval);
         }
         // What its platform's breaker waits for is not put off.
         if !is_proven || !self.platform_at(slot).breaker.is_closed() {
@@ -282,6 +281,12 @@ impl Conductor {
         self.let_sleep(self.slots[slot].platform as usize);
         self.start_what_can(out);
         self.pump(self.slots[slot].platform as usize, out);
+    }
+
+    /// Its first regular probe comes within an interval, spread evenly over it.
+    pub(crate) fn probe_in_phase(&mut self, instance: Instance, interval: Duration) {
+        let at = self.now + health::phase(instance.slot, interval);
+        self.set_timer(Timer::Probe(instance), health::on_grid(at, interval));
     }
 
     pub(crate) fn restart_due(&mut self, slot: u32, out: &mut Vec<Action>) {
@@ -385,7 +390,7 @@ impl Conductor {
         if is_shown && is_trusted && slot.life.is_ready() && slot.health.may_be_spared() {
             slot.health.spared();
             platform.stats.probes_spared += 1;
-            return self.set_timer(Timer::Probe(instance), self.now + interval);
+            return self.set_timer(Timer::Probe(instance), health::on_grid(self.now + interval, interval));
         }
         self.probe_due(instance, out);
     }
@@ -449,7 +454,12 @@ impl Conductor {
         }
         if self.slots[slot].life.is_ready() && !self.slots[slot].health.is_waiting() {
             let interval = self.slots[slot].health.interval(&self.platforms[platform].care.health);
-            self.set_timer(Timer::Probe(instance), sent + interval);
+            if turn == Turn::CameUp {
+                // Those that came up together are not to be probed together for ever.
+                self.probe_in_phase(instance, interval);
+            } else {
+                self.set_timer(Timer::Probe(instance), health::on_grid(sent + interval, interval));
+            }
         }
         self.pump(platform, out);
     }

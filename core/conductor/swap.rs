@@ -10,7 +10,7 @@
 use std::time::Duration;
 
 use crate::event::{Action, Instance, News, Terms, Verdict};
-use crate::health::{self, Health};
+use crate::health::Health;
 use crate::lifecycle::{Input, Reason, State, Then};
 use crate::timers::Timer;
 use crate::Conductor;
@@ -152,8 +152,7 @@ impl Conductor {
         self.slots[slot].is_candidate = false;
         self.slots[slot].health = Health::new(true);
         self.slots[slot].returned_at = Some(self.now);
-        let phase = health::phase(instance.slot, self.platforms[platform].care.health.interval_ms.millis());
-        self.set_timer(Timer::Probe(instance), self.now + phase);
+        self.probe_in_phase(instance, self.platforms[platform].care.health.interval_ms.millis());
         let Some(swap) = &mut self.platforms[platform].swap else { return };
         swap.candidate = None;
         let edition = swap.edition;

@@ -60,6 +60,8 @@ pub enum Finding {
     Good,
     /// The instance failed.
     Bad(Mode),
+    /// Nobody waited for its answer any more, because another was quicker, and it was slow by then.
+    Late,
     /// Nothing is to be learnt: the caller's own mistake, cancelled, busy.
     Nothing,
 }
@@ -106,17 +108,7 @@ pub enum Cause {
 impl Cause {
     /// The name in metrics.
     pub const fn name(self) -> &'static str {
-        match self {
-            Cause::InARow(Mode::Timeout) => "timeouts",
-            Cause::InARow(Mode::Transport) => "transport_errors",
-            Cause::InARow(Mode::Application) => "application_errors",
-            Cause::FailureRate { .. } => "failure_rate",
-            Cause::SlowRate { .. } => "slow_rate",
-            Cause::TrialFailed => "trial_failed",
-            Cause::ProbeFailed => "probe_failed",
-            Cause::Slower { .. } => "outlier_latency",
-            Cause::FailsMore { .. } => "outlier_failures",
-        }
+        CAUSES[self.index()]
     }
 
     /// Place in [`CAUSES`].
@@ -370,6 +362,10 @@ impl Breaker {
                 }
                 self.rate(rules)
             }
+            (State::Closed, Finding::Late) => {
+                self.window.count(now, false, true, rules.bucket_nanos);
+                self.rate(rules)
+            }
             (State::HalfOpen { trial, passes }, _) => self.record_trial(trial, passes, ticket, finding),
             (State::Closed, Finding::Nothing) | (State::Open { .. }, _) => None,
         }
@@ -390,7 +386,7 @@ impl Breaker {
                 self.state = State::HalfOpen { trial: Trial::Probe, passes };
                 Some(Cause::TrialFailed)
             }
-            Finding::Nothing => {
+            Finding::Late | Finding::Nothing => {
                 self.state = State::HalfOpen { trial: Trial::Vacant, passes };
                 None
             }
@@ -431,11 +427,12 @@ impl Breaker {
         was_open
     }
 
-    /// Brings the deadline of an open breaker forward. Returns it, if the breaker is open.
+    /// Brings the deadline of an open breaker forward. Returns it, if that changed it.
     pub fn hasten(&mut self, to: Time) -> Option<Time> {
         let State::Open { until, .. } = &mut self.state else { return None };
+        let is_later = *until > to;
         *until = to.min(*until);
-        Some(*until)
+        is_later.then_some(to)
     }
 
     /// A probe came back. Half-open it counts; open or closed it does not. Returns the cause if this trips it.
@@ -453,7 +450,7 @@ impl Breaker {
                 None
             }
             Finding::Bad(_) => Some(Cause::ProbeFailed),
-            Finding::Nothing => {
+            Finding::Late | Finding::Nothing => {
                 self.state = State::HalfOpen { trial: vacated, passes };
                 None
             }
@@ -486,8 +483,12 @@ impl Breaker {
     }
 
     /// The calls of the last window, as far as they are closed calls of its present state.
-    pub fn recent(&self) -> Tally {
-        self.window.sum()
+    pub fn recent(&self, now: Time, rules: &Rules) -> Tally {
+        let mut window = self.window.clone();
+        if now.as_nanos() >= window.end {
+            window.turn(now.as_nanos(), rules.bucket_nanos);
+        }
+        window.sum()
     }
 
     /// Whether it is open.

@@ -9,6 +9,7 @@ use crate::config::Recovery;
 use crate::event::{Action, Instance, News, Ticket, Verdict};
 use crate::lifecycle::{Input, Reason, Then};
 use crate::stats::TrialEnd;
+use crate::time::Time;
 use crate::timers::Timer;
 use crate::Conductor;
 
@@ -39,7 +40,15 @@ impl Conductor {
         let index = self.slots[slot].platform as usize;
         // What fails behind something that cannot be reached says nothing of whoever failed.
         let is_excused = self.is_excused(index);
-        let finding = if is_excused && matches!(finding, Finding::Bad(_)) { Finding::Nothing } else { finding };
+        let is_bad = matches!(finding, Finding::Bad(_));
+        let finding = if is_excused && is_bad { Finding::Nothing } else { finding };
+        let is_slow = is_slow && !is_excused;
+        let entry = &mut self.slots[slot];
+        if is_bad {
+            entry.bad_since = entry.bad_since.or(Some(self.now));
+        } else if finding == Finding::Good {
+            entry.bad_since = None;
+        }
         let (now, platform) = (self.now, &mut self.platforms[index]);
         if !is_gone {
             let breaker = &mut self.slots[slot].breaker;
@@ -120,6 +129,11 @@ impl Conductor {
         if !self.slots[slot].life.is_ready() || self.slots[slot].is_candidate {
             return;
         }
+        let (platform, since) = (self.slots[slot].platform as usize, self.slots[slot].bad_since);
+        if recovery != Recovery::Probe && self.is_doubtful(platform, since) {
+            // It may be what it lies behind that fails: that is looked at now, and its breaker is tried in any case.
+            return self.look_behind(platform, out);
+        }
         match recovery {
             Recovery::Restart if host.can_be_replaced() => {
                 self.take(slot, Input::Drain(Then::Again, Reason::BreakerOpened), out);
@@ -142,7 +156,7 @@ impl Conductor {
     }
 
     /// A probe of an instance came back, which may be the trial of its breaker or the answer to what it is accused of.
-    pub(crate) fn judge_breaker(&mut self, instance: Instance, verdict: Verdict, out: &mut Vec<Action>) {
+    pub(crate) fn judge_breaker(&mut self, instance: Instance, sent: Time, verdict: Verdict, out: &mut Vec<Action>) {
         let slot = instance.slot as usize;
         let index = self.slots[slot].platform as usize;
         let finding = match verdict {
@@ -176,9 +190,12 @@ impl Conductor {
                 self.tripped(slot, cause, out);
             }
         }
-        // One instance that is well is enough for its platform to be tried.
-        if finding == Finding::Good {
-            let _ = self.platforms[index].breaker.probed(finding);
+        // One instance that is well is enough for its platform to be tried. Those that are asked at the same time are one
+        // witness, however many they are.
+        let platform = &mut self.platforms[index];
+        if finding == Finding::Good && sent > platform.vouched_at {
+            platform.vouched_at = self.now;
+            let _ = platform.breaker.probed(finding);
             self.platform_may_have_closed(index, out);
         }
     }
@@ -298,11 +315,11 @@ impl Conductor {
     pub(crate) fn close_ordered(&mut self, index: usize, out: &mut Vec<Action>) {
         for slot in self.platforms[index].slots() {
             self.slots[slot].accused = None;
-            if self.slots[slot].breaker.is_closed() {
-                self.slots[slot].breaker.acquit();
+            let was_closed = self.slots[slot].breaker.is_closed();
+            self.slots[slot].breaker.reset();
+            if was_closed {
                 continue;
             }
-            self.slots[slot].breaker.reset();
             let instance = self.instance(slot);
             self.timers.cancel(Timer::HalfOpen(instance));
             self.timers.cancel(Timer::TrialLate(instance));
@@ -353,7 +370,7 @@ impl TrialEnd {
         match finding {
             Finding::Good => TrialEnd::Passed,
             Finding::Bad(_) => TrialEnd::Failed,
-            Finding::Nothing => TrialEnd::Returned,
+            Finding::Late | Finding::Nothing => TrialEnd::Returned,
         }
     }
 }

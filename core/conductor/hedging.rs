@@ -1,6 +1,9 @@
 //! A second instance is asked when the first takes longer than answers of the route usually do; the first answer wins.
 //! (Dean and Barroso, The Tail at Scale, 2013.)
 
+use std::time::Duration;
+
+use crate::balance::usual_after;
 use crate::breaker::Finding;
 use crate::event::{Action, Instance, Ticket};
 use crate::requests::{Attempt, Place, Request};
@@ -15,25 +18,46 @@ const PERMILLE: u64 = 950;
 /// Fewer answers in the last minutes have no such part worth the name.
 const ANSWERS_MIN: u64 = 20;
 
-impl Conductor {
-    fn recent_of(&self, route: RouteId) -> Option<&Recent> {
-        self.latencies.get(route.0 as usize)?.as_deref()
-    }
+/// So many answers change little in what most of them take.
+const ANSWERS_PER_COUNT: u32 = 32;
 
+/// What answers of a route that hedges have taken lately.
+#[derive(Debug, Default)]
+pub(crate) struct Latency {
+    recent: Recent,
+    /// When a second instance is asked; none while too little is known.
+    patience: Option<Duration>,
+    /// Answers since that was counted.
+    since: u32,
+}
+
+impl Latency {
+    fn note(&mut self, now: Time, took: Duration) {
+        self.recent.record(now, took);
+        self.since += 1;
+        if self.patience.is_none() || self.since >= ANSWERS_PER_COUNT {
+            let (count, [usual]) = self.recent.percentiles(now, [PERMILLE]);
+            // A percentile is an eighth off at most; on a route whose answers all take the same, nobody is asked twice.
+            self.patience = (count >= ANSWERS_MIN).then_some(usual + usual / 8);
+            self.since = 0;
+        }
+    }
+}
+
+impl Conductor {
     /// A request was answered: that is what its route usually takes.
     pub(crate) fn note_latency(&mut self, route: RouteId, given_at: Time) {
-        if let Some(Some(recent)) = self.latencies.get_mut(route.0 as usize) {
-            recent.record(self.now, self.now - given_at);
+        if let Some(Some(latency)) = self.latencies.get_mut(route.0 as usize) {
+            latency.note(self.now, self.now - given_at);
         }
     }
 
-    /// A request that may be done twice was given to its first instance: if its route hedges, it is looked at again when it takes too long.
+    /// A request that may be done twice was given to its first instance: if its route hedges, it is looked at again when it
+    /// takes too long.
     pub(crate) fn hedge_later(&mut self, ticket: Ticket, route: RouteId, attempt_end: Time) {
-        let Some(recent) = self.recent_of(route) else { return };
-        let (count, [usual]) = recent.percentiles(self.now, [PERMILLE]);
-        // A percentile is an eighth off at most; on a route whose answers all take the same, nobody is asked twice.
-        let at = self.now + usual + usual / 8;
-        if count >= ANSWERS_MIN && at < attempt_end {
+        let Some(Some(latency)) = self.latencies.get(route.0 as usize) else { return };
+        let at = latency.patience.map(|patience| self.now + patience);
+        if let Some(at) = at.filter(|at| *at < attempt_end) {
             self.set_timer(Timer::Hedge(ticket), at);
         }
     }
@@ -74,15 +98,25 @@ impl Conductor {
         entry.second = None;
         entry.keep(kept, is_second);
         let request = *entry;
+        self.platforms[request.platform as usize].stats.hedges_won += u64::from(is_second);
         self.prefer_if_second(&request, out);
-        self.abandon(ticket, dropped, Finding::Nothing, out);
+        let slot = &mut self.slots[dropped.instance.slot as usize];
+        let waited = self.now - dropped.given_at;
+        // Who is outrun again and again must not look as quick as when it last answered.
+        let is_late = waited > slot.usual;
+        if is_late {
+            slot.usual = usual_after(slot.usual, waited);
+        }
+        // The one that was asked first took longer than most answers do.
+        let was_first = dropped.given_at < kept.given_at;
+        let finding = if is_late && was_first { Finding::Late } else { Finding::Nothing };
+        self.abandon(ticket, dropped, finding, out);
         request
     }
 
     /// The answer that counts is that of the instance that was asked second.
     pub(crate) fn prefer_if_second(&mut self, request: &Request, out: &mut Vec<Action>) {
         if let (true, Place::Out { instance, .. }) = (request.is_second, request.place) {
-            self.platforms[request.platform as usize].stats.hedges_won += 1;
             out.push(Action::Prefer { ticket: request.ticket, instance });
         }
     }

@@ -372,6 +372,83 @@ fn every_other_health_check_is_left_out_while_answers_show_the_same() {
     assert_eq!(idle.iter().filter(|action| matches!(action, Action::Probe { .. })).count(), 12);
 }
 
+#[test]
+fn several_instances_that_pass_at_once_are_one_witness_for_their_platform() {
+    let mut story = Story::of_upstreams(2);
+    while story.conductor.platforms().all(|platform| platform.breaker == "closed") {
+        let _ = story.call(Outcome::Failed, Duration::ZERO);
+    }
+    let until = story.conductor.platforms().next().and_then(|platform| platform.breaker_until).expect("it is open");
+    story.passes(until - story.now);
+    assert_eq!(story.conductor.platforms().next().map(|platform| platform.breaker), Some("half_open"));
+    let actions = story.passes(SECOND * 6);
+    assert!(has_news(&actions, |news| matches!(news, News::BreakerClosed { .. })), "two rounds close it");
+}
+
+#[test]
+fn a_platform_that_sleeps_is_not_away() {
+    let gate = Platform { sleep_after_ms: Some(bounded(1_000)), ..process("gate") };
+    let bot = Platform { behind: vec!["gate".to_owned()], ..process("bot") };
+    let reachability = vec![Reachability { name: "gate".to_owned(), check: Check::Platform("gate".to_owned()) }];
+    let config =
+        Config { platforms: vec![gate, bot], routes: vec![Route::to("bot")], reachability, ..Config::default() };
+    let mut story = Story::begin(&config);
+    assert_eq!(story.states(), ["asleep", "ready"]);
+    let bot = Instance { slot: 2, run: 1 };
+    let actions = story.happens(Event::Exited { instance: bot, exit: Exit::Code(1) });
+    assert!(actions.contains(&Action::Start { instance: Instance { run: 2, ..bot }, edition: 0 }));
+}
+
+#[test]
+fn nothing_is_replaced_for_its_breaker_before_it_is_known_that_the_network_is_there() {
+    let own = OwnBreaker { recovery: Some(Recovery::Restart), ..OwnBreaker::default() };
+    let mut config = behind_internet();
+    config.platforms[1] = Platform { breaker: own, host: Host::Process(2), ..config.platforms[1].clone() };
+    for is_away in [true, false] {
+        let mut story = Story::begin(&config);
+        story.passes(SECOND * 7);
+        story.away = if is_away { vec![0] } else { Vec::new() };
+        let mut all = Vec::new();
+        for _ in 0..12 {
+            all.extend(story.call(Outcome::Failed, SECOND).map(|(_, actions)| actions).unwrap_or_default());
+        }
+        assert!(!opened(&all).is_empty());
+        let has_restarted = all.iter().any(|action| matches!(action, Action::Start { .. }));
+        assert!(!has_restarted || !is_away, "it was restarted for the network's sake");
+    }
+}
+
+#[test]
+fn slow_calls_behind_what_is_away_open_nothing_when_it_is_back() {
+    let mut story = Story::begin(&behind_internet());
+    story.away = vec![0];
+    story.passes(SECOND * 60);
+    for _ in 0..12 {
+        let _ = story.call(Outcome::Replied, Duration::from_millis(4_500));
+    }
+    story.away.clear();
+    story.passes(SECOND * 20);
+    let (_, actions) = story.call(Outcome::Replied, Duration::from_millis(1)).expect("it is well");
+    assert_eq!(opened(&actions), []);
+}
+
+#[test]
+fn whoever_wants_not_to_be_asked_yet_is_not_though_the_other_has_its_hands_full() {
+    let route = Route { retries: bounded(3), idempotent: true, timeout_ms: bounded(30_000), ..Route::to("up") };
+    let platform = Platform { in_flight_max: Some(bounded(1)), ..upstreams(2) };
+    let mut story = Story::begin(&Config { platforms: vec![platform], routes: vec![route], ..Config::default() });
+    let (ticket, actions) = story.ask();
+    let first = given_to(&actions, ticket).expect("both are free");
+    story.happens(Event::Deferred { ticket, instance: first, outcome: Outcome::Failed, after: SECOND * 20 });
+    let (other, actions) = story.ask();
+    let busy = given_to(&actions, other).expect("one is free");
+    let early = story.passes(SECOND * 4);
+    match busy == first {
+        true => assert!(given_to(&early, ticket).is_some_and(|instance| instance != first)),
+        false => assert_eq!(given_to(&early, ticket), None, "it had asked for twenty seconds"),
+    }
+}
+
 fn behind_internet() -> Config {
     let bot = Platform { behind: vec!["internet".to_owned()], ..process("bot") };
     let feed = Platform { needs: vec!["bot".to_owned()], behind: vec!["internet".to_owned()], ..process("feed") };
@@ -453,7 +530,10 @@ fn what_has_never_been_reached_excuses_nobody() {
 
 fn hedging() -> Story {
     let route = Route { hedge: true, idempotent: true, ..Route::to("up") };
-    let mut story = Story::begin(&Config { platforms: vec![upstreams(2)], routes: vec![route], ..Config::default() });
+    // Those that are outrun all the time are cut off for that, which is another story.
+    let breaker = Breaker { slow_percent: bounded(0), ..Breaker::default() };
+    let mut story =
+        Story::begin(&Config { platforms: vec![upstreams(2)], routes: vec![route], breaker, ..Config::default() });
     for _ in 0..100 {
         story.call(Outcome::Replied, Duration::from_millis(10)).expect("both are well");
     }
@@ -487,6 +567,30 @@ fn a_second_instance_is_asked_when_the_first_takes_long_and_the_loser_is_told() 
         let late = story.happens(Event::Answered { ticket, instance: loser, outcome: Outcome::Replied });
         assert_eq!(late, [], "nobody waits for it any more");
     }
+}
+
+#[test]
+fn one_that_is_outrun_again_and_again_is_cut_off() {
+    let route = Route { hedge: true, idempotent: true, ..Route::to("up") };
+    let mut story = Story::begin(&Config { platforms: vec![upstreams(2)], routes: vec![route], ..Config::default() });
+    for _ in 0..100 {
+        story.call(Outcome::Replied, Duration::from_millis(10)).expect("both are well");
+    }
+    let mut all = Vec::new();
+    for _ in 0..400 {
+        let (ticket, actions) = story.ask();
+        let Some(first) = given_to(&actions, ticket) else { break };
+        // The second one never answers.
+        let (takes, answers) = if first.slot == 1 { (20, Instance { slot: 0, run: 1 }) } else { (10, first) };
+        all.extend(story.passes(Duration::from_millis(takes)));
+        all.extend(story.happens(Event::Answered { ticket, instance: answers, outcome: Outcome::Replied }));
+        if !opened(&all).is_empty() {
+            break;
+        }
+    }
+    let [(Some(1), Cause::SlowRate { .. } | Cause::Slower { .. })] = opened(&all)[..] else {
+        panic!("{:?}", opened(&all))
+    };
 }
 
 #[test]

@@ -6,7 +6,7 @@ use crate::breaker::Breaker;
 use crate::event::{Action, Exit, Instance, News, Signal, Verdict};
 use crate::health::{self, Health, Turn};
 use crate::lifecycle::{Input, Reason, State, Step, Then};
-use crate::stats::restart_index;
+use crate::stats::{restart_index, TrialEnd};
 use crate::swap::is_making_room;
 use crate::time::Time;
 use crate::timers::Timer;
@@ -14,7 +14,7 @@ use crate::Conductor;
 
 /// A timer that goes off this much too late was slept through by all of Demi (a suspended machine, a stopped
 /// process), and says nothing about the instance.
-const SLEPT_THROUGH: Duration = Duration::from_secs(1);
+pub(crate) const SLEPT_THROUGH: Duration = Duration::from_secs(1);
 
 /// A process that was asked to end gets TERM after this, or after half its grace: one that reads its input is gone by
 /// then, with its `shutdown` done, and one that does not ends by TERM, unless it handles that.
@@ -165,7 +165,7 @@ impl Conductor {
         entry.run += 1;
         entry.edition = edition;
         entry.health = Health::new(false);
-        (entry.accused, entry.good_at, entry.returned_at) = (None, None, None);
+        (entry.accused, entry.good_at, entry.returned_at, entry.bad_since) = (None, None, None, None);
         entry.started_at = now;
         (entry.weight, entry.trimmed_at, entry.extended_at) = (None, None, None);
         let is_again = entry.run > 1;
@@ -314,6 +314,9 @@ impl Conductor {
         self.forget_timers(instance);
         self.slots[slot].abandoned.clear();
         self.slots[slot].suspect = false;
+        if self.slots[slot].breaker.trial().is_some() {
+            self.platform_at(slot).stats.count_trial(TrialEnd::Failed);
+        }
         self.slots[slot].breaker = Breaker::default();
         self.slots[slot].accused = None;
         self.slots[slot].weight = None;
@@ -436,7 +439,7 @@ impl Conductor {
             entry.suspect = false;
         }
         let is_dead = entry.health.is_dead(settings);
-        self.judge_breaker(instance, verdict, out);
+        self.judge_breaker(instance, sent, verdict, out);
         match turn {
             Turn::None => {}
             Turn::WentDown => {

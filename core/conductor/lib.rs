@@ -71,11 +71,12 @@ pub use timers::{Timer, Timers};
 use breaker::{Breaker, Cause, Rules};
 use config::{Config, Host, Start};
 use health::Health;
+use hedging::Latency;
 use lifecycle::{Lifecycle, Reason, State, Then};
 use reach::Target;
 use requests::Request;
 use retry::Budget;
-use stats::{PlatformStats, Recent, Stats};
+use stats::{PlatformStats, Stats};
 use swap::Swap;
 
 /// Bugs that can be planted to show that the world finds them.
@@ -111,7 +112,7 @@ pub struct Conductor {
     /// What platforms depend on, by its index in `reachability`.
     targets: Vec<Target>,
     /// What answers of routes that hedge have taken lately, by the index of the route.
-    latencies: Vec<Option<Box<Recent>>>,
+    latencies: Vec<Option<Box<Latency>>>,
     /// Some instance drains, some platform is to end after others, or some reload is under way: see to it at the end of
     /// the turn.
     has_unsettled: bool,
@@ -150,6 +151,8 @@ struct Platform {
     breaker: Breaker,
     /// Its own breaker is not closed, and that was told.
     is_cut_off: bool,
+    /// When a probe last spoke for it; what was asked before that speaks no more.
+    vouched_at: Time,
     /// A comparison of its instances is due.
     is_compared: bool,
     queue: VecDeque<Ticket>,
@@ -209,6 +212,7 @@ impl Platform {
             care: Care::of(config, settings),
             breaker: Breaker::default(),
             is_cut_off: false,
+            vouched_at: Time::ZERO,
             is_compared: false,
             queue: VecDeque::new(),
             needs: Vec::new(),
@@ -241,8 +245,10 @@ struct Slot {
     breaker: Breaker,
     /// Its breaker has tripped for this and it stays in use as the last one, until a probe shows whether it is well.
     accused: Option<Cause>,
-    /// When it was last to be given requests little by little from here on.
+    /// When it last came back; its share of requests grows from then on.
     returned_at: Option<Time>,
+    /// When the first of the failed calls since its last good one ended.
+    bad_since: Option<Time>,
     in_flight: u32,
     /// Those of them whose answers are flowing already.
     flowing: u32,
@@ -545,6 +551,7 @@ impl Slot {
             breaker: Breaker::default(),
             accused: None,
             returned_at: None,
+            bad_since: None,
             in_flight: 0,
             flowing: 0,
             abandoned: Vec::new(),

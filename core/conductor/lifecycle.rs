@@ -191,8 +191,6 @@ pub enum Reason {
         /// Index in `reachability`.
         target: u32,
     },
-    /// What it depends on can be reached again.
-    Reachable,
     /// Its process tree used more memory than it may. Bytes.
     MemoryLimit {
         /// What it used.
@@ -260,7 +258,6 @@ impl std::fmt::Display for Reason {
             Reason::BreakerOpened => write!(formatter, "its breaker opened, and breaker.recovery has it replaced then"),
             Reason::NotReinitialized => write!(formatter, "it could not be initialised again when its breaker opened"),
             Reason::Unreachable { .. } => write!(formatter, "what it lies behind cannot be reached"),
-            Reason::Reachable => write!(formatter, "what it lies behind can be reached again"),
             Reason::MemoryLimit { used, max } => write!(
                 formatter,
                 "it used {:.0} MB of memory, and limits.memory_max_mb is {:.0}",

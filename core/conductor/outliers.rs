@@ -60,7 +60,7 @@ impl Conductor {
             count += 1;
             let is_in_use = entry.health.is_up() && entry.breaker.is_closed() && entry.accused.is_none();
             out += usize::from(!is_in_use);
-            let recent = entry.breaker.recent();
+            let recent = entry.breaker.recent(self.now, &self.platforms[index].care.instance_rules);
             if is_in_use && recent.calls >= settings.calls_min.count() {
                 let failure_percent = (u64::from(recent.failures) * 100 / u64::from(recent.calls)) as u32;
                 showings.push(Showing { slot, usual: entry.usual, failure_percent });

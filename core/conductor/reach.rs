@@ -11,6 +11,7 @@ use std::time::Duration;
 use crate::config::{self, Check, Config};
 use crate::event::{Action, News, Verdict};
 use crate::health::{self, Health, Turn};
+use crate::instances::SLEPT_THROUGH;
 use crate::lifecycle::{Input, Reason, State};
 use crate::shutdown::Phase;
 use crate::time::Time;
@@ -32,8 +33,6 @@ pub(crate) struct Target {
 
 /// Between two platforms that are asked how they are when what they depend on is back.
 const RETURN_STEP: Duration = Duration::from_millis(100);
-/// A look that comes back this much too late was slept through by all of Demi.
-const SLEPT_THROUGH: Duration = Duration::from_secs(1);
 
 impl Target {
     pub(crate) fn all(config: &Config) -> Vec<Target> {
@@ -87,13 +86,28 @@ impl Conductor {
         self.timers.cancel(Timer::Reach(index));
         match self.targets[index as usize].platform {
             Some(platform) => {
-                let is_there = self.platforms[platform as usize].slots().any(|slot| self.is_serving(slot));
-                self.take_look(index, if is_there { Verdict::Pass } else { Verdict::Fail }, out);
+                let verdict = self.presence(platform as usize);
+                self.take_look(index, verdict, out);
             }
             None => {
                 self.set_timer(Timer::ReachLate(index), self.now + self.settings.health.timeout_ms.millis());
                 out.push(Action::Reach { target: index });
             }
+        }
+    }
+
+    /// Whether a platform that others lie behind is there: also one that sleeps, because it wakes when it is asked.
+    fn presence(&self, platform: usize) -> Verdict {
+        let mut slots = self.platforms[platform].slots();
+        let is_there = |slot: usize| self.is_serving(slot) || self.slots[slot].life.state() == State::Asleep;
+        if slots.clone().any(is_there) {
+            return Verdict::Pass;
+        }
+        let is_coming = slots.any(|slot| self.slots[slot].life.state() == State::Starting);
+        if is_coming {
+            Verdict::Busy
+        } else {
+            Verdict::Fail
         }
     }
 
@@ -210,16 +224,21 @@ impl Conductor {
         let platform = self.slots[slot].platform as usize;
         let since = self.slots[slot].health.failing_since();
         if self.is_doubtful(platform, since) {
-            for target in self.platforms[platform].behind.clone() {
-                self.reach_due(target, out);
-            }
+            self.look_behind(platform, out);
         }
         // A look at a platform comes back at once.
         !self.is_doubtful(platform, since)
     }
 
+    /// Everything that it depends on is looked at now.
+    pub(crate) fn look_behind(&mut self, platform: usize, out: &mut Vec<Action>) {
+        for target in self.platforms[platform].behind.clone() {
+            self.reach_due(target, out);
+        }
+    }
+
     /// Whether something that it depends on has not been reached since then.
-    fn is_doubtful(&self, platform: usize, since: Option<Time>) -> bool {
+    pub(crate) fn is_doubtful(&self, platform: usize, since: Option<Time>) -> bool {
         self.platforms[platform].behind.iter().any(|target| {
             let entry = &self.targets[*target as usize];
             entry.health.was_up() && (entry.is_lost || entry.reached_at < since)

@@ -46,6 +46,8 @@ pub(crate) struct Request {
     pub(crate) second: Option<Attempt>,
     /// The present attempt is that of an instance that was asked second.
     pub(crate) is_second: bool,
+    /// A slot that had it, and until when it wants not to be asked again.
+    wish: Option<(u32, Time)>,
     /// When it was queued.
     queued_at: Time,
     /// The slot that it last failed to reach.
@@ -128,6 +130,7 @@ impl Conductor {
             headed_late: false,
             second: None,
             is_second: false,
+            wish: None,
             queued_at: self.now,
             missed: None,
         });
@@ -160,7 +163,18 @@ impl Conductor {
         if self.platforms[platform].is_isolated {
             return self.end(ticket, Answer::Refused(Refusal::Isolated, NOT_SOON), None, out);
         }
-        if let Some(slot) = self.pick(platform, avoid) {
+        let wish = self.wish_of(ticket);
+        let mut picked = self.pick(platform, avoid);
+        if let Some((slot, until)) = wish.filter(|(slot, _)| picked.is_none_or(|picked| picked as u32 == *slot)) {
+            picked = self.pick(platform, Some(slot)).filter(|picked| *picked as u32 != slot);
+            if picked.is_none() {
+                // Nobody else takes it now, and this one wants not to be asked yet.
+                self.request_mut(ticket).place = Place::Waiting { avoid: slot };
+                self.set_timer(Timer::Expire(ticket), deadline);
+                return self.set_timer(Timer::Retry(ticket), until.min(deadline));
+            }
+        }
+        if let Some(slot) = picked {
             return self.dispatch(ticket, slot, out);
         }
         if self.phase == Phase::Running && self.platform_admits(platform) {
@@ -189,7 +203,7 @@ impl Conductor {
         }
         let best = self.pick_closed(platform, avoid);
         if best.is_none() && self.panics(platform) {
-            return self.pick_cut_off(platform);
+            return self.pick_cut_off(platform, avoid);
         }
         best
     }
@@ -228,10 +242,16 @@ impl Conductor {
     }
 
     /// The best of those whose breakers are open and that are well otherwise.
-    fn pick_cut_off(&mut self, platform: usize) -> Option<usize> {
-        let slots = self.platforms[platform].slots();
-        let open = slots.filter(|slot| self.slots[*slot].breaker.is_open() && self.could_take(*slot));
-        let best = open.map(|slot| (slot, self.load(slot))).min_by(|(_, one), (_, other)| one.compare(other));
+    fn pick_cut_off(&mut self, platform: usize, avoid: Option<u32>) -> Option<usize> {
+        let (first, count) = (self.platforms[platform].first as usize, u64::from(self.platforms[platform].count));
+        // From one of them on, so that chance decides between equals.
+        let start = self.random.below(count);
+        let all = (0..count).map(|step| first + ((start + step) % count) as usize);
+        let open = all.filter(|slot| self.slots[*slot].breaker.is_open() && self.could_take(*slot));
+        let rank = |slot: usize| (avoid == Some(slot as u32), self.load(slot));
+        let best = open
+            .map(|slot| (slot, rank(slot)))
+            .min_by(|(_, one), (_, other)| one.0.cmp(&other.0).then(one.1.compare(&other.1)));
         self.platforms[platform].stats.panics += u64::from(best.is_some());
         best.map(|(slot, _)| slot)
     }
@@ -460,6 +480,9 @@ impl Conductor {
                 self.end(ticket, Answer::Relayed, Some(outcome), out);
             }
             Outcome::Failed | Outcome::Broken | Outcome::Unsent | Outcome::Busy => {
+                if let Some(after) = after {
+                    self.request_mut(ticket).wish = Some((instance.slot, self.now + after));
+                }
                 if !self.goes_on_elsewhere(ticket, instance) {
                     self.attempt_failed(request, instance, Failure::Ended(outcome), after, out);
                 }
@@ -542,8 +565,10 @@ impl Conductor {
         let request = self.note_failure(request, instance, outcome);
         let wait = match self.retry_decision(request, instance, failure, after) {
             Decision::AtOnce { otherwise } => match self.pick_other(request.platform as usize, instance.slot) {
-                Some(other) => return self.dispatch(request.ticket, other, out),
-                None => otherwise,
+                Some(other) if self.wish_of(request.ticket).is_none_or(|(slot, _)| slot as usize != other) => {
+                    return self.dispatch(request.ticket, other, out)
+                }
+                Some(_) | None => otherwise,
             },
             Decision::After(wait) => wait,
             Decision::GiveUp => return self.end_failed(request, answer, outcome, out),
@@ -556,6 +581,11 @@ impl Conductor {
         self.set_timer(Timer::Retry(request.ticket), self.now + wait);
     }
 
+    /// Which slot wants not to be asked again yet, and until when.
+    fn wish_of(&self, ticket: Ticket) -> Option<(u32, Time)> {
+        self.request(ticket)?.wish.filter(|(_, until)| *until > self.now)
+    }
+
     /// It failed for good: if the answer says so, it is that of the instance that was asked last.
     fn end_failed(&mut self, request: Request, answer: Answer, outcome: Option<Outcome>, out: &mut Vec<Action>) {
         self.prefer_if_second(&request, out);
@@ -565,7 +595,8 @@ impl Conductor {
     fn note_failure(&mut self, request: Request, instance: Instance, outcome: Option<Outcome>) -> Request {
         let entry = self.request_mut(request.ticket);
         if outcome == Some(Outcome::Unsent) {
-            entry.attempts -= 1;
+            // A second instance was no attempt of its own.
+            entry.attempts -= u32::from(!entry.is_second);
             entry.misses += 1;
             entry.missed = Some(instance.slot);
         }
@@ -612,8 +643,12 @@ impl Conductor {
             Place::Out { instance, .. } => {
                 for attempt in request.attempts_made() {
                     self.platforms[platform].stats.timeouts += 1;
-                    self.slots[attempt.instance.slot as usize].suspect = true;
-                    self.abandon(ticket, attempt, Finding::Bad(Mode::Timeout), out);
+                    let slot = &mut self.slots[attempt.instance.slot as usize];
+                    // One that had less time than its answers usually take is not to blame.
+                    let had_time = self.now - attempt.given_at >= slot.usual;
+                    slot.suspect |= had_time;
+                    let finding = if had_time { Finding::Bad(Mode::Timeout) } else { Finding::Nothing };
+                    self.abandon(ticket, attempt, finding, out);
                 }
                 let entry = self.request_mut(ticket);
                 entry.second = None;

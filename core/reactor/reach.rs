@@ -60,10 +60,13 @@ impl Lookouts {
     /// If there is no thread to be had.
     pub(crate) fn look(&mut self, target: u32, postbox: &Postbox) -> io::Result<()> {
         let Some(lookout) = self.0.get_mut(target as usize) else { return Ok(()) };
-        lookout.asked += 1;
+        let next = lookout.asked + 1;
         if let Some(orders) = &lookout.orders {
-            match orders.try_send(lookout.asked) {
-                Ok(()) => return Ok(()),
+            match orders.try_send(next) {
+                Ok(()) => {
+                    lookout.asked = next;
+                    return Ok(());
+                }
                 Err(TrySendError::Full(_)) => {
                     log::debug!("{} (reachability): the last look is not over", lookout.name);
                     return Ok(());
@@ -74,7 +77,8 @@ impl Lookouts {
         let (orders, inbox) = bounded(1);
         lookout.spawn(target, inbox, postbox.clone())?;
         // It is empty, and its thread waits for it.
-        let _ = orders.try_send(lookout.asked);
+        let _ = orders.try_send(next);
+        lookout.asked = next;
         lookout.orders = Some(orders);
         Ok(())
     }

@@ -38,6 +38,10 @@ struct Record {
     /// With whom, and with whom else.
     out: Option<Instance>,
     second: Option<Instance>,
+    /// This slot wants not to be asked again before this.
+    deferred: Option<(u32, Time)>,
+    /// Whoever has it was asked second.
+    is_second: bool,
     /// When it was given to the first of them.
     since: Time,
     headed: bool,
@@ -62,6 +66,7 @@ impl Record {
             self.second = None;
         } else if self.out == Some(instance) {
             self.out = self.second.take();
+            self.is_second = self.out.is_some();
         }
     }
 
@@ -312,6 +317,8 @@ impl Ledger {
                     deadline: now + timeout,
                     out: None,
                     second: None,
+                    is_second: false,
+                    deferred: None,
                     since: now,
                     headed: false,
                     gone: false,
@@ -336,6 +343,9 @@ impl Ledger {
                 turn.headed = self.is_awaited(ticket, instance).then_some(ticket);
             }
             Event::Answered { ticket, instance, outcome } | Event::Deferred { ticket, instance, outcome, .. } => {
+                if let (Event::Deferred { after, .. }, true) = (*event, self.is_awaited(ticket, instance)) {
+                    self.record_mut(ticket, "an answer").deferred = Some((instance.slot, now + after));
+                }
                 self.note_answer(ticket, instance, outcome, actions, &mut turn)
             }
             Event::Gone { ticket } => {
@@ -422,13 +432,13 @@ impl Ledger {
         turn.hedged = hedge.map(|_| ticket);
         let record = self.record_mut(ticket, "an answer");
         record.second = record.second.or(hedge);
-        let is_last = record.second.is_none();
+        let (is_last, was_second) = (record.second.is_none(), record.is_second);
         record.take_from(instance);
         match outcome {
             // Of two, one that did not arrive changes nothing for the other.
             Outcome::Unsent if !is_last => record.acted_on = true,
             Outcome::Unsent => {
-                record.attempts -= 1;
+                record.attempts -= u32::from(!was_second);
                 record.misses += 1;
                 turn.missed_again = record.missed == Some(instance.slot);
                 record.missed = Some(instance.slot);
@@ -546,6 +556,9 @@ impl Ledger {
         assert!(record.idempotent || !record.acted_on, "{ticket:?} may have been done and was tried again");
         assert!(record.attempts < promise.attempts_max + u32::from(is_second), "{ticket:?} was tried too often");
         assert!(record.deadline > now, "{ticket:?} was dispatched after its time");
+        let is_early = record.deferred.is_some_and(|(slot, until)| slot == instance.slot && until > now);
+        assert!(!is_early, "{ticket:?} was given to {instance:?} before the time that it had asked for");
+        record.deferred = None;
         let is_retry = record.attempts + record.misses > 0 && !is_second;
         if is_noted {
             // With the answer that came in the same turn.
@@ -553,6 +566,7 @@ impl Ledger {
             record.second = Some(instance);
         } else {
             record.attempts += 1;
+            record.is_second = false;
             (record.out, record.since) = (Some(instance), now);
         }
         let deadline = record.deadline;

@@ -121,13 +121,14 @@ fn what_is_older_than_the_window_is_forgotten_a_tenth_at_a_time() {
         bench.now = Time::from_millis(second * 3_000);
         assert_eq!(bench.call(if second % 2 == 0 && second > 0 { BAD } else { Finding::Good }), None);
     }
-    assert_eq!(bench.breaker.recent(), Tally { calls: 10, failures: 4, slow: 0 });
+    assert_eq!(bench.breaker.recent(bench.now, &bench.rules), Tally { calls: 10, failures: 4, slow: 0 });
     bench.now = Time::from_millis(30_000);
     assert_eq!(bench.call(Finding::Good), None);
-    assert_eq!(bench.breaker.recent().calls, 10, "the first tenth is gone");
+    assert_eq!(bench.breaker.recent(bench.now, &bench.rules).calls, 10, "the first tenth is gone");
     bench.now = Time::from_millis(300_000);
+    assert_eq!(bench.breaker.recent(bench.now, &bench.rules), Tally::default(), "though nobody has called since");
     assert_eq!(bench.call(Finding::Good), None);
-    assert_eq!(bench.breaker.recent(), Tally { calls: 1, failures: 0, slow: 0 });
+    assert_eq!(bench.breaker.recent(bench.now, &bench.rules), Tally { calls: 1, failures: 0, slow: 0 });
 }
 
 #[test]
@@ -346,7 +347,7 @@ impl Naive {
                     self.state = NaiveState::Trying { needs_probe: true, passes, by: None };
                     true
                 }
-                Finding::Nothing => {
+                Finding::Late | Finding::Nothing => {
                     self.state = NaiveState::Trying { needs_probe: false, passes, by: None };
                     false
                 }
@@ -355,16 +356,17 @@ impl Naive {
     }
 
     fn end_closed(&mut self, now: Time, finding: Finding, is_slow: bool) -> bool {
-        let is_bad = match finding {
+        let (is_bad, is_slow) = match finding {
             Finding::Nothing => return false,
+            Finding::Late => (false, true),
             Finding::Good => {
                 self.row.clear();
                 self.opened = 0;
-                false
+                (false, is_slow)
             }
             Finding::Bad(mode) => {
                 self.row.push(mode);
-                true
+                (true, is_slow)
             }
         };
         let tenth = self.settings.window_ms.value() * 100_000;
@@ -457,6 +459,7 @@ fn over_random_traces_it_does_what_a_plain_one_does_that_counts_everything_anew(
             bench.now = bench.now + random.span_below(most);
             let finding = |random: &mut Random| match random.below(12) {
                 0 => Finding::Nothing,
+                1 => Finding::Late,
                 _ if random.chance(bad) => {
                     Finding::Bad([Mode::Timeout, Mode::Transport, Mode::Application][random.below(3) as usize])
                 }

@@ -328,12 +328,12 @@ impl Upstreams {
                     break (head.len, head.framing);
                 }
                 Ok(Some(head)) => {
-                    log::debug!("a health check of {} was answered with {}", connection.address, head.status);
-                    return self.probed(place, Verdict::Fail, kit);
+                    let why = format!("it was answered with status {}", head.status);
+                    return self.failed_probe(place, why, kit);
                 }
                 Err(malformed) => {
-                    log::debug!("an upstream sent a malformed answer: {}", malformed.why);
-                    return self.probed(place, Verdict::Fail, kit);
+                    let why = format!("its answer is malformed: {}", malformed.why);
+                    return self.failed_probe(place, why, kit);
                 }
             }
         };
@@ -362,10 +362,17 @@ impl Upstreams {
                 connection.progress = Progress::Flowing(body);
             }
             Ok(_) | Err(_) => {
-                log::debug!("the answer to a health check of {} does not say {sought:?}", connection.address);
-                self.probed(place, Verdict::Fail, kit);
+                let why = format!("its answer does not say {sought:?}");
+                self.failed_probe(place, why, kit);
             }
         }
+    }
+
+    fn failed_probe(&mut self, place: usize, why: String, kit: &mut Kit) {
+        let connection = &self.connections[place];
+        log::debug!("a health check of {} failed: {why}", connection.address);
+        kit.complaints.push_back((connection.instance, why));
+        self.probed(place, Verdict::Fail, kit);
     }
 
     fn probed(&mut self, place: usize, verdict: Verdict, kit: &mut Kit) {
@@ -515,7 +522,10 @@ impl Upstreams {
         let instance = connection.instance;
         match connection.purpose {
             Purpose::Idle => {}
-            Purpose::Probe => kit.events.push_back(Event::Probed { instance, verdict: Verdict::Fail }),
+            Purpose::Probe => {
+                let why = if connection.is_connected { "its connection broke" } else { "nobody takes its connection" };
+                return self.failed_probe(place, why.to_owned(), kit);
+            }
             Purpose::Call(errand) => {
                 kit.events.push_back(Event::Answered { ticket: errand.ticket, instance, outcome });
             }

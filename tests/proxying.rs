@@ -712,6 +712,38 @@ fn a_service_that_fails_and_says_when_to_ask_again_is_asked_again_only_what_may_
 }
 
 #[test]
+fn a_failure_whose_body_comes_later_than_its_head_is_tried_again_as_well() {
+    let upstream = Upstream::start(|peer| {
+        let mut asked = 0;
+        while peer.request().is_some() {
+            asked += 1;
+            match asked % 3 {
+                0 => peer.send(HELLO),
+                // One that says how long it is, and one that does not.
+                1 => {
+                    peer.send("HTTP/1.1 503 x\r\nContent-Length: 4\r\n\r\n");
+                    std::thread::yield_now();
+                    peer.send("down");
+                }
+                _ => {
+                    peer.send("HTTP/1.1 500 x\r\nTransfer-Encoding: chunked\r\n\r\n");
+                    std::thread::yield_now();
+                    peer.send("4\r\ndown\r\n0\r\n\r\n");
+                }
+            }
+        }
+    });
+    let route = "retries: 2, idempotent: true";
+    let demi = Demi::start(&format!("retry: (base_ms: 1, max_ms: 1), {}", sections(&[upstream.address], "", route)));
+    demi.wait_ready();
+    for asked in 1..=3 {
+        let answer = demi.get("/up/x");
+        assert_eq!((answer.status, answer.body.as_str()), (200, "hello"), "{answer:?}");
+        assert_eq!(upstream.asked(), 3 * asked);
+    }
+}
+
+#[test]
 fn what_a_service_says_of_when_to_ask_again_reaches_the_caller_and_opens_no_breaker() {
     let upstream = Upstream::answering(NOT_NOW);
     let demi = Demi::start(&format!(

@@ -784,7 +784,7 @@ impl Config {
 
     /// What a platform has of its own, together with what holds for all.
     fn check_own(&self, at: &str, platform: &Platform, found: &mut Mistakes) {
-        if platform.breaker != OwnBreaker::default() {
+        if platform.breaker.open_ms.is_some() || platform.breaker.open_max_ms.is_some() {
             platform.breaker.over(&self.breaker).check(&format!("{at}.breaker"), found);
         }
         let recovery = platform.breaker.recovery.unwrap_or_default();
@@ -862,11 +862,15 @@ impl Config {
                 found.add(format!("{at}.name"), format!("{:?} is named twice", entry.name), "rename one of them");
             }
             match &entry.check {
-                Check::Tcp(address) if address.parse::<std::net::SocketAddr>().is_err() => found.add(
-                    format!("{at}.check"),
-                    format!("{address:?} is not an IP address with a port"),
-                    "write it as Tcp(\"192.168.1.1:53\")",
-                ),
+                Check::Tcp(address)
+                    if !address.parse::<std::net::SocketAddr>().is_ok_and(|address| address.port() > 0) =>
+                {
+                    found.add(
+                        format!("{at}.check"),
+                        format!("{address:?} is not an IP address with a port"),
+                        "write it as Tcp(\"192.168.1.1:53\")",
+                    )
+                }
                 Check::Dns(name) if !is_host(name) => found.add(
                     format!("{at}.check"),
                     format!("{name:?} is not a host name"),
@@ -1097,7 +1101,7 @@ impl Platform {
             if given && self.health_path.is_none() {
                 found.add(
                     format!("{at}.{name}"),
-                    "means nothing without health_path: a TCP connection has neither".to_owned(),
+                    format!("{name} means nothing without health_path: a TCP connection has neither"),
                     "add health_path, as in \"/healthz\"",
                 );
             }
@@ -1108,7 +1112,7 @@ impl Platform {
             } else if method == "HEAD" && self.health_body.is_some() {
                 found.add(
                     format!("{at}.health_body"),
-                    "is looked for in vain: the answer to HEAD has no body".to_owned(),
+                    "health_body is looked for in vain: the answer to HEAD has no body".to_owned(),
                     "remove it, or choose another health_method",
                 );
             }

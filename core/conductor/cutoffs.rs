@@ -5,7 +5,7 @@
 //! If most instances of a platform are cut off and the rest have their hands full, requests go to those all the same.
 
 use crate::breaker::{Cause, Finding};
-use crate::config::Recovery;
+use crate::config::{Host, Recovery};
 use crate::event::{Action, Instance, News, Ticket, Verdict};
 use crate::lifecycle::{Input, Reason, Then};
 use crate::stats::TrialEnd;
@@ -126,6 +126,12 @@ impl Conductor {
         self.tell(slot, News::BreakerOpened { cause, until }, out);
         self.timers.cancel(Timer::TrialLate(instance));
         self.set_timer(Timer::HalfOpen(instance), until);
+        self.recover(slot, recovery, host, out);
+    }
+
+    /// What else is done about an instance that is cut off.
+    fn recover(&mut self, slot: usize, recovery: Recovery, host: Host, out: &mut Vec<Action>) {
+        let instance = self.instance(slot);
         if !self.slots[slot].life.is_ready() || self.slots[slot].is_candidate {
             return;
         }
@@ -193,8 +199,9 @@ impl Conductor {
         // One instance that is well is enough for its platform to be tried. Those that are asked at the same time are one
         // witness, however many they are.
         let platform = &mut self.platforms[index];
-        if finding == Finding::Good && sent > platform.vouched_at {
+        if matches!(finding, Finding::Good | Finding::Nothing) && sent > platform.vouched_at {
             platform.vouched_at = self.now;
+            // One that is busy shows that somebody is there: then a request is the first trial.
             let _ = platform.breaker.probed(finding);
             self.platform_may_have_closed(index, out);
         }
@@ -208,7 +215,13 @@ impl Conductor {
             "{}: it stays in use, as the last one that passes its health checks, though {cause}",
             self.title(slot)
         );
-        self.tell(slot, News::Acquitted { cause }, out);
+        let window = self.platform_at(slot).care.breaker.window_ms.millis();
+        let told = &mut self.slots[slot].acquitted_at;
+        // Under load it may be so again and again.
+        if told.is_none_or(|told| self.now - told >= window) {
+            *told = Some(self.now);
+            self.tell(slot, News::Acquitted { cause }, out);
+        }
     }
 
     pub(crate) fn half_open_due(&mut self, instance: Instance, out: &mut Vec<Action>) {
@@ -255,6 +268,12 @@ impl Conductor {
         self.tell_platform(index, News::BreakerOpened { cause, until }, out);
         self.timers.cancel(Timer::PlatformTrialLate(index as u32));
         self.set_timer(Timer::PlatformHalfOpen(index as u32), until);
+        let platform = &self.platforms[index];
+        let (recovery, host) = (platform.care.breaker.recovery, platform.host);
+        // Nobody serves now, so all may go at once.
+        for slot in platform.slots() {
+            self.recover(slot, recovery, host, out);
+        }
     }
 
     fn platform_may_have_closed(&mut self, index: usize, out: &mut Vec<Action>) {

@@ -55,6 +55,10 @@ pub struct Health {
     failures: u32,
     /// When the first of the failures in a row was asked for.
     failing_since: Option<Time>,
+    /// When it last went out or came back.
+    turned_at: Option<Time>,
+    /// The last verdict was that it is not ready.
+    is_unready: bool,
     /// The last probe was left out because of an answer.
     is_spared: bool,
 }
@@ -72,6 +76,8 @@ impl Health {
             was_up: proven,
             failures: 0,
             failing_since: None,
+            turned_at: None,
+            is_unready: false,
             is_spared: false,
         }
     }
@@ -120,6 +126,17 @@ impl Health {
                 self.failures = self.failures.saturating_add(1);
                 self.failing_since = self.failing_since.or(Some(sent));
             }
+        }
+        let turn = self.turn(verdict, settings);
+        if turn != Turn::None {
+            self.turned_at = Some(now);
+        }
+        turn
+    }
+
+    fn turn(&mut self, verdict: Verdict, settings: &config::Health) -> Turn {
+        if verdict != Verdict::Busy {
+            self.is_unready = verdict == Verdict::Unready;
         }
         match (self.standing, verdict) {
             (_, Verdict::Busy) => Turn::None,
@@ -187,6 +204,16 @@ impl Health {
     /// When the first of the failures in a row was asked for, if the last probe did not pass.
     pub fn failing_since(&self) -> Option<Time> {
         self.failing_since
+    }
+
+    /// When it last went out or came back.
+    pub fn turned_at(&self) -> Option<Time> {
+        self.turned_at
+    }
+
+    /// Whether it said last that it is alive and wants no requests.
+    pub fn is_unready(&self) -> bool {
+        self.is_unready
     }
 
     /// Whether it has been up since it was first looked at.

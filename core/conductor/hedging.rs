@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::balance::usual_after;
 use crate::breaker::Finding;
-use crate::event::{Action, Instance, Ticket};
+use crate::event::{Action, Instance, Outcome, Ticket};
 use crate::requests::{Attempt, Place, Request};
 use crate::router::RouteId;
 use crate::stats::Recent;
@@ -122,13 +122,24 @@ impl Conductor {
     }
 
     /// One of the two that have the request has failed: what counts is what the other will say. Whether there is another.
-    pub(crate) fn goes_on_elsewhere(&mut self, ticket: Ticket, failed: Instance) -> bool {
+    pub(crate) fn goes_on_elsewhere(&mut self, ticket: Ticket, failed: Instance, outcome: Outcome) -> bool {
         let entry = self.request_mut(ticket);
         let Some(second) = entry.second.take() else { return false };
         if second.instance != failed {
             entry.keep(second, true);
+            entry.first_ended = Some(outcome);
         }
         true
+    }
+
+    /// What the failure of a request with all its instances comes to: if the second one did nothing, it is that of the
+    /// first one, whose answer is what counts.
+    pub(crate) fn last_failure(&mut self, request: Request, outcome: Outcome) -> (Request, Outcome) {
+        let did_nothing = request.is_second && matches!(outcome, Outcome::Unsent | Outcome::Busy);
+        let Some(first) = request.first_ended.filter(|_| did_nothing) else { return (request, outcome) };
+        let entry = self.request_mut(request.ticket);
+        entry.is_second = false;
+        (*entry, first)
     }
 }
 

@@ -19,6 +19,8 @@ struct Story {
     /// Slots whose probes fail, and those that say that they are not ready.
     ill: Vec<u32>,
     unready: Vec<u32>,
+    /// Every probe finds every hand full.
+    busy: bool,
     /// Targets that cannot be reached.
     away: Vec<u32>,
 }
@@ -37,7 +39,7 @@ impl Story {
         let conductor = Conductor::new(config, 1);
         let nobody = Vec::new;
         let (ill, unready, away) = (nobody(), nobody(), nobody());
-        let mut story = Story { conductor, now: Time::ZERO, tickets: 0, ill, unready, away };
+        let mut story = Story { conductor, now: Time::ZERO, tickets: 0, ill, unready, busy: false, away };
         story.happens(Event::Began);
         story.passes(SECOND * 30);
         story
@@ -61,6 +63,7 @@ impl Story {
         let mut more = Vec::new();
         for action in actions {
             let event = match action {
+                Action::Probe { instance } if self.busy => Event::Probed { instance, verdict: Verdict::Busy },
                 Action::Probe { instance } if self.ill.contains(&instance.slot) => {
                     Event::Probed { instance, verdict: Verdict::Fail }
                 }
@@ -383,6 +386,44 @@ fn several_instances_that_pass_at_once_are_one_witness_for_their_platform() {
     assert_eq!(story.conductor.platforms().next().map(|platform| platform.breaker), Some("half_open"));
     let actions = story.passes(SECOND * 6);
     assert!(has_news(&actions, |news| matches!(news, News::BreakerClosed { .. })), "two rounds close it");
+}
+
+#[test]
+fn a_platform_whose_instance_says_that_it_is_busy_is_tried_by_a_request() {
+    let mut story = Story::of_upstreams(1);
+    while story.call(Outcome::Failed, Duration::ZERO).is_ok() {}
+    story.busy = true;
+    story.passes(SECOND * 40);
+    story.call(Outcome::Replied, Duration::ZERO).expect("whoever is busy is there");
+    assert_eq!(story.conductor.platforms().next().map(|platform| platform.breaker), Some("closed"));
+}
+
+#[test]
+fn the_only_instance_is_replaced_when_its_platform_is_cut_off_if_that_is_wanted() {
+    let own = OwnBreaker { recovery: Some(Recovery::Restart), ..OwnBreaker::default() };
+    let platform = Platform { breaker: own, ..process("up") };
+    let config = Config { platforms: vec![platform], routes: vec![Route::to("up")], ..Config::default() };
+    let mut story = Story::begin(&config);
+    let mut all = Vec::new();
+    while let Ok((_, actions)) = story.call(Outcome::Failed, Duration::ZERO) {
+        all.extend(actions);
+    }
+    let again = Action::Start { instance: Instance { slot: 0, run: 2 }, edition: 0 };
+    assert_eq!(all.iter().filter(|action| **action == again).count(), 1);
+}
+
+#[test]
+fn two_that_both_want_not_to_be_asked_yet_are_not() {
+    let route = Route { retries: bounded(5), idempotent: true, timeout_ms: bounded(30_000), ..Route::to("up") };
+    let mut story = Story::begin(&Config { platforms: vec![upstreams(2)], routes: vec![route], ..Config::default() });
+    let (ticket, mut actions) = story.ask();
+    for _ in 0..2 {
+        let instance = given_to(&actions, ticket).expect("one of the two has not said so yet");
+        story.happens(Event::Deferred { ticket, instance, outcome: Outcome::Failed, after: SECOND * 3 });
+        actions = story.passes(SECOND * 2);
+    }
+    assert_eq!(given_to(&actions, ticket), None);
+    assert!(given_to(&story.passes(SECOND), ticket).is_some());
 }
 
 #[test]

@@ -165,7 +165,8 @@ impl Conductor {
         entry.run += 1;
         entry.edition = edition;
         entry.health = Health::new(false);
-        (entry.accused, entry.good_at, entry.returned_at, entry.bad_since) = (None, None, None, None);
+        (entry.accused, entry.good_at, entry.returned_at) = (None, None, None);
+        (entry.bad_since, entry.deferred_until, entry.acquitted_at) = (None, None, None);
         entry.started_at = now;
         (entry.weight, entry.trimmed_at, entry.extended_at) = (None, None, None);
         let is_again = entry.run > 1;

@@ -249,6 +249,10 @@ struct Slot {
     returned_at: Option<Time>,
     /// When the first of the failed calls since its last good one ended.
     bad_since: Option<Time>,
+    /// Until when it wants not to be asked again what it could not do.
+    deferred_until: Option<Time>,
+    /// When it was last told that it stays in use though its breaker has tripped.
+    acquitted_at: Option<Time>,
     in_flight: u32,
     /// Those of them whose answers are flowing already.
     flowing: u32,
@@ -431,7 +435,7 @@ impl Conductor {
 
     fn fire(&mut self, at: Time, timer: Timer, out: &mut Vec<Action>) {
         match timer {
-            Timer::Expire(ticket) => self.expired(ticket, out),
+            Timer::Expire(ticket) => self.expired(at, ticket, out),
             Timer::Retry(ticket) => self.retry_due(ticket, out),
             Timer::Probe(instance) => self.probe_in_turn(instance, out),
             Timer::ProbeLate(instance) => self.probe_late(at, instance, out),
@@ -552,6 +556,8 @@ impl Slot {
             accused: None,
             returned_at: None,
             bad_since: None,
+            deferred_until: None,
+            acquitted_at: None,
             in_flight: 0,
             flowing: 0,
             abandoned: Vec::new(),

@@ -164,7 +164,8 @@ impl Conductor {
     }
 
     fn restart_ordered(&mut self, platform: usize, out: &mut Vec<Action>) {
-        if !self.is_awake(platform) {
+        // What only waits has nothing to be ended first.
+        if !self.slots[self.platforms[platform].slots()].iter().any(|slot| slot.life.is_alive()) {
             return self.want(platform, Reason::ByHand, out);
         }
         // What was to stay down comes back with the rest.

@@ -17,6 +17,7 @@ use crate::breaker::{Finding, Mode, TRIAL_RETRY_AFTER};
 use crate::config::Host;
 use crate::dead_letter;
 use crate::event::{Action, Answer, Instance, Outcome, Refusal, Ticket};
+use crate::instances::SLEPT_THROUGH;
 use crate::lifecycle::{Reason, State, Then};
 use crate::retry::{Decision, Failure, History};
 use crate::router::RouteId;
@@ -46,8 +47,8 @@ pub(crate) struct Request {
     pub(crate) second: Option<Attempt>,
     /// The present attempt is that of an instance that was asked second.
     pub(crate) is_second: bool,
-    /// A slot that had it, and until when it wants not to be asked again.
-    wish: Option<(u32, Time)>,
+    /// How the attempt of the first instance ended, if the second one's is still made.
+    pub(crate) first_ended: Option<Outcome>,
     /// When it was queued.
     queued_at: Time,
     /// The slot that it last failed to reach.
@@ -130,7 +131,7 @@ impl Conductor {
             headed_late: false,
             second: None,
             is_second: false,
-            wish: None,
+            first_ended: None,
             queued_at: self.now,
             missed: None,
         });
@@ -163,16 +164,15 @@ impl Conductor {
         if self.platforms[platform].is_isolated {
             return self.end(ticket, Answer::Refused(Refusal::Isolated, NOT_SOON), None, out);
         }
-        let wish = self.wish_of(ticket);
-        let mut picked = self.pick(platform, avoid);
-        if let Some((slot, until)) = wish.filter(|(slot, _)| picked.is_none_or(|picked| picked as u32 == *slot)) {
-            picked = self.pick(platform, Some(slot)).filter(|picked| *picked as u32 != slot);
-            if picked.is_none() {
-                // Nobody else takes it now, and this one wants not to be asked yet.
-                self.request_mut(ticket).place = Place::Waiting { avoid: slot };
-                self.set_timer(Timer::Expire(ticket), deadline);
-                return self.set_timer(Timer::Retry(ticket), until.min(deadline));
-            }
+        let picked = match avoid {
+            Some(avoid) => self.pick_again(platform, avoid),
+            None => self.pick(platform, None),
+        };
+        if let (Some(avoid), None, Some(until)) = (avoid, picked, self.deferred_until(platform)) {
+            // Nobody else takes it now, and those who would want not to be asked yet.
+            self.request_mut(ticket).place = Place::Waiting { avoid };
+            self.set_timer(Timer::Expire(ticket), deadline);
+            return self.set_timer(Timer::Retry(ticket), until.min(deadline));
         }
         if let Some(slot) = picked {
             return self.dispatch(ticket, slot, out);
@@ -270,13 +270,39 @@ impl Conductor {
         !self.random.chance(permille.max(SLOW_START_PERMILLE_MIN))
     }
 
-    /// The best instance but this one.
+    /// The best instance but this one, of those that do not want to be left alone for now.
     pub(crate) fn pick_other(&self, platform: usize, than: u32) -> Option<usize> {
         let platform = &self.platforms[platform];
         if !platform.breaker.admits() {
             return None;
         }
-        self.best_of(platform.slots(), Some(than)).map(|(slot, _)| slot)
+        self.best_of(platform.slots().filter(|slot| !self.is_deferred(*slot)), Some(than)).map(|(slot, _)| slot)
+    }
+
+    /// The instance that a request is given to once more: another than the one that had it last, if that can be.
+    fn pick_again(&mut self, platform: usize, avoid: u32) -> Option<usize> {
+        if !self.platform_admits(platform) {
+            return None;
+        }
+        let own = avoid as usize;
+        let other = self.pick_other(platform, avoid);
+        let best = other.or_else(|| (self.takes_requests(own) && !self.is_deferred(own)).then_some(own));
+        if best.is_some() || !self.panics(platform) {
+            return best;
+        }
+        self.pick_cut_off(platform, Some(avoid)).filter(|slot| !self.is_deferred(*slot))
+    }
+
+    /// Whether it said when to come back, and that is not yet.
+    fn is_deferred(&self, slot: usize) -> bool {
+        self.slots[slot].deferred_until.is_some_and(|until| until > self.now)
+    }
+
+    /// When the first of those that are there, and want not to be asked yet, may be.
+    fn deferred_until(&self, platform: usize) -> Option<Time> {
+        let is_there = |slot: &usize| self.is_deferred(*slot) && self.slots[*slot].life.is_ready();
+        let slots = self.platforms[platform].slots().filter(is_there);
+        slots.filter_map(|slot| self.slots[slot].deferred_until).min()
     }
 
     fn best_of(&self, slots: impl Iterator<Item = usize>, avoid: Option<u32>) -> Option<(usize, Load)> {
@@ -370,7 +396,8 @@ impl Conductor {
         let request = self.request_mut(ticket);
         request.place = Place::Out { instance, headed: false };
         request.attempts += 1;
-        (request.given_at, request.slow_at, request.is_second) = (given_at, slow_at, false);
+        (request.given_at, request.slow_at) = (given_at, slow_at);
+        (request.is_second, request.first_ended) = (false, None);
         if attempts == 0 {
             if idempotent {
                 self.hedge_later(ticket, route, attempt_end);
@@ -481,9 +508,11 @@ impl Conductor {
             }
             Outcome::Failed | Outcome::Broken | Outcome::Unsent | Outcome::Busy => {
                 if let Some(after) = after {
-                    self.request_mut(ticket).wish = Some((instance.slot, self.now + after));
+                    // Whoever said so before still means it.
+                    self.slots[slot].deferred_until = self.slots[slot].deferred_until.max(Some(self.now + after));
                 }
-                if !self.goes_on_elsewhere(ticket, instance) {
+                if !self.goes_on_elsewhere(ticket, instance, outcome) {
+                    let (request, outcome) = self.last_failure(request, outcome);
                     self.attempt_failed(request, instance, Failure::Ended(outcome), after, out);
                 }
             }
@@ -565,10 +594,8 @@ impl Conductor {
         let request = self.note_failure(request, instance, outcome);
         let wait = match self.retry_decision(request, instance, failure, after) {
             Decision::AtOnce { otherwise } => match self.pick_other(request.platform as usize, instance.slot) {
-                Some(other) if self.wish_of(request.ticket).is_none_or(|(slot, _)| slot as usize != other) => {
-                    return self.dispatch(request.ticket, other, out)
-                }
-                Some(_) | None => otherwise,
+                Some(other) => return self.dispatch(request.ticket, other, out),
+                None => otherwise,
             },
             Decision::After(wait) => wait,
             Decision::GiveUp => return self.end_failed(request, answer, outcome, out),
@@ -579,11 +606,6 @@ impl Conductor {
         self.request_mut(request.ticket).place = Place::Waiting { avoid: instance.slot };
         self.set_timer(Timer::Expire(request.ticket), request.deadline);
         self.set_timer(Timer::Retry(request.ticket), self.now + wait);
-    }
-
-    /// Which slot wants not to be asked again yet, and until when.
-    fn wish_of(&self, ticket: Ticket) -> Option<(u32, Time)> {
-        self.request(ticket)?.wish.filter(|(_, until)| *until > self.now)
     }
 
     /// It failed for good: if the answer says so, it is that of the instance that was asked last.
@@ -635,17 +657,18 @@ impl Conductor {
         }
     }
 
-    pub(crate) fn expired(&mut self, ticket: Ticket, out: &mut Vec<Action>) {
+    pub(crate) fn expired(&mut self, at: Time, ticket: Ticket, out: &mut Vec<Action>) {
         let Some(request) = self.request(ticket) else { return };
         let platform = request.platform as usize;
         match request.place {
             Place::Queued | Place::Waiting { .. } => self.end_waiting(ticket, out),
             Place::Out { instance, .. } => {
+                let is_slept_through = self.now - at > SLEPT_THROUGH;
                 for attempt in request.attempts_made() {
                     self.platforms[platform].stats.timeouts += 1;
                     let slot = &mut self.slots[attempt.instance.slot as usize];
                     // One that had less time than its answers usually take is not to blame.
-                    let had_time = self.now - attempt.given_at >= slot.usual;
+                    let had_time = at - attempt.given_at >= slot.usual && !is_slept_through;
                     slot.suspect |= had_time;
                     let finding = if had_time { Finding::Bad(Mode::Timeout) } else { Finding::Nothing };
                     self.abandon(ticket, attempt, finding, out);

@@ -206,6 +206,7 @@ impl Conductor {
             true if entry.health.is_down() => {
                 let platform = &self.platforms[entry.platform as usize];
                 match self.unreachable(platform)[..] {
+                    [] if entry.health.is_unready() => ("down", "it says that it is not ready".to_owned()),
                     [] => ("down", "its health checks failed".to_owned()),
                     [..] => ("down", format!("its health checks failed, and {}", self.away(platform))),
                 }
@@ -244,7 +245,7 @@ impl Conductor {
             slot: instance.slot,
             state,
             is_serving: self.is_serving(slot),
-            since,
+            since: if state == "down" { entry.health.turned_at().unwrap_or(since) } else { since },
             why,
             run: entry.run,
             breaker: entry.breaker.name(),

@@ -71,6 +71,8 @@ use tokens::Source;
 const WAIT_MAX: Duration = Duration::from_secs(3600);
 /// Between two looks at what has taken too long on connections.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// A turn that comes so long after the conductor's deadline was kept from coming.
+const VERY_LATE: Duration = Duration::from_millis(100);
 /// A turn that takes longer is counted and told: something that runs on this thread blocks.
 const TURN_BUDGET: Duration = Duration::from_millis(50);
 /// Readiness taken from the kernel at once.
@@ -81,6 +83,8 @@ const EVENTS_PER_TURN: usize = 256;
 pub struct Reactor {
     poll: Poll,
     events: Events,
+    /// The present turn came very late: the next one hears what came meanwhile, and only then it is as late as it is.
+    hears_again: bool,
     conductor: Conductor,
     actions: Vec<Action>,
     shell: Shell,
@@ -130,11 +134,16 @@ impl Reactor {
         if let Some((at, _)) = self.conductor.deadline().filter(|(at, _)| *at <= now) {
             self.shell.turns.lag.record(now - at);
         }
+        // Demi, or the machine, may have been stopped since the poll: what came meanwhile is heard before anything is too late.
+        let is_late = self.conductor.deadline().is_some_and(|(at, _)| at + VERY_LATE <= now);
+        self.hears_again = is_late && !self.hears_again;
         self.hear_answers(now);
-        self.set_clock(now);
-        if self.conductor.deadline().is_some_and(|(at, _)| at <= now) {
-            self.shell.kit.events.push_back(Event::Elapsed);
-            self.settle();
+        if !self.hears_again {
+            self.set_clock(now);
+            if self.conductor.deadline().is_some_and(|(at, _)| at <= now) {
+                self.shell.kit.events.push_back(Event::Elapsed);
+                self.settle();
+            }
         }
         self.hear_questions();
         if self.shell.now >= self.next_sweep {

@@ -187,6 +187,7 @@ impl Reactor {
         Ok(Reactor {
             poll,
             events: Events::with_capacity(EVENTS_PER_TURN),
+            hears_again: false,
             conductor,
             actions: Vec::new(),
             shell,

@@ -60,6 +60,8 @@ enum Progress {
     Head,
     /// The head has come and the conductor was told; it has not said yet that the body may flow.
     Announced(Body),
+    /// The head says that it failed, and the body is gathered: once it is whole, the request may still be tried again.
+    Gathering(Body),
     /// The body flows.
     Flowing(Body),
 }
@@ -107,6 +109,8 @@ pub(crate) struct Upstreams {
 const FLOWING_READS_PER_TURN: usize = 2;
 /// So much of the answer to a probe is looked at.
 const LOOKED_AT_BYTES_MAX: usize = 64 * 1024;
+/// An answer that says that it failed is gathered up to so much before it flows to whoever asked.
+const GATHERED_BYTES_MAX: usize = 64 * 1024;
 /// A body that flows may pause so long before it counts as broken off.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 
@@ -307,9 +311,10 @@ impl Upstreams {
         match (connection.progress, connection.purpose) {
             (Progress::Head, Purpose::Call(errand)) => self.take_head(place, errand, kit),
             (Progress::Head, Purpose::Probe) => self.take_probe(place, kit),
+            (Progress::Gathering(body), Purpose::Call(errand)) => self.gather(place, errand, body, kit),
             (Progress::Flowing(body), Purpose::Call(errand)) => self.take_body(place, errand, body, kit),
             (Progress::Flowing(body), Purpose::Probe) => self.take_probe_body(place, body, kit),
-            (Progress::Announced(_), _) | (_, Purpose::Idle) => {}
+            (Progress::Announced(_) | Progress::Gathering(_), _) | (_, Purpose::Idle) => {}
         }
     }
 
@@ -425,10 +430,39 @@ impl Upstreams {
                 connection.incoming.take(length + taken, kit);
                 self.finish(place, errand, kit);
             }
+            Ok(taken) if attempt.reply.status == 429 || attempt.reply.status >= 500 => {
+                connection.incoming.take(length + taken, kit);
+                connection.progress = Progress::Gathering(body);
+            }
             Ok(taken) => {
                 connection.incoming.take(length + taken, kit);
-                connection.progress = Progress::Announced(body);
-                kit.events.push_back(Event::Headed { ticket: errand.ticket, instance });
+                self.announce(place, errand, body, kit);
+            }
+        }
+    }
+
+    fn announce(&mut self, place: usize, errand: Errand, body: Body, kit: &mut Kit) {
+        let connection = &mut self.connections[place];
+        connection.progress = Progress::Announced(body);
+        kit.events.push_back(Event::Headed { ticket: errand.ticket, instance: connection.instance });
+    }
+
+    /// More of an answer that says that it failed. One that turns out to be long flows like any other.
+    fn gather(&mut self, place: usize, errand: Errand, mut body: Body, kit: &mut Kit) {
+        let connection = &mut self.connections[place];
+        let attempt = kit.calls.attempt(errand.ticket, connection.instance);
+        let Some(attempt) = attempt else { return self.close(place, kit) };
+        match body.decode(connection.incoming.rest(), &mut attempt.reply.body) {
+            Err(_) => self.fail(place, Outcome::Broken, kit),
+            Ok(taken) => {
+                let is_long = attempt.reply.body.len() > GATHERED_BYTES_MAX;
+                connection.incoming.take(taken, kit);
+                connection.progress = Progress::Gathering(body);
+                if body.is_done() {
+                    self.finish(place, errand, kit);
+                } else if is_long {
+                    self.announce(place, errand, body, kit);
+                }
             }
         }
     }
@@ -492,7 +526,9 @@ impl Upstreams {
 
     fn closed_by_peer(&mut self, place: usize, now: Time, kit: &mut Kit) {
         let connection = &mut self.connections[place];
-        if let (Progress::Flowing(mut body), Purpose::Call(errand)) = (connection.progress, connection.purpose) {
+        if let (Progress::Flowing(mut body) | Progress::Gathering(mut body), Purpose::Call(errand)) =
+            (connection.progress, connection.purpose)
+        {
             if body.closed().is_ok() {
                 connection.keeps_alive = false;
                 return self.finish(place, errand, kit);

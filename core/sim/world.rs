@@ -298,9 +298,20 @@ impl World {
             let Err(reason) = self.wellness() else { break };
             // Days pass, or what sleeps and wakes often would be out of starts.
             self.handle(Event::DayBegan);
+            self.start_what_failed();
             assert!(self.now < due, "not well {bound:?} after the last fault: {reason}");
         }
         self.ledger.sights.add(Sight::Recovered as usize, 1);
+    }
+
+    /// What was about to fail when the calm came is started by a person as well.
+    fn start_what_failed(&mut self) {
+        let has_failed =
+            |told: &demi_conductor::PlatformStatus<'_>| told.instances.iter().any(|one| one.state == "failed");
+        let failed: Vec<bool> = self.conductor.platforms().map(|told| has_failed(&told)).collect();
+        for (platform, _) in failed.iter().enumerate().filter(|(_, has_failed)| **has_failed) {
+            self.handle(Event::Ordered(Order::Start { platform: platform as u32 }));
+        }
     }
 
     /// Whether everything works, or sleeps, or else what does not.

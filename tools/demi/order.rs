@@ -106,7 +106,7 @@ fn progress(order: Order, before: &PlatformPage, now: &PlatformPage, is_settled:
             Order::Stop => format!("{name} is stopped until `demi start {name}`"),
             Order::Reload => format!("{name} runs edition {} in place of {}: {told}", now.edition, before.edition),
             Order::Isolate => format!("{name} gets no requests until `demi start {name}`"),
-            Order::Close => format!("{name} has no breaker that is open: {told}"),
+            Order::Close => format!("the breakers of {name} are closed: {told}"),
         }),
         (false, true) => Progress::Failed,
         (false, false) => Progress::Waiting,

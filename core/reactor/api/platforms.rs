@@ -351,6 +351,11 @@ fn needs_of(listed: &Listed, conductor: &Conductor) -> String {
             format!("{} is not ready ({})", other.name, states.join("; "))
         })
         .collect();
+    let is_held =
+        |other: &demi_conductor::PlatformStatus<'_>| other.name == listed.name() && !other.unreachable.is_empty();
+    if let Some(held) = conductor.platforms().find(is_held) {
+        return format!("it is started when {} can be reached again, or by hand", held.unreachable.join(" and "));
+    }
     match missing.is_empty() {
         true => "it is started at once".to_owned(),
         false => format!("it is started when what it needs is ready: {}", missing.join(", ")),

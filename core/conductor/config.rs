@@ -876,10 +876,10 @@ impl Config {
                     format!("{name:?} is not a host name"),
                     "write it as Dns(\"example.org\")",
                 ),
-                Check::Platform(name) => match self.platforms.iter().find(|platform| platform.name == *name) {
-                    None => found.add_unknown(format!("{at}.check"), "platform", name, platforms),
-                    Some(_) => {}
-                },
+                Check::Platform(name) if !platforms.contains(&name.as_str()) => {
+                    found.add_unknown(format!("{at}.check"), "platform", name, platforms);
+                }
+                Check::Platform(_) => {}
                 Check::Tcp(_) | Check::Dns(_) | Check::Gateway => {}
             }
         }

@@ -28,6 +28,8 @@ pub struct Config {
     pub restart: Restart,
     /// How failed requests are tried again.
     pub retry: Retry,
+    /// How messages that were acknowledged are delivered.
+    pub posts: Posts,
     /// How the machine's memory is sampled.
     pub sampling: Sampling,
     /// How Demi ends.
@@ -305,6 +307,23 @@ pub struct Retry {
     pub max_ms: Bounded<1, HOUR_MS, 20_000>,
     /// Tokens a platform's retries may draw on: 5 a retry, 10 after a timeout, 1 back at each success.
     pub tokens_max: Bounded<0, 1_000_000, 500>,
+}
+
+/// How messages that were acknowledged are delivered (`POST /v1/messages`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Posts {
+    /// Most messages that wait, over all platforms; one more is refused with 507.
+    pub queue_max: Bounded<1, 10_000_000, 100_000>,
+    /// Most that are on their way to one platform at once.
+    pub in_flight_max: Bounded<1, 1024, 8>,
+    /// Attempts to deliver one; after that it is a dead letter. What is refused because the platform takes no requests is
+    /// no attempt.
+    pub attempts_max: Bounded<1, 1_000, 12>,
+    /// Longest wait before the second attempt (full jitter: it is drawn from zero to this), doubled at each.
+    pub base_ms: Bounded<1, HOUR_MS, 1_000>,
+    /// Longest wait.
+    pub max_ms: Bounded<1, HOUR_MS, 30_000>,
 }
 
 /// Something that platforms depend on and that Demi looks at for itself, to tell "the internet is down" from "the plugin

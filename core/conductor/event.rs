@@ -40,6 +40,39 @@ impl Ticket {
     }
 }
 
+/// A message that is kept until it is delivered. Numbers go up, over all runs of Demi.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PostId(pub u64);
+
+/// Why a message was not delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Grave {
+    /// No rule matches it any more.
+    NoRoute,
+    /// Its time was up.
+    Expired,
+    /// The platform said that the message is at fault.
+    Rejected,
+    /// Instances ended while they had it, twice.
+    Poison,
+    /// Every attempt failed.
+    Failed,
+}
+
+impl Grave {
+    /// The name in metrics and dead letters.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Grave::NoRoute => "no_route",
+            Grave::Expired => "expired",
+            Grave::Rejected => "rejected",
+            Grave::Poison => "poison",
+            Grave::Failed => "failed",
+        }
+    }
+}
+
 /// Issues tickets out of a table of places: a place that is free again comes back with the next generation.
 #[derive(Debug, Default)]
 pub struct TicketBook {
@@ -163,6 +196,38 @@ pub enum Event {
         target: u32,
         /// Whether it could be reached.
         verdict: Verdict,
+    },
+    /// A message that is to be delivered is durable, now or from an earlier run.
+    Posted {
+        /// Its number.
+        post: PostId,
+        /// Where it goes, as the router said; `None`: no rule matches any more.
+        route: Option<RouteId>,
+        /// Its conversation, in which order is kept; 0: none.
+        key: u64,
+        /// Not to be delivered before.
+        due: Time,
+        /// Not to be delivered after.
+        expires: Option<Time>,
+    },
+    /// The body of a message is in memory, as the request of this ticket.
+    PostLoaded {
+        /// Its number.
+        post: PostId,
+        /// Issued by whoever keeps the body.
+        ticket: Ticket,
+    },
+    /// The body of a message cannot be had now.
+    PostLost {
+        /// Its number.
+        post: PostId,
+    },
+    /// The end of a message is durable, or could not be kept.
+    PostStored {
+        /// Its number.
+        post: PostId,
+        /// Whether it is durable now.
+        done: bool,
     },
     /// The machine was measured.
     Measured {
@@ -517,6 +582,27 @@ pub enum Action {
         /// Why, and what the caller is told.
         answer: Answer,
         /// How many attempts were made.
+        attempts: u32,
+    },
+    /// Bring the body of a message to mind; `PostLoaded` or `PostLost` follows.
+    Deliver {
+        /// Its number.
+        post: PostId,
+    },
+    /// Keep that a message was delivered, and take it out of the queue; `PostStored` follows.
+    Settle {
+        /// Its number.
+        post: PostId,
+        /// The request with the platform's answer; `None` if that could not be kept the first time and is gone.
+        ticket: Option<Ticket>,
+    },
+    /// Keep a message as a dead letter, and take it out of the queue; `PostStored` follows.
+    BuryPost {
+        /// Its number.
+        post: PostId,
+        /// Why.
+        grave: Grave,
+        /// Attempts that were made.
         attempts: u32,
     },
     /// Ask an instance how it is.

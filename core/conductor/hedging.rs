@@ -68,8 +68,9 @@ impl Conductor {
         let platform = request.platform as usize;
         // After a jump of the clock its own time may be up as well.
         let is_up = self.timers.at(Timer::Expire(ticket)).is_none_or(|end| end <= self.now);
-        let is_isolated = self.platforms[platform].is_isolated;
-        let is_allowed = request.second.is_none() && !is_up && !is_isolated && self.phase.admits();
+        // Nobody waits for what delivers a message, and it should arrive once if that can be.
+        let is_unwanted = self.platforms[platform].is_isolated || self.delivers(ticket);
+        let is_allowed = request.second.is_none() && !is_up && !is_unwanted && self.phase.admits();
         let Some(slot) = self.pick_other(platform, instance.slot).filter(|_| is_allowed) else { return };
         if !self.platforms[platform].breaker.is_closed() || !self.platforms[platform].budget.pay_for_hedge() {
             return;

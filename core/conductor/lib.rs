@@ -12,6 +12,7 @@
 //! | instances that are far worse than their peers | `outliers.rs` |
 //! | what platforms depend on, and patience while it is away | `reach.rs` |
 //! | a second instance that is asked as well | `hedging.rs` |
+//! | messages that are kept until they are delivered | `posts.rs` |
 //! | what people and other platforms want of a platform; sleep | `orders.rs` |
 //! | a new edition beside the old | `swap.rs` |
 //! | what a child may use | `limits.rs` |
@@ -39,6 +40,7 @@ mod limits;
 pub mod manifest;
 mod orders;
 mod outliers;
+mod posts;
 mod random;
 mod reach;
 mod requests;
@@ -58,8 +60,8 @@ mod timers;
 use std::collections::VecDeque;
 
 pub use event::{
-    Action, Answer, Errand, Event, Exit, Instance, News, Order, Outcome, Refusal, Sample, Signal, Terms, Ticket,
-    TicketBook, Verdict, Weight, MEGABYTE,
+    Action, Answer, Errand, Event, Exit, Grave, Instance, News, Order, Outcome, PostId, Refusal, Sample, Signal, Terms,
+    Ticket, TicketBook, Verdict, Weight, MEGABYTE,
 };
 pub use random::Random;
 pub use router::{Question, RouteId, Router, Rule};
@@ -73,6 +75,7 @@ use config::{Config, Host, Start};
 use health::Health;
 use hedging::Latency;
 use lifecycle::{Lifecycle, Reason, State, Then};
+use posts::Posts;
 use reach::Target;
 use requests::Request;
 use retry::Budget;
@@ -111,6 +114,7 @@ pub struct Conductor {
     has_exited: bool,
     /// What platforms depend on, by its index in `reachability`.
     targets: Vec<Target>,
+    posts: Posts,
     /// What answers of routes that hedge have taken lately, by the index of the route.
     latencies: Vec<Option<Box<Latency>>>,
     /// Some instance drains, some platform is to end after others, or some reload is under way: see to it at the end of
@@ -131,6 +135,7 @@ struct Settings {
     outliers: config::Outliers,
     restart: config::Restart,
     retry: config::Retry,
+    posts: config::Posts,
     sampling: config::Sampling,
     shutdown: config::Shutdown,
     requests_max: usize,
@@ -359,6 +364,7 @@ impl Conductor {
                 outliers: config.outliers,
                 restart: config.restart.clone(),
                 retry: config.retry.clone(),
+                posts: config.posts,
                 sampling: config.sampling.clone(),
                 shutdown: config.shutdown.clone(),
                 requests_max: config.requests_max.size(),
@@ -371,6 +377,7 @@ impl Conductor {
             timers: Timers::default(),
             random: Random::new(seed),
             targets: Target::all(config),
+            posts: Posts::default(),
             latencies: config.routes.iter().map(|route| route.hedge.then(Box::default)).collect(),
             phase: Phase::Running,
             stop_ordered_at: Time::ZERO,
@@ -414,6 +421,10 @@ impl Conductor {
             Event::Probed { instance, verdict } => self.probed(instance, verdict, out),
             Event::Reinitialized { instance, done } => self.reinitialized(instance, done, out),
             Event::Reached { target, verdict } => self.reached(target, verdict, out),
+            Event::Posted { post, route, key, due, expires } => self.posted(post, route, key, due, expires, out),
+            Event::PostLoaded { post, ticket } => self.post_loaded(post, ticket, out),
+            Event::PostLost { post } => self.post_lost(post, out),
+            Event::PostStored { post, done } => self.post_stored(post, done, out),
             Event::Measured { sample } => self.sample = Some((now, sample)),
             Event::Stored { errand, done } => self.stored(errand, done, out),
             Event::Ordered(order) => self.ordered(order, out),
@@ -454,6 +465,7 @@ impl Conductor {
             Timer::Wedged(instance) => self.wedged(instance, out),
             Timer::DrainLate(instance) => self.drain_late(instance, out),
             Timer::Sleep(platform) => self.sleep_due(platform, out),
+            Timer::Post => self.posts_due(out),
             Timer::Weigh => self.weigh_due(out),
             Timer::Sample => self.sample_due(out),
             Timer::Phase => self.phase_over(out),
@@ -539,6 +551,7 @@ impl Conductor {
         self.check_instances();
         self.check_cutoffs();
         self.check_targets();
+        self.check_posts();
         if self.phase != Phase::Running && self.phase != Phase::Done {
             assert!(self.timers.at(Timer::Phase).is_some(), "the phase {:?} has no end", self.phase);
         }

@@ -92,7 +92,7 @@ impl Conductor {
     pub(crate) fn asked(&mut self, ticket: Ticket, route: Option<RouteId>, idempotent: bool, out: &mut Vec<Action>) {
         let Some((route, rule)) = route.and_then(|route| Some((route, self.router.rule(route)?))) else {
             self.stats.no_route += 1;
-            return out.push(Action::Answer { ticket, answer: Answer::NoRoute });
+            return self.turn_away(ticket, Answer::NoRoute, out);
         };
         let platform = rule.platform as usize;
         self.platforms[platform].used_at = self.now;
@@ -107,7 +107,7 @@ impl Conductor {
             let stats = &mut self.platforms[platform].stats;
             stats.asked += 1;
             stats.count_refusal(refusal);
-            return out.push(Action::Answer { ticket, answer: Answer::Refused(refusal, after) });
+            return self.turn_away(ticket, Answer::Refused(refusal, after), out);
         }
         let is_idempotent = idempotent || rule.idempotent;
         let (of, timeout) = (rule.platform, rule.timeout);
@@ -139,6 +139,12 @@ impl Conductor {
         self.platforms[platform].live += 1;
         self.live += 1;
         self.place(ticket, None, out);
+    }
+
+    /// A request ends before it has begun.
+    fn turn_away(&mut self, ticket: Ticket, answer: Answer, out: &mut Vec<Action>) {
+        self.delivery_ended(ticket, answer, None, false, out);
+        out.push(Action::Answer { ticket, answer });
     }
 
     pub(crate) fn request(&self, ticket: Ticket) -> Option<Request> {
@@ -452,7 +458,10 @@ impl Conductor {
         entry.headed_late = is_late;
         self.heard_of(instance.slot as usize, request.given_at);
         self.slots[instance.slot as usize].flowing += 1;
-        self.timers.cancel(Timer::Expire(ticket));
+        // Nobody takes what flows in answer to a message, so its time is up as ever.
+        if !self.delivers(ticket) {
+            self.timers.cancel(Timer::Expire(ticket));
+        }
         self.note_latency(request.route, request.given_at);
         out.push(Action::Relay { ticket });
         self.give_back_trials(instance.slot as usize, ticket, out);
@@ -640,7 +649,11 @@ impl Conductor {
         let history = History {
             attempts: request.attempts,
             misses: request.misses,
-            retries: self.router.rule(request.route).map_or(0, |rule| rule.retries),
+            // What delivers a message is tried again by its own rules.
+            retries: match self.delivers(request.ticket) {
+                true => 0,
+                false => self.router.rule(request.route).map_or(0, |rule| rule.retries),
+            },
             idempotent: request.idempotent,
             time_left: request.deadline - self.now,
             after,
@@ -735,6 +748,7 @@ impl Conductor {
         self.timers.cancel(Timer::Retry(ticket));
         self.timers.cancel(Timer::Hedge(ticket));
         let now = self.now;
+        let delivers = self.delivers(ticket);
         let platform = &mut self.platforms[platform as usize];
         platform.used_at = now;
         platform.live -= 1;
@@ -746,6 +760,12 @@ impl Conductor {
             Answer::Relayed => platform.stats.count_answer(now, now - asked_at),
             Answer::Refused(refusal, _) => platform.stats.count_refusal(refusal),
             Answer::Broken | Answer::TimedOut | Answer::NoRoute | Answer::Unheard => {}
+        }
+        if delivers {
+            let is_gone = |instance: Instance| !self.slots[instance.slot as usize].life.is_alive();
+            let killed = matches!(place, Place::Out { instance, .. } if is_gone(instance));
+            self.delivery_ended(ticket, answer, outcome, killed, out);
+            return out.push(Action::Answer { ticket, answer });
         }
         let on_failure = self.router.rule(route).map(|rule| rule.on_failure).unwrap_or_default();
         if dead_letter::is_kept(on_failure, answer, outcome) {
@@ -823,7 +843,7 @@ impl Conductor {
             let (queued, expiring, retrying) = match request.place {
                 Place::Queued => (true, true, false),
                 Place::Waiting { .. } => (false, true, true),
-                Place::Out { headed, .. } => (false, !headed, false),
+                Place::Out { headed, .. } => (false, !headed || self.delivers(request.ticket), false),
             };
             assert_eq!((is_queued, expires, retries), (queued, expiring, retrying), "{request:?} is misplaced");
             let is_hedged_later = self.timers.at(Timer::Hedge(request.ticket)).is_some();

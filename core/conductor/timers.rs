@@ -49,13 +49,15 @@ pub enum Timer {
     Sleep(u32),
     /// The children are to be weighed.
     Weigh,
+    /// Messages are to be delivered, or are too late.
+    Post,
     /// The machine is to be measured.
     Sample,
     /// The present phase of the shutdown is over.
     Phase,
 }
 
-const KINDS: usize = 22;
+const KINDS: usize = 23;
 const NOWHERE: u32 = u32::MAX;
 
 impl Timer {
@@ -84,6 +86,7 @@ impl Timer {
             Timer::Reach(target) => (19, target as usize),
             Timer::ReachLate(target) => (20, target as usize),
             Timer::Compare(platform) => (21, platform as usize),
+            Timer::Post => (22, 0),
         }
     }
 }

@@ -420,6 +420,9 @@ impl Shell {
                 }
             }
             Action::Exit(code) => self.end(code),
+            Action::Deliver { post } => log::error!("{post:?}"),
+            Action::Settle { post, ticket } => log::error!("{post:?} {ticket:?}"),
+            Action::BuryPost { post, grave, attempts } => log::error!("{post:?} {grave:?} {attempts}"),
             Action::Weigh => self.weigh(),
             Action::Trim { instance } => self.children.trim(instance, &mut self.kit),
             Action::Adopt { platform, edition } => self.adopt(platform, edition),

@@ -49,6 +49,7 @@ kinds! {
         NotReinitialized => "an instance could not be initialised again",
         TargetAway => "something that platforms depend on went away",
         LostLook => "a look at something that platforms depend on was lost",
+        Crash => "Demi was killed and started again",
         Person => "a person gave an order",
         Midnight => "a day began",
         StoreFailed => "the store failed",
@@ -61,6 +62,7 @@ impl Fault {
     const fn permille_max(self) -> u64 {
         match self {
             Fault::ClockJump => 2,
+            Fault::Crash => 8,
             Fault::BadConfig => 12,
             Fault::TooHeavy | Fault::Forks | Fault::LeaksDescriptors | Fault::Midnight => 10,
             Fault::Freeze => 15,

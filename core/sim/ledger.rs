@@ -4,7 +4,7 @@
 //! an operator would notice: a request answered twice or never, work for the dead, a start too many, an end in the
 //! wrong order. It sees events and actions only, and a status now and then.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use demi_conductor::breaker::Cause;
@@ -45,6 +45,8 @@ struct Record {
     /// When it was given to the first of them.
     since: Time,
     headed: bool,
+    /// It delivers a message.
+    is_delivery: bool,
     gone: bool,
     attempts: u32,
     misses: u32,
@@ -143,6 +145,8 @@ pub(crate) struct Ledger {
     promises: Vec<Promise>,
     forget: Duration,
     records: Vec<Option<Record>>,
+    /// Routes of requests that are about to deliver messages.
+    deliveries: BTreeMap<Ticket, RouteId>,
     /// Requests whose end is due at a time: all but those whose answer is flowing.
     due: BTreeSet<(Time, Ticket)>,
     live: usize,
@@ -212,6 +216,7 @@ impl Ledger {
             promises,
             forget: config.restart.forget_ms.millis(),
             records: Vec::new(),
+            deliveries: BTreeMap::new(),
             due: BTreeSet::new(),
             live: 0,
             slots,
@@ -256,6 +261,11 @@ impl Ledger {
     /// The platform that a ticket was routed to.
     pub(crate) fn platform_of(&self, route: RouteId) -> usize {
         self.promises[route.0 as usize].platform
+    }
+
+    /// The request of this ticket will deliver a message on this route.
+    pub(crate) fn expect_delivery(&mut self, ticket: Ticket, route: RouteId) {
+        self.deliveries.insert(ticket, route);
     }
 
     /// Whether an answer to this ticket is expected from this run.
@@ -307,37 +317,11 @@ impl Ledger {
     fn note_event(&mut self, now: Time, event: &Event, actions: &[Action]) -> Turn {
         let mut turn = Turn::default();
         match *event {
-            Event::Asked { ticket, route, idempotent } => {
-                let promise = route.map(|route| self.promises[route.0 as usize]);
-                let timeout = promise.map_or(Duration::ZERO, |promise| promise.timeout);
-                let record = Record {
-                    ticket,
-                    promise,
-                    idempotent: idempotent || promise.is_some_and(|promise| promise.idempotent),
-                    deadline: now + timeout,
-                    out: None,
-                    second: None,
-                    is_second: false,
-                    deferred: None,
-                    since: now,
-                    headed: false,
-                    gone: false,
-                    attempts: 0,
-                    misses: 0,
-                    missed: None,
-                    acted_on: false,
-                };
-                if self.records.len() <= ticket.slot() {
-                    self.records.resize(ticket.slot() + 1, None);
-                }
-                assert!(self.records[ticket.slot()].is_none(), "the world issued {ticket:?} twice");
-                self.records[ticket.slot()] = Some(record);
-                self.due.insert((record.deadline, ticket));
-                self.live += 1;
-                turn.asked = Some(ticket);
-                if let Some(promise) = promise {
-                    self.want(promise.platform, false);
-                }
+            Event::Asked { ticket, route, idempotent } => self.note_asked(now, ticket, route, idempotent, &mut turn),
+            Event::PostLoaded { ticket, .. } => {
+                let route = self.deliveries.remove(&ticket);
+                self.note_asked(now, ticket, route, true, &mut turn);
+                self.record_mut(ticket, "the delivery").is_delivery = true;
             }
             Event::Headed { ticket, instance } => {
                 turn.headed = self.is_awaited(ticket, instance).then_some(ticket);
@@ -395,12 +379,50 @@ impl Ledger {
             Event::Extended { .. }
             | Event::Reinitialized { .. }
             | Event::Reached { .. }
+            | Event::Posted { .. }
+            | Event::PostLost { .. }
+            | Event::PostStored { .. }
             | Event::Weighed { .. }
             | Event::Measured { .. }
             | Event::Stored { .. }
             | Event::Elapsed => {}
         }
         turn
+    }
+
+    /// A request comes in.
+    fn note_asked(&mut self, now: Time, ticket: Ticket, route: Option<RouteId>, idempotent: bool, turn: &mut Turn) {
+        let promise = route.map(|route| self.promises[route.0 as usize]);
+        let timeout = promise.map_or(Duration::ZERO, |promise| promise.timeout);
+        let record = Record {
+            ticket,
+            promise,
+            idempotent: idempotent || promise.is_some_and(|promise| promise.idempotent),
+            deadline: now + timeout,
+            out: None,
+            second: None,
+            is_second: false,
+            deferred: None,
+            since: now,
+            headed: false,
+            is_delivery: false,
+            gone: false,
+            attempts: 0,
+            misses: 0,
+            missed: None,
+            acted_on: false,
+        };
+        if self.records.len() <= ticket.slot() {
+            self.records.resize(ticket.slot() + 1, None);
+        }
+        assert!(self.records[ticket.slot()].is_none(), "the world issued {ticket:?} twice");
+        self.records[ticket.slot()] = Some(record);
+        self.due.insert((record.deadline, ticket));
+        self.live += 1;
+        turn.asked = Some(ticket);
+        if let Some(promise) = promise {
+            self.want(promise.platform, false);
+        }
     }
 
     /// Due timers come first in a turn: an attempt whose time is up is cancelled before its answer is looked at.
@@ -465,8 +487,10 @@ impl Ledger {
                 let record = self.record_mut(ticket, "the relay");
                 assert!(!record.headed, "{ticket:?} was relayed twice");
                 record.headed = true;
-                let deadline = record.deadline;
-                self.due.remove(&(deadline, ticket));
+                let (deadline, is_delivery) = (record.deadline, record.is_delivery);
+                if !is_delivery {
+                    self.due.remove(&(deadline, ticket));
+                }
                 self.saw(Sight::Streamed);
             }
             Action::Cancel { ticket, instance } => self.note_cancel(now, ticket, instance, rest, turn),
@@ -519,7 +543,14 @@ impl Ledger {
                 self.has_exited = true;
             }
             Action::Reinitialize { instance } => self.assert_in_use(instance, turn, "another initialisation"),
-            Action::Reach { .. } | Action::Measure | Action::Admit(_) | Action::Flush | Action::Weigh => {}
+            Action::Deliver { .. }
+            | Action::Settle { .. }
+            | Action::BuryPost { .. }
+            | Action::Reach { .. }
+            | Action::Measure
+            | Action::Admit(_)
+            | Action::Flush
+            | Action::Weigh => {}
         }
     }
 
@@ -634,7 +665,7 @@ impl Ledger {
         let is_answered = turn.headed == Some(ticket) || turn.answered.is_some_and(|(of, _, _)| of == ticket);
         let record = self.record_mut(ticket, "the cancellation");
         assert!(record.is_with(instance), "an attempt was cancelled that is not made");
-        let has_expired = record.expires() <= now && !record.headed;
+        let has_expired = record.expires() <= now && (!record.headed || record.is_delivery);
         let is_gone = record.gone;
         let draining = |action: &Action| matches!(action, Action::Answer { ticket: of, answer: Answer::Refused(Refusal::Draining, _) } if *of == ticket);
         let is_refused = rest.iter().any(draining);
@@ -653,7 +684,10 @@ impl Ledger {
         let (fits, sight) = match answer {
             Answer::Relayed => (is_answered, Sight::Relayed),
             Answer::Broken => (is_answered || (holder.is_some() && holder == turn.exited), Sight::Broken),
-            Answer::TimedOut => (holder.is_none() && !record.headed && record.attempts > 0, Sight::TimedOut),
+            Answer::TimedOut => {
+                let may_end = !record.headed || record.is_delivery;
+                (holder.is_none() && may_end && record.attempts > 0, Sight::TimedOut)
+            }
             Answer::NoRoute => (record.promise.is_none(), Sight::NoRoute),
             Answer::Unheard => (record.gone, Sight::Unheard),
             Answer::Refused(Refusal::QueueTimeout, _) => (is_up && record.attempts == 0, Sight::QueueTimeout),

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use demi_conductor::config::{
-    Bounded, Breaker, Check, Config, Health, Host, OnFailure, Outliers, OwnBreaker, Platform, Reachability, Recovery,
-    Restart, Retry, Route, Sampling, Shutdown, Start,
+    Bounded, Breaker, Check, Config, Health, Host, OnFailure, Outliers, OwnBreaker, Platform, Posts, Reachability,
+    Recovery, Restart, Retry, Route, Sampling, Shutdown, Start,
 };
 use demi_conductor::{Question, Random, RouteId, Router};
 
@@ -106,6 +106,13 @@ fn draw_times(config: &mut Config, random: &mut Random) {
         base_ms: drawn(random, 1, 200),
         max_ms: drawn(random, 50, 2_000),
         tokens_max: bounded([0, 20, 500, 100_000][random.below(4) as usize]),
+    };
+    config.posts = Posts {
+        queue_max: Bounded::default(),
+        in_flight_max: bounded(1 + random.below(8)),
+        attempts_max: bounded(1 + random.below(8)),
+        base_ms: drawn(random, 10, 1_000),
+        max_ms: drawn(random, 100, 10_000),
     };
     config.sampling = Sampling { interval_ms: drawn(random, 2_000, 60_000) };
     config.shutdown = Shutdown { grace_ms: drawn(random, 500, 10_000) };
@@ -298,5 +305,7 @@ pub(crate) fn recovery_max(config: &Config) -> Duration {
     let closed = config.breaker.open_max_ms.millis() * 3 + cycle * 4;
     // What platforms lie behind has to be found again first.
     let found = found + if config.reachability.is_empty() { Duration::ZERO } else { cycle * (rounds + 2) };
-    found + wedged + ended + started * config.platforms.len() as u32 + closed + Duration::from_secs(15)
+    // A message waits for its time, and then for its platform to be asked again, and others before it.
+    let posted = Duration::from_secs(240);
+    posted + found + wedged + ended + started * config.platforms.len() as u32 + closed + Duration::from_secs(15)
 }

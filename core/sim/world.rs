@@ -1,5 +1,6 @@
 //! The world: a virtual clock, a heap of things to come, and a conductor that does not know that none of it is real.
 
+mod mail;
 mod perform;
 
 use std::collections::BTreeMap;
@@ -14,6 +15,7 @@ use crate::ledger::Ledger;
 use crate::machine::Model;
 use crate::report::{Fnv1a, Report, Sight};
 use crate::workload::{self, Workload};
+use mail::Mail;
 use perform::Coming;
 
 /// Further steps at one moment than this are a circle of zero waits.
@@ -50,6 +52,9 @@ pub struct World {
     exit_due: Option<Time>,
     exit: Option<u8>,
     flushed: Option<bool>,
+    mail: Mail,
+    /// Breakers that opened in earlier runs of Demi.
+    opened_before: u64,
     /// Which of what platforms depend on is away in truth.
     away: Vec<bool>,
     /// Answers of runs that have ended, kept to be heard when another run of the slot has the same request.
@@ -90,6 +95,8 @@ impl World {
             exit_due: None,
             exit: None,
             flushed: None,
+            mail: Mail::default(),
+            opened_before: 0,
             away: vec![false; config.reachability.len()],
             ghosts: Vec::new(),
             editions: vec![0; config.platforms.len()],
@@ -144,6 +151,7 @@ impl World {
             self.ledger.sights.add(Sight::StoppedInStorm as usize, 1);
             self.stop(orders);
         }
+        self.check_mail();
     }
 
     /// Demi begins and the first requests are on their way.
@@ -163,6 +171,7 @@ impl World {
     /// What happened so far.
     pub fn report(&self) -> Report {
         let mut sights = self.ledger.sights.clone();
+        sights.add(Sight::Opened as usize, self.opened_before);
         for platform in self.conductor.platforms() {
             sights.add(Sight::Opened as usize, platform.stats.opened.iter().sum());
         }
@@ -329,6 +338,9 @@ impl World {
             let is_asleep = told.instances.iter().all(|one| one.state == "asleep") && told.breaker == "half_open";
             if told.breaker != "closed" && !is_asleep {
                 return Err(format!("the breaker of {} is {}", told.name, told.breaker));
+            }
+            if self.has_mail() {
+                return Err(format!("{} messages wait", self.conductor.posts()));
             }
             if told.is_reloading || told.instances.len() != platform.instances() {
                 return Err(format!("{} is being reloaded or has lost an instance", told.name));

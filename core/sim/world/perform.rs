@@ -4,13 +4,15 @@ use std::time::Duration;
 
 use demi_conductor::config::Host;
 use demi_conductor::{
-    Action, Errand, Event, Exit, Instance, Order, Outcome, RouteId, Sample, Signal, Terms, Ticket, Verdict, Weight,
+    Action, Errand, Event, Exit, Instance, Order, Outcome, PostId, RouteId, Sample, Signal, Terms, Ticket, Verdict,
+    Weight,
 };
 
 use crate::faults::Fault;
 use crate::machine::{State, Work};
 use crate::workload;
 
+use super::mail::{End, Letter};
 use super::World;
 
 /// What is to come, at its time.
@@ -42,6 +44,12 @@ pub(super) enum Coming {
     Exits(Instance, Exit),
     /// A run that is slow to start says so.
     Pleads(Instance),
+    /// A message is kept.
+    Committed(Letter),
+    /// The body of a message is in memory.
+    Loaded(PostId),
+    /// The end of a message is kept.
+    Ended(PostId, End),
     /// A person has had time to think.
     Person,
     /// Something that platforms depend on can be reached again.
@@ -100,6 +108,9 @@ impl World {
                     self.come(delay, Coming::News(Event::Reinitialized { instance, done }));
                 }
             }
+            Action::Deliver { post } => self.deliver(post),
+            Action::Settle { post, .. } => self.close_post(post, End::Delivered),
+            Action::BuryPost { post, grave, .. } => self.close_post(post, End::Dead(grave)),
             Action::Weigh => self.weigh(),
             Action::Flush => self.store(Errand::Flush, 5),
             Action::Exit(code) => self.exit = Some(code),
@@ -466,6 +477,9 @@ impl World {
                 let by = self.config.platforms[self.models[instance.slot as usize].platform].start_timeout_ms.millis();
                 is_starting.then_some(Event::Extended { instance, by })
             }
+            Coming::Committed(letter) => Some(self.committed(letter)),
+            Coming::Loaded(post) => self.loaded(post),
+            Coming::Ended(post, end) => Some(self.ended(post, end)),
             Coming::Person => self.person(),
             Coming::Back(target) => {
                 self.away[target as usize] = false;
@@ -488,6 +502,9 @@ impl World {
             let (route, idempotent) = self.workload.question(self.conductor.router(), is_calm);
             self.ask(route, idempotent);
         }
+        if !is_calm && self.random.below(4) == 0 {
+            self.post();
+        }
         self.come(gap, Coming::Arrivals);
         None
     }
@@ -501,6 +518,10 @@ impl World {
         self.come(pause, Coming::Person);
         if self.dice.strike(Fault::Midnight) {
             return Some(Event::DayBegan);
+        }
+        if self.exit_due.is_none() && self.dice.strike(Fault::Crash) {
+            self.crash();
+            return None;
         }
         self.dice.strike(Fault::Person).then(|| self.order())
     }

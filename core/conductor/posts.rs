@@ -1,0 +1,441 @@
+//! Posts: messages that were acknowledged because they are kept, and are delivered at least once.
+//!
+//! ```text
+//!              its turn, its time          its body is in memory        the platform stands behind it
+//!   Waiting ───────────────────► Loading ───────────────────────► Out ───────────────────────────────► Settling
+//!      ▲                            │                              │                                      │ kept
+//!      └──────── lost for now ──────┘       to be tried again      │ failed for good, or its time is up   ▼
+//!      └───────────────────────────────────────────────────────────┴──────► Burying ───────kept────────► gone
+//! ```
+//!
+//! An attempt to deliver a post is a call like any other, whose caller is the post. Whoever keeps posts says that one is
+//! durable ([`Event::Posted`](crate::Event::Posted)) and brings its body to mind when told to; what is decided here is
+//! when, and what becomes of it. Posts of one conversation go one after the other, in the order of their numbers. A
+//! platform that takes no requests now is asked again after a while, with one post, and that is no attempt.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use crate::event::{Action, Answer, Grave, Outcome, PostId, Ticket};
+use crate::router::RouteId;
+use crate::shutdown::Phase;
+use crate::time::Time;
+use crate::timers::Timer;
+use crate::Conductor;
+
+/// Where a post is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// To be delivered at this time, or as soon after that as its platform has a place for it.
+    Waiting { due: Time },
+    /// Its body is being brought to mind.
+    Loading,
+    /// A call of this ticket delivers it.
+    Out { ticket: Ticket },
+    /// It was delivered, and that is being kept.
+    Settling,
+    /// It failed for good, and is being kept as a dead letter.
+    Burying { grave: Grave },
+}
+
+/// A post that has not ended. Small, because there may be very many.
+#[derive(Clone, Debug)]
+struct Post {
+    route: RouteId,
+    /// Index of the platform.
+    platform: u32,
+    /// Zero if it belongs to no conversation.
+    key: u64,
+    expires: Option<Time>,
+    place: Place,
+    attempts: u32,
+    /// Attempts in which an instance ended.
+    kills: u32,
+}
+
+/// The posts of a platform.
+#[derive(Debug, Default)]
+struct Line {
+    /// Those whose time has come, in the order in which it did.
+    due: VecDeque<PostId>,
+    /// Loading or out.
+    under_way: usize,
+    /// It takes no requests: nothing is tried before this.
+    held_until: Option<Time>,
+}
+
+/// All posts that have not ended.
+#[derive(Debug, Default)]
+pub(crate) struct Posts {
+    all: BTreeMap<PostId, Post>,
+    /// Those that wait for a time to come.
+    by_due: BTreeSet<(Time, PostId)>,
+    by_expiry: BTreeSet<(Time, PostId)>,
+    by_ticket: BTreeMap<Ticket, PostId>,
+    /// By conversation: who is not yet at its head. The head itself is not in there.
+    behind: BTreeMap<u64, VecDeque<PostId>>,
+    /// By the index of the platform.
+    lines: Vec<Line>,
+    /// What could not be kept, and when that is tried again.
+    unkept: BTreeSet<PostId>,
+    unkept_due: Time,
+}
+
+impl Posts {
+    /// How many have not ended.
+    pub(crate) fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    fn line(&mut self, platform: u32) -> &mut Line {
+        let index = platform as usize;
+        if self.lines.len() <= index {
+            self.lines.resize_with(index + 1, Line::default);
+        }
+        &mut self.lines[index]
+    }
+}
+
+/// A post that killed so many instances is tried no more.
+const KILLS_MAX: u32 = 2;
+/// What the store could not do, or bring to mind, is tried again after this.
+const STORE_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// A platform that refuses is asked again after a time within these bounds, whatever it says.
+const HELD_MIN: Duration = Duration::from_millis(100);
+const HELD_MAX: Duration = Duration::from_secs(30);
+/// So many posts may fall due in one turn, so that a hundred thousand do not hold the loop.
+const DUE_PER_TURN: usize = 256;
+
+impl Conductor {
+    /// A post is kept: it is to be delivered.
+    pub(crate) fn posted(
+        &mut self,
+        id: PostId,
+        route: Option<RouteId>,
+        key: u64,
+        due: Time,
+        expires: Option<Time>,
+        out: &mut Vec<Action>,
+    ) {
+        assert!(!self.posts.all.contains_key(&id), "{id:?} was posted twice");
+        let rule = route.and_then(|route| Some((route, self.router.rule(route)?.platform)));
+        let (route, platform) = rule.unwrap_or((RouteId(u32::MAX), u32::MAX));
+        let place = Place::Waiting { due };
+        self.posts.all.insert(id, Post { route, platform, key, expires, place, attempts: 0, kills: 0 });
+        if rule.is_none() {
+            return self.bury_post(id, Grave::NoRoute, out);
+        }
+        self.posts.by_expiry.extend(expires.map(|expires| (expires, id)));
+        if key != 0 {
+            match self.posts.behind.get_mut(&key) {
+                Some(behind) => {
+                    behind.push_back(id);
+                    return self.set_post_timer();
+                }
+                None => drop(self.posts.behind.insert(key, VecDeque::new())),
+            }
+        }
+        self.let_wait(id, due, out);
+    }
+
+    /// It is at the head of its conversation, or in none, and has its turn at this time.
+    fn let_wait(&mut self, id: PostId, due: Time, out: &mut Vec<Action>) {
+        let Some(post) = self.posts.all.get_mut(&id) else { return };
+        post.place = Place::Waiting { due };
+        let platform = post.platform;
+        if due > self.now {
+            self.posts.by_due.insert((due, id));
+        } else {
+            self.posts.line(platform).due.push_back(id);
+            self.deliver_what_can(platform, out);
+        }
+        self.set_post_timer();
+    }
+
+    fn set_post_timer(&mut self) {
+        // A line whose hold is over goes on when the one that is under way has ended.
+        let is_held = |line: &&Line| !line.due.is_empty() && line.under_way == 0;
+        let held = self.posts.lines.iter().filter(is_held).filter_map(|line| line.held_until).min();
+        let due = self.posts.by_due.first().map(|(at, _)| *at);
+        let expiry = self.posts.by_expiry.first().map(|(at, _)| *at);
+        let is_running = self.phase == Phase::Running;
+        let work = [held, due, expiry].into_iter().flatten().filter(|_| is_running);
+        let unkept = (!self.posts.unkept.is_empty()).then_some(self.posts.unkept_due);
+        match work.chain(unkept).min() {
+            Some(at) => self.set_timer(Timer::Post, at),
+            None => self.timers.cancel(Timer::Post),
+        }
+    }
+
+    pub(crate) fn posts_due(&mut self, out: &mut Vec<Action>) {
+        for _ in 0..DUE_PER_TURN {
+            let Some((_, id)) = self.posts.by_expiry.first().copied().filter(|(at, _)| *at <= self.now) else { break };
+            self.posts.by_expiry.pop_first();
+            self.expire(id, out);
+        }
+        for _ in 0..DUE_PER_TURN {
+            let Some((due, id)) = self.posts.by_due.first().copied().filter(|(at, _)| *at <= self.now) else { break };
+            self.posts.by_due.remove(&(due, id));
+            let platform = self.posts.all[&id].platform;
+            self.posts.line(platform).due.push_back(id);
+        }
+        if self.posts.unkept_due <= self.now {
+            for id in std::mem::take(&mut self.posts.unkept) {
+                self.keep_end(id, out);
+            }
+        }
+        for platform in 0..self.posts.lines.len() {
+            self.deliver_what_can(platform as u32, out);
+        }
+        self.set_post_timer();
+    }
+
+    /// Its time is up: one that is out may still be delivered.
+    fn expire(&mut self, id: PostId, out: &mut Vec<Action>) {
+        let Some(post) = self.posts.all.get(&id) else { return };
+        match post.place {
+            Place::Waiting { .. } => self.bury_post(id, Grave::Expired, out),
+            Place::Loading | Place::Out { .. } | Place::Settling | Place::Burying { .. } => {}
+        }
+    }
+
+    /// Starts to deliver what is due for a platform, as far as it may have at once.
+    fn deliver_what_can(&mut self, platform: u32, out: &mut Vec<Action>) {
+        if self.phase != Phase::Running {
+            return;
+        }
+        let (now, most) = (self.now, self.settings.posts.in_flight_max.size());
+        let line = self.posts.line(platform);
+        let most = match line.held_until {
+            Some(until) if until > now => return,
+            // One finds out whether it takes requests again.
+            Some(_) => 1,
+            None => most,
+        };
+        while self.posts.line(platform).under_way < most {
+            let Some(id) = self.posts.line(platform).due.pop_front() else { return };
+            let Some(post) = self.posts.all.get_mut(&id) else { continue };
+            post.place = Place::Loading;
+            self.posts.line(platform).under_way += 1;
+            out.push(Action::Deliver { post: id });
+        }
+    }
+
+    /// Its body is in memory, as the request of this ticket.
+    pub(crate) fn post_loaded(&mut self, id: PostId, ticket: Ticket, out: &mut Vec<Action>) {
+        let Some(post) = self.posts.all.get_mut(&id).filter(|post| post.place == Place::Loading) else {
+            self.stats.stale += 1;
+            // Nobody waits for what it brings.
+            return out.push(Action::Answer { ticket, answer: Answer::Unheard });
+        };
+        post.place = Place::Out { ticket };
+        post.attempts += 1;
+        let route = post.route;
+        self.posts.by_ticket.insert(ticket, id);
+        self.asked(ticket, Some(route), true, out);
+    }
+
+    /// Its body could not be brought to mind now.
+    pub(crate) fn post_lost(&mut self, id: PostId, out: &mut Vec<Action>) {
+        let Some(post) = self.posts.all.get(&id).filter(|post| post.place == Place::Loading) else {
+            self.stats.stale += 1;
+            return;
+        };
+        let platform = post.platform;
+        self.posts.line(platform).under_way -= 1;
+        self.let_wait(id, self.now + STORE_AGAIN_AFTER, out);
+        self.deliver_what_can(platform, out);
+    }
+
+    /// Whether the request delivers a post: then nobody else is told what became of it, and it is no dead letter.
+    pub(crate) fn delivers(&self, ticket: Ticket) -> bool {
+        !self.posts.by_ticket.is_empty() && self.posts.by_ticket.contains_key(&ticket)
+    }
+
+    /// An attempt to deliver a post has ended. `killed`: with the end of the instance that had it.
+    pub(crate) fn delivery_ended(
+        &mut self,
+        ticket: Ticket,
+        answer: Answer,
+        outcome: Option<Outcome>,
+        killed: bool,
+        out: &mut Vec<Action>,
+    ) {
+        let Some(id) = self.posts.by_ticket.remove(&ticket) else { return };
+        let Some(post) = self.posts.all.get_mut(&id) else { return };
+        let platform = post.platform;
+        post.kills += u32::from(killed);
+        let (kills, attempts) = (post.kills, post.attempts);
+        let is_late = post.expires.is_some_and(|expires| expires <= self.now);
+        let settings = &self.settings.posts;
+        let most = settings.attempts_max.count();
+        self.posts.line(platform).under_way -= 1;
+        match (answer, outcome) {
+            (Answer::Relayed, Some(Outcome::Replied)) => {
+                self.posts.line(platform).held_until = None;
+                self.set_place(id, Place::Settling);
+                out.push(Action::Settle { post: id, ticket: Some(ticket) });
+            }
+            (Answer::Relayed, Some(Outcome::Mistaken)) => {
+                self.posts.line(platform).held_until = None;
+                self.bury_post(id, Grave::Rejected, out);
+            }
+            // It was not tried: the platform takes nothing now.
+            (Answer::Refused(_, after), _) => {
+                if let Some(post) = self.posts.all.get_mut(&id) {
+                    post.attempts -= 1;
+                }
+                let until = self.now + after.clamp(HELD_MIN, HELD_MAX);
+                self.posts.line(platform).held_until = Some(until);
+                if is_late {
+                    self.bury_post(id, Grave::Expired, out);
+                } else {
+                    // It keeps its turn.
+                    self.set_place(id, Place::Waiting { due: self.now });
+                    self.posts.line(platform).due.push_front(id);
+                }
+            }
+            (Answer::Relayed | Answer::Broken | Answer::TimedOut | Answer::NoRoute | Answer::Unheard, _) => {
+                self.posts.line(platform).held_until = None;
+                if kills >= KILLS_MAX {
+                    self.bury_post(id, Grave::Poison, out);
+                } else if is_late {
+                    self.bury_post(id, Grave::Expired, out);
+                } else if attempts >= most {
+                    self.bury_post(id, Grave::Failed, out);
+                } else {
+                    let base = self.settings.posts.base_ms.millis().saturating_mul(1 << (attempts - 1).min(20));
+                    let wait = self.random.span_below(base.min(self.settings.posts.max_ms.millis()));
+                    self.let_wait(id, self.now + wait, out);
+                }
+            }
+        }
+        self.deliver_what_can(platform, out);
+        self.set_post_timer();
+    }
+
+    fn set_place(&mut self, id: PostId, place: Place) {
+        if let Some(post) = self.posts.all.get_mut(&id) {
+            post.place = place;
+        }
+    }
+
+    /// It failed for good.
+    fn bury_post(&mut self, id: PostId, grave: Grave, out: &mut Vec<Action>) {
+        let Some(post) = self.posts.all.get(&id) else { return };
+        if let Place::Waiting { due } = post.place {
+            let (platform, key) = (post.platform, post.key);
+            self.posts.by_due.remove(&(due, id));
+            if let Some(line) = self.posts.lines.get_mut(platform as usize) {
+                line.due.retain(|other| *other != id);
+            }
+            if let Some(behind) = self.posts.behind.get_mut(&key) {
+                // One that was not at the head leaves no gap; the head is not in there.
+                let length = behind.len();
+                behind.retain(|other| *other != id);
+                if behind.len() < length {
+                    self.set_key(id, 0);
+                }
+            }
+        }
+        self.set_place(id, Place::Burying { grave });
+        self.keep_end(id, out);
+    }
+
+    fn set_key(&mut self, id: PostId, key: u64) {
+        if let Some(post) = self.posts.all.get_mut(&id) {
+            post.key = key;
+        }
+    }
+
+    /// Has the end of a post kept, as far as that needs no answer that is gone by now.
+    fn keep_end(&mut self, id: PostId, out: &mut Vec<Action>) {
+        let Some(post) = self.posts.all.get(&id) else { return };
+        match post.place {
+            Place::Burying { grave } => out.push(Action::BuryPost { post: id, grave, attempts: post.attempts }),
+            Place::Settling => out.push(Action::Settle { post: id, ticket: None }),
+            Place::Waiting { .. } | Place::Loading | Place::Out { .. } => {}
+        }
+    }
+
+    /// The end of a post is kept, or could not be: then it is tried again, and the post is not delivered once more.
+    pub(crate) fn post_stored(&mut self, id: PostId, done: bool, out: &mut Vec<Action>) {
+        let is_ending = |post: &&Post| matches!(post.place, Place::Settling | Place::Burying { .. });
+        let Some(post) = self.posts.all.get(&id).filter(is_ending) else {
+            self.stats.stale += 1;
+            return;
+        };
+        if !done {
+            self.stats.store_failures += 1;
+            self.posts.unkept.insert(id);
+            self.posts.unkept_due = self.now + STORE_AGAIN_AFTER;
+            return self.set_post_timer();
+        }
+        let (key, expires) = (post.key, post.expires);
+        self.posts.unkept.remove(&id);
+        self.posts.all.remove(&id);
+        if let Some(expires) = expires {
+            self.posts.by_expiry.remove(&(expires, id));
+        }
+        if key != 0 {
+            self.next_of(key, out);
+        }
+        self.set_post_timer();
+    }
+
+    /// The head of a conversation has ended: the next has its turn.
+    fn next_of(&mut self, key: u64, out: &mut Vec<Action>) {
+        let Some(behind) = self.posts.behind.get_mut(&key) else { return };
+        let Some(next) = behind.pop_front() else {
+            self.posts.behind.remove(&key);
+            return;
+        };
+        if let Some(Place::Waiting { due }) = self.posts.all.get(&next).map(|post| post.place) {
+            self.let_wait(next, due, out);
+        }
+    }
+
+    /// Posts that have not ended.
+    pub fn posts(&self) -> usize {
+        self.posts.len()
+    }
+
+    pub(crate) fn check_posts(&self) {
+        let posts = &self.posts;
+        for (id, post) in &posts.all {
+            let is_timed = |due: &Time| posts.by_due.contains(&(*due, *id));
+            match &post.place {
+                Place::Waiting { due } => {
+                    let line = posts.lines.get(post.platform as usize);
+                    let in_line = line.is_some_and(|line| line.due.contains(id));
+                    let is_behind = posts.behind.get(&post.key).is_some_and(|behind| behind.contains(id));
+                    let places = u32::from(is_timed(due)) + u32::from(in_line) + u32::from(is_behind);
+                    assert_eq!(places, 1, "{id:?} waits in {places} places");
+                }
+                Place::Out { ticket } => {
+                    assert_eq!(posts.by_ticket.get(ticket), Some(id), "the call that delivers {id:?} does not know it");
+                    assert!(self.request(*ticket).is_some(), "{id:?} is out and its call has ended");
+                }
+                Place::Loading | Place::Settling | Place::Burying { .. } => {}
+            }
+            assert!(post.key == 0 || posts.behind.contains_key(&post.key), "{id:?} has left its conversation");
+        }
+        for (index, line) in posts.lines.iter().enumerate() {
+            let under_way = posts.all.values().filter(|post| {
+                post.platform as usize == index && matches!(post.place, Place::Loading | Place::Out { .. })
+            });
+            assert_eq!(under_way.count(), line.under_way, "the count of posts under way is off");
+            let may_go = line.held_until.is_none_or(|until| until <= self.now);
+            let has_room =
+                line.under_way < if line.held_until.is_some() { 1 } else { self.settings.posts.in_flight_max.size() };
+            // In a late turn what is due now comes in the next.
+            let is_next = self.timers.at(Timer::Post).is_some_and(|at| at <= self.now + Duration::from_nanos(1));
+            let is_stuck = !line.due.is_empty() && may_go && has_room && !is_next && self.phase == Phase::Running;
+            assert!(!is_stuck, "posts wait for platform {index}, which has room for them");
+        }
+        let is_waiting = !posts.by_due.is_empty() || !posts.by_expiry.is_empty();
+        let is_timed = self.timers.at(Timer::Post).is_some();
+        assert!(!is_waiting || is_timed || self.phase != Phase::Running, "posts wait and nobody looks");
+        assert!(posts.unkept.is_empty() || is_timed || self.has_exited, "what could not be kept is forgotten");
+    }
+}

@@ -15,6 +15,7 @@ use demi_platform::Request;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use crate::clerk::StoreFacts;
 use crate::handle::PlatformOrder;
 use crate::http;
 use crate::metrics::{self, Format};
@@ -103,6 +104,7 @@ pub(crate) struct Facts<'f> {
     pub(crate) counts: crate::listener::Counts,
     pub(crate) listen: std::net::SocketAddr,
     pub(crate) dead_letters: u64,
+    pub(crate) store: &'f StoreFacts,
     pub(crate) turns: &'f metrics::Turns,
     pub(crate) body_bytes: usize,
     /// The process of a slot.

@@ -1,4 +1,8 @@
 //! The clerk: one thread for errands that block, so that the reactor never does: the store, and measuring.
+//!
+//! What waits is done as a group: everything is written, made durable by one sync, and only then told to those who need
+//! to know that it is durable. While the disk syncs the next group gathers, so the busier it is the fewer syncs an errand
+//! takes. What need not be durable is answered at once and causes no sync.
 
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -25,6 +29,10 @@ const ERRANDS_BEFORE_LISTING_MAX: usize = 16;
 
 /// A plugin is refused while so many errands wait: its values may have 64 KiB each, and dead letters go first.
 const ERRANDS_BEFORE_PLUGINS_MAX: usize = 64;
+
+/// Errands of one group at most. They are done before the first of them is told, so this bounds how long that waits; a
+/// sync costs so much more than a write that larger groups gain nothing.
+const GROUP_MAX: usize = 256;
 
 /// What is still to be kept when Demi ends is given this long; a store that hangs must not keep Demi from ending.
 const FINISH_MAX: Duration = Duration::from_secs(1);
@@ -82,6 +90,15 @@ impl Memory {
         let starts = store.starts(platform, unix_day).inspect_err(failed).unwrap_or_default();
         Memory { history, starts }
     }
+}
+
+/// What is told of the store, for the metrics and the status.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct StoreFacts {
+    /// Syncs, each for a group of errands.
+    pub(crate) syncs: u64,
+    /// Errands in these groups that had to be durable.
+    pub(crate) synced: u64,
 }
 
 /// What a look at the plugin folders found.
@@ -185,15 +202,106 @@ impl Clerk {
     }
 }
 
-fn work(inbox: &Receiver<Order>, store: Store, mut rescan: Rescan, postbox: &Postbox) {
-    let mut gauge = Gauge::new();
-    let mut history_fails = false;
-    let look = |changes: Vec<Change>, unix_day: u32, refused: Vec<PathBuf>, store: &Store| {
+fn work(inbox: &Receiver<Order>, store: Store, rescan: Rescan, postbox: &Postbox) {
+    let gauge = Gauge::new();
+    let facts = StoreFacts::default();
+    let mut office = Office { store, rescan, gauge, history_fails: false, owed: Vec::new(), facts, postbox };
+    while let Ok(first) = inbox.recv() {
+        let group = std::iter::once(first).chain(inbox.try_iter().take(GROUP_MAX - 1));
+        group.for_each(|order| office.perform(order));
+        office.commit();
+    }
+}
+
+/// Where errands are done.
+struct Office<'p> {
+    store: Store,
+    rescan: Rescan,
+    gauge: Gauge,
+    history_fails: bool,
+    /// Whom to tell that what was written is durable.
+    owed: Vec<Owed>,
+    facts: StoreFacts,
+    postbox: &'p Postbox,
+}
+
+/// What was written, as far as it could be, and is told once it is durable.
+enum Owed {
+    Buried(Ticket, Result<u64, String>),
+    Plugin(PluginStored),
+    Flush,
+}
+
+impl Office<'_> {
+    fn perform(&mut self, order: Order) {
+        match order {
+            Order::Measure => {
+                if let Some(sample) = self.gauge.measure() {
+                    self.postbox.post(Letter::Measured(sample));
+                }
+            }
+            Order::Bury(ticket, letter) => {
+                let buried = self.store.bury(&letter).map_err(|error| error.to_string());
+                self.owed.push(Owed::Buried(ticket, buried));
+            }
+            Order::Flush => self.owed.push(Owed::Flush),
+            Order::List { place, serial, listing } => {
+                let page = self.store.list(listing.after, listing.limit).map(|page| api::dead_letters_json(&page));
+                let page = page.map_err(|error| {
+                    log::error!("dead letters could not be read: {error}");
+                    Box::new(Problem::new(500, error.to_string()).code("store"))
+                });
+                self.postbox.post(Letter::Listed { place, serial, page });
+            }
+            Order::Plugin(order) => {
+                let writes = matches!(order.errand, PluginErrand::Put(_));
+                let stored = serve_plugin(&self.store, *order);
+                if writes && stored.answer.is_ok() {
+                    self.owed.push(Owed::Plugin(stored));
+                } else {
+                    self.postbox.post(Letter::PluginStored(Box::new(stored)));
+                }
+            }
+            Order::Note(notes) => self.note(&notes),
+            Order::Spend { platform, unix_day, starts } => {
+                let kept = self.store.spend(&platform, unix_day, starts).and_then(|()| self.store.hand_over());
+                if let Err(error) = kept {
+                    log::error!("that {platform} was started {starts} times today is not kept: {error}");
+                }
+            }
+            Order::Rescan { unix_day, refused } => {
+                let changes = self.rescan.rescan();
+                self.tell_changes(changes, unix_day, refused);
+            }
+            Order::Reread { number, unix_day, manifest, refused } => {
+                let changes = self.rescan.rescan_at_once();
+                self.tell_changes(changes, unix_day, refused);
+                let folder = manifest.as_deref().and_then(Path::parent);
+                let read = folder.map(plugins::examine).transpose();
+                let read = read.map(|platform| platform.map(Box::new)).map_err(|problems| problems.to_string());
+                self.postbox.post(Letter::Reread(number, read));
+            }
+        }
+    }
+
+    fn note(&mut self, notes: &[Note]) {
+        let kept = notes.iter().try_for_each(|note| self.store.note(&note.platform, &note.entry));
+        let kept = kept.and_then(|()| self.store.hand_over());
+        // Once until it works again: each state change would say the same.
+        match (&kept, self.history_fails) {
+            (Err(error), false) => log::error!("what happens to platforms is not kept: {error}"),
+            (Ok(()), true) => log::info!("what happens to platforms is kept again"),
+            (Ok(()), false) | (Err(_), true) => {}
+        }
+        self.history_fails = kept.is_err();
+    }
+
+    fn tell_changes(&self, changes: Vec<Change>, unix_day: u32, refused: Vec<PathBuf>) {
         let changes = changes.into_iter().map(|change| {
             let memory = match &change {
                 // One that has changed comes as well, if it could not be taken in before.
                 Change::Came(platform) | Change::Changed { platform: Ok(platform), .. } => {
-                    Memory::of(&platform.name, unix_day, store)
+                    Memory::of(&platform.name, unix_day, &self.store)
                 }
                 Change::Changed { .. } | Change::Gone { .. } | Change::Refused(_) => Memory::default(),
             };
@@ -201,60 +309,36 @@ fn work(inbox: &Receiver<Order>, store: Store, mut rescan: Rescan, postbox: &Pos
         });
         let changes = changes.collect();
         let vanished = refused.into_iter().filter(|path| !path.exists()).collect();
-        postbox.post(Letter::Rescanned(Box::new(Rescanned { changes, vanished })));
-    };
-    while let Ok(order) = inbox.recv() {
-        match order {
-            Order::Measure => {
-                if let Some(sample) = gauge.measure() {
-                    postbox.post(Letter::Measured(sample));
+        self.postbox.post(Letter::Rescanned(Box::new(Rescanned { changes, vanished })));
+    }
+
+    /// Makes durable what the group has written, and tells everyone who waits for that.
+    fn commit(&mut self) {
+        if self.owed.is_empty() {
+            return;
+        }
+        let flushed = self.store.flush().map_err(|error| error.to_string());
+        if let Err(error) = &flushed {
+            log::error!("the store could not be flushed: {error}");
+        }
+        self.facts.syncs += 1;
+        self.facts.synced += self.owed.len() as u64;
+        // First, so that whoever has an answer finds it counted.
+        self.postbox.post(Letter::Store(Box::new(self.facts.clone())));
+        for owed in self.owed.drain(..) {
+            match owed {
+                Owed::Buried(ticket, buried) => {
+                    let buried = buried.and_then(|number| flushed.clone().map(|()| number));
+                    self.postbox.post(Letter::Stored(Errand::Bury, buried.is_ok()));
+                    self.postbox.post(Letter::Buried(ticket, buried));
                 }
-            }
-            Order::Bury(ticket, letter) => {
-                let buried = store.bury(&letter).map_err(|error| error.to_string());
-                postbox.post(Letter::Stored(Errand::Bury, buried.is_ok()));
-                postbox.post(Letter::Buried(ticket, buried));
-            }
-            Order::Flush => {
-                let flushed = store.flush();
-                if let Err(error) = &flushed {
-                    log::error!("the store could not be flushed: {error}");
+                Owed::Plugin(mut stored) => {
+                    if let Err(error) = &flushed {
+                        stored.answer = Err(Fault::failed(error.clone()));
+                    }
+                    self.postbox.post(Letter::PluginStored(Box::new(stored)));
                 }
-                postbox.post(Letter::Stored(Errand::Flush, flushed.is_ok()));
-            }
-            Order::List { place, serial, listing } => {
-                let page = store.list(listing.after, listing.limit).map(|page| api::dead_letters_json(&page));
-                let page = page.map_err(|error| {
-                    log::error!("dead letters could not be read: {error}");
-                    Box::new(Problem::new(500, error.to_string()).code("store"))
-                });
-                postbox.post(Letter::Listed { place, serial, page });
-            }
-            Order::Plugin(order) => postbox.post(Letter::PluginStored(Box::new(serve_plugin(&store, *order)))),
-            Order::Note(notes) => {
-                let kept = notes.iter().try_for_each(|note| store.note(&note.platform, &note.entry));
-                let kept = kept.and_then(|()| store.hand_over());
-                // Once until it works again: each state change would say the same.
-                match (&kept, history_fails) {
-                    (Err(error), false) => log::error!("what happens to platforms is not kept: {error}"),
-                    (Ok(()), true) => log::info!("what happens to platforms is kept again"),
-                    (Ok(()), false) | (Err(_), true) => {}
-                }
-                history_fails = kept.is_err();
-            }
-            Order::Spend { platform, unix_day, starts } => {
-                let kept = store.spend(&platform, unix_day, starts).and_then(|()| store.hand_over());
-                if let Err(error) = kept {
-                    log::error!("that {platform} was started {starts} times today is not kept: {error}");
-                }
-            }
-            Order::Rescan { unix_day, refused } => look(rescan.rescan(), unix_day, refused, &store),
-            Order::Reread { number, unix_day, manifest, refused } => {
-                look(rescan.rescan_at_once(), unix_day, refused, &store);
-                let folder = manifest.as_deref().and_then(Path::parent);
-                let read = folder.map(plugins::examine).transpose();
-                let read = read.map(|platform| platform.map(Box::new)).map_err(|problems| problems.to_string());
-                postbox.post(Letter::Reread(number, read));
+                Owed::Flush => self.postbox.post(Letter::Stored(Errand::Flush, flushed.is_ok())),
             }
         }
     }

@@ -10,7 +10,7 @@ use demi_platform::{Fault, Reply};
 use mio::Waker;
 use serde_json::value::RawValue;
 
-use crate::clerk::Rescanned;
+use crate::clerk::{Rescanned, StoreFacts};
 use crate::handle::Wish;
 use crate::problem::Problem;
 
@@ -47,6 +47,8 @@ pub(crate) enum Letter {
     Rescanned(Box<Rescanned>),
     /// The clerk has read a platform's manifest anew, if it has one, for the reload with this number.
     Reread(u64, Result<Option<Box<Platform>>, String>),
+    /// How the store is, and what is counted of it.
+    Store(Box<StoreFacts>),
     /// The clerk did another errand.
     Stored(Errand, bool),
     /// The host program wants something.

@@ -149,6 +149,9 @@ fn of_demi(page: &mut Page, conductor: &Conductor, facts: &Facts<'_>) {
     page.counter("demi_events_total", "Events that the conductor handled.", stats.events);
     page.counter("demi_stale_news_total", "News of old runs and ended requests, passed over.", stats.stale);
     page.counter("demi_store_failures_total", "Errands that the store could not do.", stats.store_failures);
+    let help = "Errands of the store that were made durable.";
+    page.counter("demi_store_synced_total", help, facts.store.synced);
+    page.counter("demi_store_syncs_total", "Syncs of the disk, each for a group of them.", facts.store.syncs);
     page.gauge("demi_dead_letters", "Dead letters that are kept.", facts.dead_letters);
     page.counter("demi_slow_turns_total", "Turns of the reactor over their budget of 50 ms.", turns.slow);
     page.family("demi_turn_duration_seconds", "histogram", "Turns of the reactor, without the wait for news.");

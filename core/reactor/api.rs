@@ -1,11 +1,13 @@
 //! Demi's own API: what the paths below `/v1` and the health pages answer.
 
 mod health;
+mod history;
 mod platforms;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use base64::engine::general_purpose::STANDARD;
 use base64::Engine;
@@ -23,6 +25,7 @@ use crate::problem::Problem;
 use crate::shell::Listed;
 use crate::store::LetterPage;
 
+pub(crate) use history::{history_json, read_history, History};
 pub(crate) use platforms::{no_platform, Topic};
 
 /// A page of the API.
@@ -50,6 +53,8 @@ pub(crate) enum Page<'p> {
     Ready,
     /// `GET /metrics`.
     Metrics,
+    /// `GET /v1/metrics/history`, which the clerk answers.
+    MetricsHistory,
     /// A path of the API that leads nowhere.
     Unknown,
 }
@@ -63,6 +68,7 @@ impl<'p> Page<'p> {
             "/v1/health" => Page::Health,
             "/v1/platforms" => Page::Platforms,
             "/v1/dead-letters" => Page::DeadLetters,
+            "/v1/metrics/history" => Page::MetricsHistory,
             "/v1/plugins" => Page::Plugins,
             "/healthz" => Page::Alive,
             "/readyz" => Page::Ready,
@@ -155,10 +161,15 @@ pub(crate) fn answer(
         Page::Platforms => platforms::all(conductor, facts),
         Page::Platform(name, topic) => platforms::one(name, topic, request.query(), conductor, facts)?,
         Page::Plugins => platforms::plugins(facts),
-        Page::Requests | Page::Order(..) | Page::DeadLetters | Page::Unknown => {
+        Page::Requests | Page::Order(..) | Page::DeadLetters | Page::MetricsHistory | Page::Unknown => {
             return Err(Problem::new(404, "there is no such page; see GET /v1/status"))
         }
     })
+}
+
+/// Too much waits for the clerk.
+pub(crate) fn store_busy() -> Problem {
+    Problem::new(503, "too much is waiting for the store").code("store_busy").retry_after(Duration::from_secs(1))
 }
 
 fn json(value: &impl Serialize) -> PageAnswer {
@@ -446,6 +457,8 @@ mod tests {
         assert_eq!(Page::of("/v1/platforms/"), Some(Page::Unknown));
         assert_eq!(Page::of("/v1/dead-letters"), Some(Page::DeadLetters));
         assert_eq!(Page::of("/v1/dead-letters/1"), Some(Page::Unknown));
+        assert_eq!(Page::of("/v1/metrics/history"), Some(Page::MetricsHistory));
+        assert_eq!(Page::of("/v1/metrics"), Some(Page::Unknown));
         assert_eq!(Page::of("/v1/nonsense"), Some(Page::Unknown));
         assert_eq!(Page::of("/metrics/x"), Some(Page::Unknown));
         assert_eq!(Page::of("/v10"), None);

@@ -13,12 +13,12 @@ use demi_conductor::{Errand, Instance, Sample, Ticket};
 use demi_platform::Fault;
 use serde_json::value::RawValue;
 
-use crate::api::{self, Listing};
+use crate::api::{self, History, Listing};
 use crate::chronicle::{Entry, EVENTS_MAX};
 use crate::mailbox::{Letter, PluginStored, Postbox};
 use crate::plugins::{self, Change, Rescan};
 use crate::problem::Problem;
-use crate::store::{DeadLetter, Store, StoreError};
+use crate::store::{DeadLetter, Minute, Store, StoreError};
 
 /// Most errands that wait; one more is refused, and told as not done.
 const ERRANDS_MAX: usize = 1024;
@@ -43,7 +43,9 @@ enum Order {
     Flush,
     List { place: usize, serial: u64, listing: Listing },
     Plugin(Box<PluginOrder>),
+    History { place: usize, serial: u64, history: History },
     Note(Vec<Note>),
+    Minutes { unix_minute: u32, minutes: Vec<(String, Minute)> },
     Spend { platform: String, unix_day: u32, starts: u32 },
     Rescan { unix_day: u32, refused: Vec<PathBuf> },
     Reread { number: u64, unix_day: u32, manifest: Option<PathBuf>, refused: Vec<PathBuf> },
@@ -170,6 +172,16 @@ impl Clerk {
         self.send(Order::Note(notes), ERRANDS_BEFORE_NOTES_MAX)
     }
 
+    /// Has it kept what platforms did in a minute; no answer. False if too much is waiting: what must be kept goes before.
+    pub(crate) fn minutes(&self, unix_minute: u32, minutes: Vec<(String, Minute)>) -> bool {
+        self.send(Order::Minutes { unix_minute, minutes }, ERRANDS_BEFORE_NOTES_MAX)
+    }
+
+    /// Has it read what a platform did for the client at a place. False if too much is waiting.
+    pub(crate) fn history(&self, place: usize, serial: u64, history: History) -> bool {
+        self.send(Order::History { place, serial, history }, ERRANDS_BEFORE_LISTING_MAX)
+    }
+
     /// Has it kept how often a platform was started on a day; no answer. False if too much is waiting.
     pub(crate) fn spend(&self, platform: &str, unix_day: u32, starts: u32) -> bool {
         self.send(Order::Spend { platform: platform.to_owned(), unix_day, starts }, ERRANDS_MAX)
@@ -205,7 +217,8 @@ impl Clerk {
 fn work(inbox: &Receiver<Order>, store: Store, rescan: Rescan, postbox: &Postbox) {
     let gauge = Gauge::new();
     let facts = StoreFacts::default();
-    let mut office = Office { store, rescan, gauge, history_fails: false, owed: Vec::new(), facts, postbox };
+    let mut office =
+        Office { store, rescan, gauge, history_fails: false, minutes_fail: false, owed: Vec::new(), facts, postbox };
     while let Ok(first) = inbox.recv() {
         let group = std::iter::once(first).chain(inbox.try_iter().take(GROUP_MAX - 1));
         group.for_each(|order| office.perform(order));
@@ -219,6 +232,7 @@ struct Office<'p> {
     rescan: Rescan,
     gauge: Gauge,
     history_fails: bool,
+    minutes_fail: bool,
     /// Whom to tell that what was written is durable.
     owed: Vec<Owed>,
     facts: StoreFacts,
@@ -262,7 +276,16 @@ impl Office<'_> {
                     self.postbox.post(Letter::PluginStored(Box::new(stored)));
                 }
             }
+            Order::History { place, serial, history } => {
+                let spans = self.store.minutes(&history.platform, history.from, history.to, history.step);
+                let page = spans.map(|spans| api::history_json(&history, &spans)).map_err(|error| {
+                    log::error!("what {} did cannot be read: {error}", history.platform);
+                    Box::new(Problem::new(500, error.to_string()).code("store"))
+                });
+                self.postbox.post(Letter::Listed { place, serial, page });
+            }
             Order::Note(notes) => self.note(&notes),
+            Order::Minutes { unix_minute, minutes } => self.keep_minutes(unix_minute, &minutes),
             Order::Spend { platform, unix_day, starts } => {
                 let kept = self.store.spend(&platform, unix_day, starts).and_then(|()| self.store.hand_over());
                 if let Err(error) = kept {
@@ -282,6 +305,17 @@ impl Office<'_> {
                 self.postbox.post(Letter::Reread(number, read));
             }
         }
+    }
+
+    fn keep_minutes(&mut self, unix_minute: u32, minutes: &[(String, Minute)]) {
+        let kept = self.store.keep_minutes(unix_minute, minutes);
+        let kept = kept.and_then(|()| self.store.forget_old_minutes(unix_minute)).and_then(|()| self.store.hand_over());
+        match (&kept, self.minutes_fail) {
+            (Err(error), false) => log::error!("what platforms do in each minute is not kept: {error}"),
+            (Ok(()), true) => log::info!("what platforms do in each minute is kept again"),
+            (Ok(()), false) | (Err(_), true) => {}
+        }
+        self.minutes_fail = kept.is_err();
     }
 
     fn note(&mut self, notes: &[Note]) {

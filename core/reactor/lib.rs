@@ -142,7 +142,7 @@ impl Reactor {
             self.shell.sweep();
             self.settle();
         }
-        self.shell.look_around();
+        self.shell.look_around(&self.conductor);
         self.settle();
         self.shell.flush();
         self.settle();

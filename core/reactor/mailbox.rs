@@ -39,7 +39,7 @@ pub(crate) enum Letter {
     Weighed(Vec<(Instance, Weight)>),
     /// The clerk kept a dead letter, and under which number.
     Buried(Ticket, Result<u64, String>),
-    /// The clerk has read dead letters for the client at a place: the body of the page, or why there is none.
+    /// The clerk has read what the client at a place wants to see: the body of the page, or why there is none.
     Listed { place: usize, serial: u64, page: Result<Vec<u8>, Box<Problem>> },
     /// The clerk has looked up, or kept, a value for a plugin.
     PluginStored(Box<PluginStored>),

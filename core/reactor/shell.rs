@@ -1,6 +1,7 @@
 //! Does what the conductor orders, and turns what happens into events.
 
 mod callers;
+mod minutes;
 mod orders;
 mod plugin_calls;
 mod roster;
@@ -22,6 +23,7 @@ use signal_hook_mio::v1_0::Signals;
 use crate::api;
 use crate::calls::{Call, Link, Origin};
 use crate::children::{outcome_of_fault, Children};
+use crate::chronicle::unix_ms;
 use crate::clerk::{Clerk, StoreFacts};
 use crate::handle::{Handle, Wish};
 use crate::http;
@@ -37,6 +39,7 @@ use crate::tokens::Source;
 use crate::upstream::{Checkup, Upstreams};
 use crate::workers::{self, Worker};
 
+use minutes::MinuteBook;
 pub(crate) use orders::{unix_day, Desk};
 use plugin_calls::PluginCalls;
 pub(crate) use roster::Listed;
@@ -128,6 +131,7 @@ pub(crate) struct Shell {
     /// Streamed answers whose clients are slow.
     paused: Vec<Ticket>,
     dead_letters: u64,
+    minutes: MinuteBook,
     /// What the clerk last said of the store.
     store_facts: StoreFacts,
 }
@@ -176,6 +180,7 @@ impl Shell {
             stored: None,
             paused: Vec::new(),
             dead_letters,
+            minutes: MinuteBook::new(config.store.metrics_days.value()),
             store_facts: StoreFacts::default(),
         }
     }
@@ -422,6 +427,7 @@ impl Shell {
             }
             Action::Flush => {
                 self.keep_notes();
+                self.keep_minutes(unix_ms(), conductor);
                 if !self.clerk.as_ref().is_some_and(Clerk::flush) {
                     self.stored = Some((false, self.now));
                 }

@@ -150,7 +150,7 @@ impl Reactor {
             .map_err(|error| StartError::Listen(port::explain(&config.http.listen, &error)))?;
         steps.done("listener");
         let path = options.base.join(&config.store.path);
-        let store = Store::open(&path, config.store.cache_bytes.value(), config.store.dead_letters_max.value())?;
+        let store = Store::open(&path, &config.store)?;
         let dead_letters = store.dead_letters();
         steps.done("store");
         let executable = match options.executable {

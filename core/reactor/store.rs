@@ -13,8 +13,8 @@
 //! The trees: `history` and `starts` are told of in `history.rs`, `plugin_values` in `values.rs`; `meta` holds `schema`,
 //! the version of this layout (u32, big endian); `dead_letters` holds the letters by
 //! id (u64, big endian). The tally (next id, count) sits there under the last key of all, thus in the page a new letter
-//! goes to anyway, and is written in one batch with it: both survive a crash or neither does. Two more, for what may be
-//! lost with the machine, are described in `history.rs`.
+//! goes to anyway, and is written in one batch with it: both survive a crash or neither does. Three more, for what may be
+//! lost with the machine, are described in `history.rs` and `minutes.rs`.
 //!
 //! A letter longer than `INLINE_BYTES` has a file of its own, synced before the entry that names it. Why: sled 0.34
 //! splits a page by the number of its items (more than 16), whatever their size, rewrites it whole every ten changes,
@@ -23,8 +23,10 @@
 //!
 //! An error of the disk (full, failed) stays with sled until the store is dropped and opened again.
 
+mod coding;
 mod history;
 mod letter;
+mod minutes;
 mod values;
 
 use std::cell::{Cell, RefCell};
@@ -38,9 +40,11 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use demi_conductor::config::Store as Settings;
 use rustix::fs::{flock, FlockOperation};
 
 pub use letter::DeadLetter;
+pub(crate) use minutes::{Minute, Span};
 pub use values::check_value;
 
 /// The layout this version reads and writes.
@@ -85,6 +89,10 @@ pub struct Store {
     values: values::Values,
     history: sled::Tree,
     starts: sled::Tree,
+    minutes: sled::Tree,
+    metrics_days: u64,
+    /// The hour in which old minutes were last looked for.
+    minutes_forgotten_at: Cell<Option<u32>>,
     /// How many entries the history of a platform has, as far as one was added since the store was opened.
     noted: RefCell<BTreeMap<Box<str>, u32>>,
     /// Tells entries of the same millisecond apart.
@@ -192,13 +200,14 @@ struct Tally {
 }
 
 impl Store {
-    /// Opens the store in the directory `path`, made with mode 0700 if absent; `cache_bytes` (at least 256) is what sled
-    /// may keep of pages it has read; at `dead_letters_max` letters [`Store::bury`] refuses.
+    /// Opens the store in the directory `path`, made with mode 0700 if absent, with the bounds of `settings`, whose own
+    /// path is not looked at.
     ///
     /// A database that cannot be read is renamed to `db.damaged-<unix seconds>`, which is logged as an error, and a new
     /// one is started; it is never deleted. Blocks for the lock, the recovery of what was written since the last open,
     /// and a few syncs when new.
-    pub fn open(path: &Path, cache_bytes: u64, dead_letters_max: u64) -> Result<Store, StoreError> {
+    pub fn open(path: &Path, settings: &Settings) -> Result<Store, StoreError> {
+        let cache_bytes = settings.cache_bytes.value();
         DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|e| match fs::metadata(path) {
             Ok(found) if !found.is_dir() => StoreError::NotADirectory { path: path.to_owned() },
             _ => StoreError::from_io(path, e),
@@ -224,12 +233,15 @@ impl Store {
             values: values::Values::default(),
             history: opened.history,
             starts: opened.starts,
+            minutes: opened.minutes,
+            metrics_days: settings.metrics_days.value(),
+            minutes_forgotten_at: Cell::new(None),
             noted: RefCell::default(),
             sequence: Cell::new(0),
             db: opened.db,
             database: opened.database,
             path: path.to_owned(),
-            dead_letters_max,
+            dead_letters_max: settings.dead_letters_max.value(),
             tally: Cell::new(opened.tally),
             sync_failed: Cell::new(false),
             _lock: lock,
@@ -529,6 +541,7 @@ struct Opened {
     letters: sled::Tree,
     history: sled::Tree,
     starts: sled::Tree,
+    minutes: sled::Tree,
     database: File,
     tally: Tally,
 }
@@ -578,6 +591,7 @@ fn open_database(path: &Path, cache_bytes: u64) -> Result<Opened, StoreError> {
 
     let history = guarded(path, || db.open_tree("history"))?;
     let starts = guarded(path, || db.open_tree("starts"))?;
+    let minutes = guarded(path, || db.open_tree("minutes"))?;
 
     let file = path.join("db");
     let database = File::open(&file).map_err(|e| StoreError::from_io(&file, e))?;
@@ -592,7 +606,7 @@ fn open_database(path: &Path, cache_bytes: u64) -> Result<Opened, StoreError> {
             .map_err(|e| StoreError::from_io(&letter_files, e))?;
         sync_new(path, &database).map_err(|e| StoreError::from_io(path, e))?;
     }
-    Ok(Opened { db, letters, history, starts, database, tally })
+    Ok(Opened { db, letters, history, starts, minutes, database, tally })
 }
 
 /// Makes the files of a new database durable: sled syncs neither its settings nor the directories.
@@ -610,7 +624,7 @@ fn guarded_open(path: &Path, cache_bytes: u64) -> Result<sled::Db, StoreError> {
     // half-empty segments that the history leaves behind, and that is not urgent.
     let config = sled::Config::new()
         .path(path)
-        .cache_capacity(cache_bytes.max(256))
+        .cache_capacity(cache_bytes)
         .segment_size(SEGMENT_BYTES)
         .mode(sled::Mode::LowSpace)
         .use_compression(false)

@@ -35,6 +35,7 @@ enum RawCommand {
     Run(RawRun),
     Platforms(RawPlatforms),
     Health(RawHealth),
+    History(RawHistory),
     Why(RawWhy),
     Logs(RawLogs),
     Start(RawStart),
@@ -123,6 +124,17 @@ remote!(RawHealth, "health", "Tell how the platforms are, how long answers take,
     /// only this platform, with its instances, its errors and its history
     #[argh(positional)]
     name: Option<String>,
+});
+remote!(RawHistory, "history", "Tell what a platform did and used over time.", {
+    /// the platform
+    #[argh(positional)]
+    name: String,
+    /// how far to look back, such as 90m, 24h or 7d; default: 24h
+    #[argh(option, default = "\"24h\".to_owned()", from_str_fn(span))]
+    last: String,
+    /// how much makes a line, such as 5m, 1h or 1d; default: what makes at most 150 lines
+    #[argh(option, from_str_fn(span))]
+    step: Option<String>,
 });
 remote!(RawWhy, "why", "Tell why a platform is in its state, what happens next, and what happened before.", {
     /// the platform
@@ -213,6 +225,12 @@ pub(crate) enum Command {
     Health {
         remote: Remote,
         name: Option<String>,
+    },
+    History {
+        remote: Remote,
+        name: String,
+        last: String,
+        step: Option<String>,
     },
     Why {
         remote: Remote,
@@ -331,6 +349,10 @@ impl From<Raw> for Command {
             }),
             RawCommand::Platforms(raw) => Command::Platforms { remote: raw.remote(config), name: raw.name },
             RawCommand::Health(raw) => Command::Health { remote: raw.remote(config), name: raw.name },
+            RawCommand::History(raw) => {
+                let remote = raw.remote(config);
+                Command::History { remote, name: raw.name, last: raw.last, step: raw.step }
+            }
             RawCommand::Why(raw) => Command::Why { remote: raw.remote(config), name: raw.name },
             RawCommand::Logs(raw) => {
                 let remote = raw.remote(config);
@@ -370,6 +392,14 @@ fn wait(word: &str) -> Result<Duration, String> {
     match word.parse::<f64>() {
         Ok(seconds) if (0.0..=3600.0).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
         _ => Err(format!("{word:?} is not a number of seconds from 0 to 3600")),
+    }
+}
+
+fn span(word: &str) -> Result<String, String> {
+    let (number, unit) = word.split_at(word.len() - usize::from(word.ends_with(['s', 'm', 'h', 'd'])));
+    match number.parse::<u32>() {
+        Ok(1..) if !unit.is_empty() && !number.starts_with('+') => Ok(word.to_owned()),
+        _ => Err(format!("{word:?} is not a span of time; write it as 90m, 24h or 7d")),
     }
 }
 
@@ -435,6 +465,8 @@ mod tests {
         for (words, remedy) in [
             (&["logs", "x", "--lines", "0"][..], "1 to 1000"),
             (&["start", "x", "--wait", "forever"], "0 to 3600"),
+            (&["history", "x", "--last", "yesterday"], "90m, 24h or 7d"),
+            (&["history", "x", "--step", "5"], "90m, 24h or 7d"),
             (&["platforms", "--address", "localhost"], "127.0.0.1:8787"),
             (&["platforms", "--address", ":80"], "127.0.0.1:8787"),
             (&["plugin", "new", "x", "--lang", "cobol"], "python, node, rust or sh"),
@@ -445,10 +477,11 @@ mod tests {
 
     #[test]
     fn every_command_explains_itself() {
-        let commands: [&[&str]; 16] = [
+        let commands: [&[&str]; 17] = [
             &["run"],
             &["platforms"],
             &["health"],
+            &["history"],
             &["why"],
             &["logs"],
             &["start"],

@@ -92,6 +92,8 @@ impl Shell {
             self.asked_over_api(place, serial, &request, conductor);
         } else if page == Page::DeadLetters {
             self.list_dead_letters(place, serial, view.query());
+        } else if page == Page::MetricsHistory {
+            self.show_minutes(place, serial, view.query(), conductor);
         } else if let Page::Order(name, order) = page {
             self.order(name, order, origin, conductor);
         } else {
@@ -134,9 +136,7 @@ impl Shell {
     fn list_dead_letters(&mut self, place: usize, serial: u64, query: &str) {
         let problem = match api::read_listing(query) {
             Ok(listing) if self.clerk.as_ref().is_some_and(|clerk| clerk.list(place, serial, listing)) => return,
-            Ok(_) => Problem::new(503, "too much is waiting for the store")
-                .code("store_busy")
-                .retry_after(Duration::from_secs(1)),
+            Ok(_) => api::store_busy(),
             Err(problem) => problem,
         };
         self.listener.respond_problem(place, serial, &problem, self.now, &mut self.kit);

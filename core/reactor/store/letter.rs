@@ -1,5 +1,7 @@
 //! A dead letter and its bytes on disk.
 
+use super::coding::{put_bytes, put_number, take_bytes, take_number, take_text};
+
 /// A message that could not be delivered, kept until someone replays or purges it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeadLetter {
@@ -72,46 +74,4 @@ impl DeadLetter {
         };
         rest.is_empty().then_some(letter)
     }
-}
-
-fn put_number(out: &mut Vec<u8>, mut number: u64) {
-    while number >= 0x80 {
-        out.push(number as u8 | 0x80);
-        number >>= 7;
-    }
-    out.push(number as u8);
-}
-
-fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
-    put_number(out, bytes.len() as u64);
-    out.extend_from_slice(bytes);
-}
-
-fn take_number(rest: &mut &[u8]) -> Option<u64> {
-    let mut number = 0u64;
-    for shift in (0..64).step_by(7) {
-        let (&byte, tail) = rest.split_first()?;
-        *rest = tail;
-        let bits = u64::from(byte & 0x7f);
-        // The tenth byte has room for one bit only.
-        if shift == 63 && bits > 1 {
-            return None;
-        }
-        number |= bits << shift;
-        if byte < 0x80 {
-            return Some(number);
-        }
-    }
-    None
-}
-
-fn take_bytes<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
-    let length = usize::try_from(take_number(rest)?).ok()?;
-    let (bytes, tail) = rest.split_at_checked(length)?;
-    *rest = tail;
-    Some(bytes)
-}
-
-fn take_text(rest: &mut &[u8]) -> Option<String> {
-    std::str::from_utf8(take_bytes(rest)?).ok().map(str::to_owned)
 }

@@ -4,10 +4,10 @@ use super::*;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// A directory of its own for each test, removed at its end.
-struct Scratch(PathBuf);
+pub(super) struct Scratch(PathBuf);
 
 impl Scratch {
-    fn new() -> Scratch {
+    pub(super) fn new() -> Scratch {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let path = std::env::temp_dir().join(format!("demi-store-{}-{number}", std::process::id()));
@@ -15,16 +15,16 @@ impl Scratch {
         Scratch(path)
     }
 
-    fn data(&self) -> PathBuf {
+    pub(super) fn data(&self) -> PathBuf {
         self.0.join("data")
     }
 
-    fn open(&self) -> Store {
-        Store::open(&self.data(), 64 * 1024, 1000).unwrap()
+    pub(super) fn open(&self) -> Store {
+        Store::open(&self.data(), &settings(1000)).unwrap()
     }
 
     fn refusal(&self) -> StoreError {
-        Store::open(&self.data(), 64 * 1024, 1000).unwrap_err()
+        Store::open(&self.data(), &settings(1000)).unwrap_err()
     }
 
     fn set_aside(&self) -> Vec<PathBuf> {
@@ -37,6 +37,14 @@ impl Drop for Scratch {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }
+}
+
+/// A small cache, and so many dead letters at most.
+pub(super) fn settings(dead_letters_max: u64) -> Settings {
+    use demi_conductor::config::Bounded;
+    let cache_bytes = Bounded::new(64 * 1024).unwrap();
+    let dead_letters_max = Bounded::new(dead_letters_max).unwrap();
+    Settings { cache_bytes, dead_letters_max, ..Settings::default() }
 }
 
 fn letter(body: impl Into<Vec<u8>>) -> DeadLetter {
@@ -166,7 +174,7 @@ fn a_list_of_long_letters_ends_early_and_says_where_to_go_on() {
 #[test]
 fn at_the_maximum_a_letter_is_refused_and_none_is_lost() {
     let scratch = Scratch::new();
-    let store = Store::open(&scratch.data(), 64 * 1024, 2).unwrap();
+    let store = Store::open(&scratch.data(), &settings(2)).unwrap();
     store.bury(&letter("a")).unwrap();
     store.bury(&letter("b")).unwrap();
     let refusal = store.bury(&letter("c")).unwrap_err();
@@ -220,7 +228,7 @@ fn a_file_in_the_place_of_the_directory_or_its_parent_is_named() {
     let scratch = Scratch::new();
     fs::write(scratch.data(), "").unwrap();
     assert!(matches!(scratch.refusal(), StoreError::NotADirectory { .. }));
-    let below = Store::open(&scratch.data().join("deeper"), 64 * 1024, 1).unwrap_err();
+    let below = Store::open(&scratch.data().join("deeper"), &settings(1)).unwrap_err();
     assert!(matches!(below, StoreError::NotADirectory { .. }), "{below}");
 }
 

@@ -509,6 +509,7 @@ mod tests {
             target: "/x".into(),
             content_type: "text/plain".into(),
             body: body.to_vec(),
+            ..DeadLetter::default()
         };
         let page = LetterPage { letters: vec![(1, letter(b"hello")), (2, letter(b"\xff"))], next: Some(2) };
         let json: serde_json::Value = serde_json::from_slice(&dead_letters_json(&page)).expect("it is JSON");

@@ -18,7 +18,7 @@ use crate::chronicle::{Entry, EVENTS_MAX};
 use crate::mailbox::{Letter, PluginStored, Postbox};
 use crate::plugins::{self, Change, Rescan};
 use crate::problem::Problem;
-use crate::store::{DeadLetter, Minute, Store, StoreError};
+use crate::store::{DeadLetter, LetterFilter, Minute, Store, StoreError};
 
 /// Most errands that wait; one more is refused, and told as not done.
 const ERRANDS_MAX: usize = 1024;
@@ -260,7 +260,10 @@ impl Office<'_> {
             }
             Order::Flush => self.owed.push(Owed::Flush),
             Order::List { place, serial, listing } => {
-                let page = self.store.list(listing.after, listing.limit).map(|page| api::dead_letters_json(&page));
+                let page = self
+                    .store
+                    .list(&LetterFilter::default(), listing.after, listing.limit)
+                    .map(|page| api::dead_letters_json(&page));
                 let page = page.map_err(|error| {
                     log::error!("dead letters could not be read: {error}");
                     Box::new(Problem::new(500, error.to_string()).code("store"))

@@ -26,6 +26,8 @@
 mod coding;
 mod history;
 mod letter;
+mod letters;
+mod migrations;
 mod minutes;
 mod values;
 
@@ -43,12 +45,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use demi_conductor::config::Store as Settings;
 use rustix::fs::{flock, FlockOperation};
 
-pub use letter::DeadLetter;
+pub use letter::{DeadLetter, LetterFilter};
+pub use letters::LetterPage;
 pub(crate) use minutes::{Minute, Span};
 pub use values::check_value;
 
 /// The layout this version reads and writes.
-const SCHEMA: u32 = 1;
+const SCHEMA: u32 = 2;
 
 /// sled's unit of writing; its write buffer is this large and becomes resident as it fills. sled's default is 512 KiB.
 /// It is written into the database, so changing it is a migration.
@@ -57,15 +60,6 @@ const SEGMENT_BYTES: usize = 128 * 1024;
 /// The longest letter sled gets to see. A page has at most 17 items before it splits, and 17 × 1,024 with their keys stay
 /// well below the quarter segment (32 KiB) above which sled moves a page to a file it never syncs.
 const INLINE_BYTES: usize = 1024;
-
-/// Stands in the tree for a letter that has its own file; no letter begins so, see [`DeadLetter::VERSION`].
-const IN_FILE: &[u8] = &[0];
-
-/// The directory of those files.
-const LETTER_FILES: &str = "db/letters";
-
-/// A list of letters ends with the one that brings it to this: what is listed is held in memory, twice while it is sent.
-const LISTED_BYTES_MAX: usize = 1024 * 1024;
 
 /// How many reads of a page make sled's cache look at its queue.
 const SETTLE_READS: usize = 65;
@@ -103,20 +97,15 @@ pub struct Store {
     database: File,
     path: PathBuf,
     dead_letters_max: u64,
+    dead_letters_days: u64,
     tally: Cell<Tally>,
+    census: RefCell<letters::Census>,
+    /// Files that no entry names any more, once that is durable.
+    doomed: RefCell<Vec<PathBuf>>,
     /// After a failed fdatasync the kernel may call lost pages clean, and a second one would succeed: never ask twice.
     sync_failed: Cell<bool>,
     /// Last, so that it is released last.
     _lock: File,
-}
-
-/// Some of the dead letters, in the order of their ids.
-#[derive(Debug, PartialEq, Eq)]
-pub struct LetterPage {
-    /// The letters with their ids.
-    pub letters: Vec<(u64, DeadLetter)>,
-    /// The last of these ids, if there are letters after it.
-    pub next: Option<u64>,
 }
 
 /// What the store can refuse, each with its remedy.
@@ -242,69 +231,13 @@ impl Store {
             database: opened.database,
             path: path.to_owned(),
             dead_letters_max: settings.dead_letters_max.value(),
+            dead_letters_days: settings.dead_letters_days.value(),
             tally: Cell::new(opened.tally),
+            census: RefCell::new(opened.census),
+            doomed: RefCell::default(),
             sync_failed: Cell::new(false),
             _lock: lock,
         })
-    }
-
-    /// Keeps a letter and returns its id; it is on the disk when the next [`Store::flush`] has returned. Ids increase by
-    /// one and are never given twice, not even when the letter is gone. Blocks for the disk. Nothing is ever removed to
-    /// make room: at the maximum this is [`StoreError::Full`]. After any other error the letter may or may not be there
-    /// after a restart.
-    pub fn bury(&self, letter: &DeadLetter) -> Result<u64, StoreError> {
-        let Tally { next_id: id, count } = self.tally.get();
-        if count >= self.dead_letters_max {
-            return Err(StoreError::Full { buried: count, max: self.dead_letters_max });
-        }
-        let after = Tally { next_id: id + 1, count: count + 1 };
-        let encoded = letter.encode();
-        let entry = if encoded.len() <= INLINE_BYTES {
-            &encoded[..]
-        } else {
-            self.write_file(id, &encoded)?;
-            IN_FILE
-        };
-        let mut batch = sled::Batch::default();
-        batch.insert(&id.to_be_bytes(), entry);
-        batch.insert(&TALLY_KEY, &after.encode());
-        self.guarded(|| self.letters.apply_batch(batch))?;
-        self.tally.set(after);
-        self.settle(&self.letters, &id.to_be_bytes())?;
-        Ok(id)
-    }
-
-    /// How many letters there are. Kept in memory; does not block.
-    pub fn dead_letters(&self) -> u64 {
-        self.tally.get().count
-    }
-
-    /// The letters with an id above `after`, in the order of their ids; `after` 0 begins at the first. Stops at `limit`
-    /// letters, or with the letter that brings them to `LISTED_BYTES_MAX`. Blocks for the disk and holds all of them in
-    /// memory.
-    pub fn list(&self, after: u64, limit: usize) -> Result<LetterPage, StoreError> {
-        let mut page = LetterPage { letters: Vec::new(), next: None };
-        let Some(first) = after.checked_add(1) else { return Ok(page) };
-        let mut bytes = 0;
-        let mut range = self.letters.range(first.to_be_bytes()..TALLY_KEY);
-        while let Some((key, entry)) = self.guarded(|| range.next().transpose())? {
-            if page.letters.len() >= limit || bytes >= LISTED_BYTES_MAX {
-                page.next = page.letters.last().map(|(id, _)| *id);
-                break;
-            }
-            let id = id_of(&key).ok_or_else(|| self.damaged("a dead letter has a malformed id".into()))?;
-            let letter = self.letter(id, &entry)?;
-            bytes += letter.bytes();
-            page.letters.push((id, letter));
-            if page.letters.len().is_multiple_of(SETTLE_EVERY) {
-                self.settle(&self.letters, &key)?;
-            }
-        }
-        // The last page of this call, which the next call may not meet again.
-        if let Some((id, _)) = page.letters.last() {
-            self.settle(&self.letters, &id.to_be_bytes())?;
-        }
-        Ok(page)
     }
 
     /// Returns when everything written so far is on the disk, the disk's own cache included: one sync for however many
@@ -320,41 +253,12 @@ impl Store {
         self.database.sync_data().map_err(|e| {
             self.sync_failed.set(true);
             StoreError::from_io(&db_path, e)
-        })
-    }
-
-    /// The letter an entry of the tree stands for.
-    fn letter(&self, id: u64, entry: &[u8]) -> Result<DeadLetter, StoreError> {
-        if entry != IN_FILE {
-            return DeadLetter::decode(entry).ok_or_else(|| self.damaged(format!("dead letter {id} is unreadable")));
+        })?;
+        for path in self.doomed.borrow_mut().drain(..) {
+            // One that stays is found at the next start.
+            let _ = fs::remove_file(path);
         }
-        let file = self.path.join(LETTER_FILES).join(id.to_string());
-        match fs::read(&file) {
-            Ok(bytes) => DeadLetter::decode(&bytes)
-                .ok_or_else(|| StoreError::Damaged { path: file, what: format!("dead letter {id} is unreadable") }),
-            Err(e) if e.kind() == ErrorKind::NotFound => {
-                Err(StoreError::Damaged { path: file, what: format!("the file of dead letter {id} is gone") })
-            }
-            Err(e) => Err(StoreError::from_io(&file, e)),
-        }
-    }
-
-    /// Makes the file of a long letter durable. One left by a crash before its entry was written is overwritten: that
-    /// id was never given out.
-    fn write_file(&self, id: u64, bytes: &[u8]) -> Result<(), StoreError> {
-        let directory = self.path.join(LETTER_FILES);
-        let path = directory.join(id.to_string());
-        let write = || {
-            let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
-            file.write_all(bytes)?;
-            file.sync_all()?;
-            File::open(&directory)?.sync_all()
-        };
-        write().map_err(|e| {
-            // Best effort: on a full disk the half that was written should not stay.
-            let _ = fs::remove_file(&path);
-            StoreError::from_io(&path, e)
-        })
+        Ok(())
     }
 
     fn damaged(&self, what: String) -> StoreError {
@@ -544,6 +448,7 @@ struct Opened {
     minutes: sled::Tree,
     database: File,
     tally: Tally,
+    census: letters::Census,
 }
 
 fn open_database(path: &Path, cache_bytes: u64) -> Result<Opened, StoreError> {
@@ -551,6 +456,13 @@ fn open_database(path: &Path, cache_bytes: u64) -> Result<Opened, StoreError> {
     let new = !path.join("letters").exists();
     let db = guarded_open(path, cache_bytes)?;
     let damaged = |what: &str| StoreError::Damaged { path: path.to_owned(), what: what.to_owned() };
+
+    let file = path.join("db");
+    let database = File::open(&file).map_err(|e| StoreError::from_io(&file, e))?;
+    let sync = || {
+        guarded(path, || db.flush())?;
+        database.sync_data().map_err(|e| StoreError::from_io(&file, e))
+    };
 
     let meta = guarded(path, || db.open_tree("meta"))?;
     match guarded(path, || meta.get("schema"))? {
@@ -564,8 +476,7 @@ fn open_database(path: &Path, cache_bytes: u64) -> Result<Opened, StoreError> {
                 let path = path.parent().unwrap_or(path).to_owned();
                 return Err(StoreError::Newer { path, found, known: SCHEMA });
             }
-            // A schema before ours gets its arm here: it changes the trees to the next version, flushes, writes that
-            // version and goes round again.
+            Ok(found) if found > 0 => migrations::migrate(path, &db, &meta, found, sync)?,
             Ok(_) | Err(_) => return Err(damaged("its schema version is none that ever was")),
         },
     }
@@ -593,11 +504,8 @@ fn open_database(path: &Path, cache_bytes: u64) -> Result<Opened, StoreError> {
     let starts = guarded(path, || db.open_tree("starts"))?;
     let minutes = guarded(path, || db.open_tree("minutes"))?;
 
-    let file = path.join("db");
-    let database = File::open(&file).map_err(|e| StoreError::from_io(&file, e))?;
     if new {
-        guarded(path, || db.flush())?;
-        database.sync_data().map_err(|e| StoreError::from_io(&file, e))?;
+        sync()?;
         let letter_files = path.join("letters");
         DirBuilder::new()
             .recursive(true)
@@ -606,7 +514,9 @@ fn open_database(path: &Path, cache_bytes: u64) -> Result<Opened, StoreError> {
             .map_err(|e| StoreError::from_io(&letter_files, e))?;
         sync_new(path, &database).map_err(|e| StoreError::from_io(path, e))?;
     }
-    Ok(Opened { db, letters, history, starts, minutes, database, tally })
+    let census = letters::count(path, &letters)?;
+    letters::remove_strays(&path.join("letters"), |id| guarded(path, || letters.contains_key(id.to_be_bytes())))?;
+    Ok(Opened { db, letters, history, starts, minutes, database, tally, census })
 }
 
 /// Makes the files of a new database durable: sled syncs neither its settings nor the directories.

@@ -228,6 +228,7 @@ impl Shell {
             target: request.target.to_owned(),
             content_type: request.content_type.to_owned(),
             body: request.body.to_vec(),
+            ..DeadLetter::default()
         };
         // The letter has the only copy from here on.
         self.kit.calls.drop_body(&mut call);

@@ -4,9 +4,10 @@
 //! to know that it is durable. While the disk syncs the next group gathers, so the busier it is the fewer syncs an errand
 //! takes. What need not be durable is answered at once and causes no sync.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{bounded, unbounded, Receiver, RecvTimeoutError, Sender};
 use demi_conductor::{Errand, Instance, Sample, Ticket};
@@ -14,11 +15,11 @@ use demi_platform::Fault;
 use serde_json::value::RawValue;
 
 use crate::api::{self, History, Listing};
-use crate::chronicle::{Entry, EVENTS_MAX};
+use crate::chronicle::{unix_ms, Entry, EVENTS_MAX};
 use crate::mailbox::{Letter, PluginStored, Postbox};
 use crate::plugins::{self, Change, Rescan};
 use crate::problem::Problem;
-use crate::store::{DeadLetter, LetterFilter, Minute, Store, StoreError};
+use crate::store::{DeadLetter, LetterFilter, LetterPage, Minute, Store, StoreError};
 
 /// Most errands that wait; one more is refused, and told as not done.
 const ERRANDS_MAX: usize = 1024;
@@ -34,6 +35,9 @@ const ERRANDS_BEFORE_PLUGINS_MAX: usize = 64;
 /// sync costs so much more than a write that larger groups gain nothing.
 const GROUP_MAX: usize = 256;
 
+/// Between two looks at what the store has kept for long enough. Some of it goes at each, when nothing waits.
+const CHORES_INTERVAL: Duration = Duration::from_secs(60);
+
 /// What is still to be kept when Demi ends is given this long; a store that hangs must not keep Demi from ending.
 const FINISH_MAX: Duration = Duration::from_secs(1);
 
@@ -41,7 +45,8 @@ enum Order {
     Measure,
     Bury(Ticket, Box<DeadLetter>),
     Flush,
-    List { place: usize, serial: u64, listing: Listing },
+    Letters { place: usize, serial: u64, errand: LetterErrand },
+    Replayed { id: u64, error: Option<String> },
     Plugin(Box<PluginOrder>),
     History { place: usize, serial: u64, history: History },
     Note(Vec<Note>),
@@ -49,6 +54,23 @@ enum Order {
     Spend { platform: String, unix_day: u32, starts: u32 },
     Rescan { unix_day: u32, refused: Vec<PathBuf> },
     Reread { number: u64, unix_day: u32, manifest: Option<PathBuf>, refused: Vec<PathBuf> },
+}
+
+/// What a client wants of dead letters.
+pub(crate) enum LetterErrand {
+    List(Listing),
+    Show(u64),
+    Edit {
+        id: u64,
+        /// As before, if it is empty.
+        content_type: String,
+        body: Vec<u8>,
+    },
+    Remove(u64),
+    Purge(LetterFilter),
+    /// To be replayed.
+    Fetch(Listing),
+    FetchOne(u64),
 }
 
 /// A plugin's errand to the store.
@@ -101,6 +123,30 @@ pub(crate) struct StoreFacts {
     pub(crate) syncs: u64,
     /// Errands in these groups that had to be durable.
     pub(crate) synced: u64,
+    /// Dead letters by platform.
+    pub(crate) letters: BTreeMap<String, u64>,
+    /// When the one was given up that is kept longest.
+    pub(crate) oldest_letter_unix_ms: Option<u64>,
+}
+
+impl StoreFacts {
+    /// Of a store that has just been opened. Blocks for the disk.
+    pub(crate) fn of(store: &Store) -> StoreFacts {
+        let mut facts = StoreFacts::default();
+        facts.look_at(store);
+        facts
+    }
+
+    /// How many dead letters there are.
+    pub(crate) fn dead_letters(&self) -> u64 {
+        self.letters.values().sum()
+    }
+
+    fn look_at(&mut self, store: &Store) {
+        self.letters = store.letters_by_platform();
+        // What cannot be read is told when it is asked for.
+        self.oldest_letter_unix_ms = store.oldest_letter().ok().flatten();
+    }
 }
 
 /// What a look at the plugin folders found.
@@ -157,9 +203,15 @@ impl Clerk {
         self.send(Order::Flush, ERRANDS_MAX)
     }
 
-    /// Has dead letters read for the client at a place. False if too much is waiting.
-    pub(crate) fn list(&self, place: usize, serial: u64, listing: Listing) -> bool {
-        self.send(Order::List { place, serial, listing }, ERRANDS_BEFORE_LISTING_MAX)
+    /// Has dead letters seen to for the client at a place. False if too much is waiting.
+    pub(crate) fn letters(&self, place: usize, serial: u64, errand: LetterErrand) -> bool {
+        self.send(Order::Letters { place, serial, errand }, ERRANDS_BEFORE_LISTING_MAX)
+    }
+
+    /// Has a dead letter taken away that was replayed, or marked with what went wrong; no answer. False if too much is
+    /// waiting.
+    pub(crate) fn replayed(&self, id: u64, error: Option<String>) -> bool {
+        self.send(Order::Replayed { id, error }, ERRANDS_MAX)
     }
 
     /// Has a value looked up, or kept, for a plugin. False if too much is waiting.
@@ -216,12 +268,23 @@ impl Clerk {
 
 fn work(inbox: &Receiver<Order>, store: Store, rescan: Rescan, postbox: &Postbox) {
     let gauge = Gauge::new();
-    let facts = StoreFacts::default();
+    let facts = StoreFacts::of(&store);
     let mut office =
         Office { store, rescan, gauge, history_fails: false, minutes_fail: false, owed: Vec::new(), facts, postbox };
-    while let Ok(first) = inbox.recv() {
-        let group = std::iter::once(first).chain(inbox.try_iter().take(GROUP_MAX - 1));
-        group.for_each(|order| office.perform(order));
+    let mut chores_at = Instant::now();
+    loop {
+        match inbox.recv_timeout(CHORES_INTERVAL) {
+            Ok(first) => {
+                let group = std::iter::once(first).chain(inbox.try_iter().take(GROUP_MAX - 1));
+                group.for_each(|order| office.perform(order));
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+        if inbox.is_empty() && Instant::now() >= chores_at {
+            chores_at = Instant::now() + CHORES_INTERVAL;
+            office.do_chores();
+        }
         office.commit();
     }
 }
@@ -243,6 +306,14 @@ struct Office<'p> {
 enum Owed {
     Buried(Ticket, Result<u64, String>),
     Plugin(PluginStored),
+    /// The page that the client at a place gets.
+    Page {
+        place: usize,
+        serial: u64,
+        page: Vec<u8>,
+    },
+    /// Nobody waits for it.
+    Nobody,
     Flush,
 }
 
@@ -259,16 +330,19 @@ impl Office<'_> {
                 self.owed.push(Owed::Buried(ticket, buried));
             }
             Order::Flush => self.owed.push(Owed::Flush),
-            Order::List { place, serial, listing } => {
-                let page = self
-                    .store
-                    .list(&LetterFilter::default(), listing.after, listing.limit)
-                    .map(|page| api::dead_letters_json(&page));
-                let page = page.map_err(|error| {
-                    log::error!("dead letters could not be read: {error}");
-                    Box::new(Problem::new(500, error.to_string()).code("store"))
-                });
-                self.postbox.post(Letter::Listed { place, serial, page });
+            Order::Letters { place, serial, errand } => self.see_to_letters(place, serial, errand),
+            Order::Replayed { id, error } => {
+                let kept = match error {
+                    None => self.store.remove(id),
+                    Some(error) => self.store.change(id, |letter| {
+                        letter.replays = letter.replays.saturating_add(1);
+                        letter.last_error = error;
+                    }),
+                };
+                match kept {
+                    Ok(_) => self.owed.push(Owed::Nobody),
+                    Err(error) => log::error!("what became of dead letter {id} at its replay is not kept: {error}"),
+                }
             }
             Order::Plugin(order) => {
                 let writes = matches!(order.errand, PluginErrand::Put(_));
@@ -310,6 +384,60 @@ impl Office<'_> {
         }
     }
 
+    fn see_to_letters(&mut self, place: usize, serial: u64, errand: LetterErrand) {
+        let store = &self.store;
+        let writes = matches!(errand, LetterErrand::Edit { .. } | LetterErrand::Remove(_) | LetterErrand::Purge(_));
+        let found = |id: u64, letter: Option<DeadLetter>| letter.ok_or_else(|| api::no_letter(id));
+        let done: Result<Result<Vec<u8>, Problem>, StoreError> = match errand {
+            LetterErrand::List(Listing { filter, after, limit }) => {
+                store.list(&filter, after, limit).map(|page| Ok(api::dead_letters_json(&page)))
+            }
+            LetterErrand::Show(id) => {
+                let letter = store.find(id);
+                letter.map(|letter| found(id, letter).map(|letter| api::dead_letter_json(id, &letter)))
+            }
+            LetterErrand::Edit { id, content_type, body } => {
+                let changed = store.change(id, |letter| {
+                    letter.body = body;
+                    if !content_type.is_empty() {
+                        letter.content_type = content_type;
+                    }
+                });
+                let letter = changed.and_then(|_| store.find(id));
+                letter.map(|letter| found(id, letter).map(|letter| api::dead_letter_json(id, &letter)))
+            }
+            LetterErrand::Remove(id) => store.remove(id).map(|was_there| match was_there {
+                true => Ok(api::purged_json(1, false)),
+                false => Err(api::no_letter(id)),
+            }),
+            LetterErrand::Purge(filter) => store.purge(&filter).map(|(purged, more)| {
+                log::info!("{purged} dead letters were purged by hand");
+                Ok(api::purged_json(purged, more))
+            }),
+            LetterErrand::Fetch(Listing { filter, after, limit }) => match store.list(&filter, after, limit) {
+                Ok(page) => return self.postbox.post(Letter::Fetched { place, serial, page }),
+                Err(error) => Err(error),
+            },
+            LetterErrand::FetchOne(id) => match store.find(id) {
+                Ok(Some(letter)) => {
+                    let page = LetterPage { letters: vec![(id, letter)], next: None };
+                    return self.postbox.post(Letter::Fetched { place, serial, page });
+                }
+                Ok(None) => Ok(Err(api::no_letter(id))),
+                Err(error) => Err(error),
+            },
+        };
+        let page = match done {
+            Ok(Ok(page)) if writes => return self.owed.push(Owed::Page { place, serial, page }),
+            Ok(page) => page.map_err(Box::new),
+            Err(error) => {
+                log::error!("dead letters could not be seen to: {error}");
+                Err(Box::new(Problem::new(500, error.to_string()).code("store")))
+            }
+        };
+        self.postbox.post(Letter::Listed { place, serial, page });
+    }
+
     fn keep_minutes(&mut self, unix_minute: u32, minutes: &[(String, Minute)]) {
         let kept = self.store.keep_minutes(unix_minute, minutes);
         let kept = kept.and_then(|()| self.store.forget_old_minutes(unix_minute)).and_then(|()| self.store.hand_over());
@@ -349,6 +477,20 @@ impl Office<'_> {
         self.postbox.post(Letter::Rescanned(Box::new(Rescanned { changes, vanished })));
     }
 
+    /// Takes away what has been kept for long enough.
+    fn do_chores(&mut self) {
+        match self.store.forget_letters(unix_ms()) {
+            Ok((gone, _)) if gone.is_empty() => {}
+            Ok((gone, _)) => {
+                let gone: Vec<String> = gone.iter().map(|(platform, count)| format!("{count} of {platform}")).collect();
+                let gone = gone.join(", ");
+                log::warn!("dead letters older than `store.dead_letters_days` were taken away: {gone}");
+                self.owed.push(Owed::Nobody);
+            }
+            Err(error) => log::error!("dead letters that are too old could not be taken away: {error}"),
+        }
+    }
+
     /// Makes durable what the group has written, and tells everyone who waits for that.
     fn commit(&mut self) {
         if self.owed.is_empty() {
@@ -360,6 +502,7 @@ impl Office<'_> {
         }
         self.facts.syncs += 1;
         self.facts.synced += self.owed.len() as u64;
+        self.facts.look_at(&self.store);
         // First, so that whoever has an answer finds it counted.
         self.postbox.post(Letter::Store(Box::new(self.facts.clone())));
         for owed in self.owed.drain(..) {
@@ -375,6 +518,12 @@ impl Office<'_> {
                     }
                     self.postbox.post(Letter::PluginStored(Box::new(stored)));
                 }
+                Owed::Page { place, serial, page } => {
+                    let page = flushed.clone().map(|()| page);
+                    let page = page.map_err(|error| Box::new(Problem::new(500, error).code("store")));
+                    self.postbox.post(Letter::Listed { place, serial, page });
+                }
+                Owed::Nobody => {}
                 Owed::Flush => self.postbox.post(Letter::Stored(Errand::Flush, flushed.is_ok())),
             }
         }

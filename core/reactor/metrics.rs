@@ -9,6 +9,8 @@ use demi_conductor::stats::{Histogram, PlatformStats, BUCKETS_US, OUTCOMES, REST
 use demi_conductor::{Conductor, Outcome, PlatformStatus, Refusal, Weight, INSTANCE_STATES};
 
 use crate::api::Facts;
+use crate::chronicle::unix_ms;
+use crate::clerk::StoreFacts;
 
 /// Finds one of a platform's counts.
 type Count = fn(&PlatformStats) -> u64;
@@ -107,6 +109,7 @@ pub(crate) fn render(conductor: &Conductor, facts: &Facts<'_>, format: Format) -
     let platforms: Vec<PlatformStatus<'_>> = conductor.platforms().collect();
     let mut page = Page { text: String::with_capacity(BYTES + BYTES_OF_PLATFORM * platforms.len()), format };
     of_demi(&mut page, conductor, facts);
+    of_dead_letters(&mut page, &platforms, facts.store);
     of_surroundings(&mut page, conductor);
     of_requests(&mut page, &platforms);
     of_health(&mut page, &platforms);
@@ -152,12 +155,23 @@ fn of_demi(page: &mut Page, conductor: &Conductor, facts: &Facts<'_>) {
     let help = "Errands of the store that were made durable.";
     page.counter("demi_store_synced_total", help, facts.store.synced);
     page.counter("demi_store_syncs_total", "Syncs of the disk, each for a group of them.", facts.store.syncs);
-    page.gauge("demi_dead_letters", "Dead letters that are kept.", facts.dead_letters);
     page.counter("demi_slow_turns_total", "Turns of the reactor over their budget of 50 ms.", turns.slow);
     page.family("demi_turn_duration_seconds", "histogram", "Turns of the reactor, without the wait for news.");
     page.histogram("demi_turn_duration_seconds", None, &turns.duration);
     page.family("demi_loop_lag_seconds", "histogram", "How late turns of the reactor began for which a timer was due.");
     page.histogram("demi_loop_lag_seconds", None, &turns.lag);
+}
+
+/// What the store keeps that someone should look at.
+fn of_dead_letters(page: &mut Page, platforms: &[PlatformStatus<'_>], store: &StoreFacts) {
+    page.family("demi_dead_letters", "gauge", "Dead letters that are kept.");
+    page.each("demi_dead_letters", platforms, |platform| store.letters.get(platform.name).copied().unwrap_or(0));
+    let is_known = |name: &str| platforms.iter().any(|platform| platform.name == name);
+    for (name, count) in store.letters.iter().filter(|(name, _)| !is_known(name)) {
+        page.line("demi_dead_letters", &[("platform", name)], count);
+    }
+    let age = store.oldest_letter_unix_ms.map_or(0, |oldest| unix_ms().saturating_sub(oldest)) as f64 / 1000.0;
+    page.gauge("demi_dead_letter_oldest_seconds", "How long the dead letter is kept that has been longest.", age);
 }
 
 /// The machine, and what lies beyond it.

@@ -1,6 +1,7 @@
 //! Does what the conductor orders, and turns what happens into events.
 
 mod callers;
+mod dead_letters;
 mod minutes;
 mod orders;
 mod plugin_calls;
@@ -39,6 +40,7 @@ use crate::tokens::Source;
 use crate::upstream::{Checkup, Upstreams};
 use crate::workers::{self, Worker};
 
+use dead_letters::Replays;
 use minutes::MinuteBook;
 pub(crate) use orders::{unix_day, Desk};
 use plugin_calls::PluginCalls;
@@ -130,7 +132,7 @@ pub(crate) struct Shell {
     stored: Option<(bool, Time)>,
     /// Streamed answers whose clients are slow.
     paused: Vec<Ticket>,
-    dead_letters: u64,
+    replays: Replays,
     minutes: MinuteBook,
     /// What the clerk last said of the store.
     store_facts: StoreFacts,
@@ -148,7 +150,7 @@ impl Shell {
         roster: Vec<Listed>,
         desk: Desk,
         signals: Option<Signals>,
-        dead_letters: u64,
+        store_facts: StoreFacts,
         config: &Config,
     ) -> Shell {
         let bays = (0..)
@@ -179,9 +181,9 @@ impl Shell {
             plugin_calls: PluginCalls::new(config.http.bodies_bytes_max.size()),
             stored: None,
             paused: Vec::new(),
-            dead_letters,
+            replays: Replays::default(),
             minutes: MinuteBook::new(config.store.metrics_days.value()),
-            store_facts: StoreFacts::default(),
+            store_facts,
         }
     }
 
@@ -265,6 +267,7 @@ impl Shell {
                 return self.kit.ended(ticket, instance, outcome);
             }
             Letter::Buried(ticket, number) => return self.buried(ticket, number),
+            Letter::Fetched { place, serial, page } => return self.replay(place, serial, page, conductor),
             Letter::Listed { place, serial, page } => return self.listed(place, serial, page),
             Letter::PluginStored(stored) => return self.plugin_stored(&stored),
             Letter::Rescanned(rescanned) => return self.rescanned(*rescanned, conductor),
@@ -394,6 +397,8 @@ impl Shell {
                         self.kit.events.push_back(Event::Answered { ticket, instance, outcome });
                     }
                 }
+                // Nobody reads it; only how it ends is of interest.
+                Origin::Replay { .. } => call.attempt.reply.body.clear(),
                 Origin::Caller(_) | Origin::Plugin { .. } | Origin::Nobody => {}
             }
         }
@@ -407,7 +412,7 @@ impl Shell {
             Action::Relay { ticket } => self.relay(ticket),
             Action::Answer { ticket, answer } => self.answer(ticket, answer),
             Action::Cancel { ticket, instance } => self.cancel(ticket, instance),
-            Action::Bury { ticket, answer, attempts } => self.bury(ticket, answer, attempts),
+            Action::Bury { ticket, answer, attempts } => self.bury(ticket, answer, attempts, conductor),
             Action::Probe { instance } => self.probe(instance, conductor),
             Action::Hedge { ticket, instance } => self.hedge(ticket, instance),
             Action::Prefer { ticket, instance } => self.kit.calls.prefer(ticket, instance),

@@ -61,7 +61,8 @@ impl Store {
     }
 
     /// How many letters there are. Kept in memory; does not block.
-    pub fn dead_letters(&self) -> u64 {
+    #[cfg(test)]
+    pub(super) fn dead_letters(&self) -> u64 {
         self.tally.get().count
     }
 

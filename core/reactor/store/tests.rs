@@ -615,7 +615,7 @@ fn letters_go_when_they_are_too_old_and_not_a_day_before() {
 fn many_are_purged_in_steps() {
     let scratch = Scratch::new();
     let store = Store::open(&scratch.data(), &settings(10_000)).unwrap();
-    (0..PURGED_MAX + 5).for_each(|_| drop(store.bury(&letter("x")).unwrap()));
+    (0..PURGED_MAX + 5).for_each(|_| _ = store.bury(&letter("x")).unwrap());
     assert_eq!(store.purge(&ALL).unwrap(), (PURGED_MAX as u64, true));
     assert_eq!(store.purge(&ALL).unwrap(), (5, false));
     assert_eq!(store.dead_letters(), 0);

@@ -38,6 +38,9 @@ const GROUP_MAX: usize = 256;
 /// Between two looks at what the store has kept for long enough. Some of it goes at each, when nothing waits.
 const CHORES_INTERVAL: Duration = Duration::from_secs(60);
 
+/// Results of posts that go at one of these looks.
+const FORGOTTEN_MAX: usize = 1_000;
+
 /// What is still to be kept when Demi ends is given this long; a store that hangs must not keep Demi from ending.
 const FINISH_MAX: Duration = Duration::from_secs(1);
 
@@ -479,6 +482,9 @@ impl Office<'_> {
 
     /// Takes away what has been kept for long enough.
     fn do_chores(&mut self) {
+        if let Err(error) = self.store.forget_posts(unix_ms(), FORGOTTEN_MAX) {
+            log::error!("results of posts that are too old could not be taken away: {error}");
+        }
         match self.store.forget_letters(unix_ms()) {
             Ok((gone, _)) if gone.is_empty() => {}
             Ok((gone, _)) => {

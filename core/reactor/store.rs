@@ -29,6 +29,9 @@ mod letter;
 mod letters;
 mod migrations;
 mod minutes;
+// What the conductor is to decide of posts is not there yet; the store is ready for it.
+#[cfg_attr(not(test), allow(dead_code))]
+mod posts;
 mod values;
 
 use std::cell::{Cell, RefCell};
@@ -100,6 +103,9 @@ pub struct Store {
     dead_letters_days: u64,
     tally: Cell<Tally>,
     census: RefCell<letters::Census>,
+    posts: sled::Tree,
+    posts_max: u64,
+    posts_tally: Cell<Tally>,
     /// Files that no entry names any more, once that is durable.
     doomed: RefCell<Vec<PathBuf>>,
     /// After a failed fdatasync the kernel may call lost pages clean, and a second one would succeed: never ask twice.
@@ -170,7 +176,14 @@ pub enum StoreError {
         /// `store.dead_letters_max`.
         max: u64,
     },
-    /// A plugin may not keep this; a sentence says why.
+    /// As many posts wait as the config allows; none was taken.
+    PostsFull {
+        /// How many wait.
+        waiting: u64,
+        /// `store.posts_max`.
+        max: u64,
+    },
+    /// A plugin or a client may not keep this; a sentence says why.
     Refused(String),
     /// Any other failure of the disk or the file system.
     Io {
@@ -204,7 +217,7 @@ impl Store {
         let lock = lock_directory(path)?;
 
         let db_path = path.join("db");
-        match open_database(&db_path, cache_bytes) {
+        let opened = match open_database(&db_path, cache_bytes) {
             Err(StoreError::Damaged { what, .. }) => {
                 let aside = set_aside(&db_path)?;
                 log::error!(
@@ -216,8 +229,9 @@ impl Store {
                 open_database(&db_path, cache_bytes)
             }
             opened => opened,
-        }
-        .map(|opened| Store {
+        }?;
+        let burials = opened.burials;
+        let store = Store {
             letters: opened.letters,
             values: values::Values::default(),
             history: opened.history,
@@ -234,10 +248,15 @@ impl Store {
             dead_letters_days: settings.dead_letters_days.value(),
             tally: Cell::new(opened.tally),
             census: RefCell::new(opened.census),
+            posts: opened.posts,
+            posts_max: settings.posts_max.value(),
+            posts_tally: Cell::new(opened.posts_tally),
             doomed: RefCell::default(),
             sync_failed: Cell::new(false),
             _lock: lock,
-        })
+        };
+        store.finish_burials(&burials)?;
+        Ok(store)
     }
 
     /// Returns when everything written so far is on the disk, the disk's own cache included: one sync for however many
@@ -340,6 +359,9 @@ impl fmt::Display for StoreError {
                 f,
                 "there are {buried} dead letters and `store.dead_letters_max` is {max}; replay or purge some, or raise it"
             ),
+            StoreError::PostsFull { waiting, max } => {
+                write!(f, "{waiting} posts wait and `store.posts_max` is {max}; see why they do, or raise it")
+            }
             StoreError::Refused(why) => f.write_str(why),
             StoreError::Io { path, source } => {
                 write!(f, "cannot use {}: {source}; check the disk and `store.path`", path.display())
@@ -449,6 +471,10 @@ struct Opened {
     database: File,
     tally: Tally,
     census: letters::Census,
+    posts: sled::Tree,
+    posts_tally: Tally,
+    /// Posts that dead letters were, with the letters.
+    burials: Vec<(u64, u64)>,
 }
 
 fn open_database(path: &Path, cache_bytes: u64) -> Result<Opened, StoreError> {
@@ -514,9 +540,27 @@ fn open_database(path: &Path, cache_bytes: u64) -> Result<Opened, StoreError> {
             .map_err(|e| StoreError::from_io(&letter_files, e))?;
         sync_new(path, &database).map_err(|e| StoreError::from_io(path, e))?;
     }
-    let census = letters::count(path, &letters)?;
+    let posts = guarded(path, || db.open_tree("posts"))?;
+    let posts_tally = match guarded(path, || posts.get(posts::POSTS_TALLY_KEY))? {
+        Some(bytes) => Tally::decode(&bytes).ok_or_else(|| damaged("the tally of its posts is unreadable"))?,
+        None => Tally { next_id: 1, count: 0 },
+    };
+    if let Some((key, _)) = guarded(path, || posts.get_lt(posts::POSTS_TALLY_KEY))? {
+        match id_of(&key[1..]) {
+            Some(last) if last < posts_tally.next_id => {}
+            _ => return Err(damaged("a post has an id that was never given")),
+        }
+    }
+    let post_files = path.join("posts");
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&post_files)
+        .map_err(|e| StoreError::from_io(&post_files, e))?;
+    letters::remove_strays(&post_files, |id| guarded(path, || posts.contains_key(posts::name_of(id))))?;
+    let (census, burials) = letters::count(path, &letters)?;
     letters::remove_strays(&path.join("letters"), |id| guarded(path, || letters.contains_key(id.to_be_bytes())))?;
-    Ok(Opened { db, letters, history, starts, minutes, database, tally, census })
+    Ok(Opened { db, letters, history, starts, minutes, database, tally, census, posts, posts_tally, burials })
 }
 
 /// Makes the files of a new database durable: sled syncs neither its settings nor the directories.

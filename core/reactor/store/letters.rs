@@ -24,6 +24,9 @@ const LOOKED_AT_MAX: usize = 20_000;
 /// Letters taken away in one go.
 pub(super) const PURGED_MAX: usize = 1_000;
 
+/// More than a group can have.
+const BURIALS_MAX: usize = 1_000;
+
 const DAY_MS: u64 = 86_400_000;
 
 /// Some of the dead letters, in the order of their ids.
@@ -305,15 +308,24 @@ pub(super) fn remove_strays(
     Ok(())
 }
 
-/// Counts the letters of a database. Blocks for the disk; takes about a millisecond for a thousand.
-pub(super) fn count(path: &Path, letters: &sled::Tree) -> Result<Census, StoreError> {
+/// Counts the letters of a database, and says which were posts, the last of them. Blocks for the disk; takes about a
+/// millisecond for a thousand.
+pub(super) fn count(path: &Path, letters: &sled::Tree) -> Result<(Census, Vec<(u64, u64)>), StoreError> {
     let mut census = Census::new();
+    let mut posts = Vec::new();
     let mut range = letters.range(..TALLY_KEY);
     let mut number = 0usize;
     while let Some((key, entry)) = guarded(path, || range.next().transpose())? {
         // One that cannot be read is told when it is looked at.
-        let platform = Head::of(&entry).map(|head| head.platform).unwrap_or_default();
-        *census.entry(platform).or_default() += 1;
+        let head = Head::of(&entry).unwrap_or_default();
+        *census.entry(head.platform).or_default() += 1;
+        if head.post > 0 {
+            posts.push((head.post, id_of(&key).unwrap_or_default()));
+            // A crash comes between two writes of the last group, so only the last letters can be affected.
+            if posts.len() == 2 * BURIALS_MAX {
+                posts.drain(..BURIALS_MAX);
+            }
+        }
         number += 1;
         if number.is_multiple_of(SETTLE_EVERY) {
             for _ in 0..SETTLE_READS {
@@ -321,7 +333,7 @@ pub(super) fn count(path: &Path, letters: &sled::Tree) -> Result<Census, StoreEr
             }
         }
     }
-    Ok(census)
+    Ok((census, posts))
 }
 
 fn uncount(census: &mut Census, platform: &str) {

@@ -71,7 +71,7 @@ fn letter(body: impl Into<Vec<u8>>) -> DeadLetter {
     }
 }
 
-fn copy(from: &Path, to: &Path) {
+pub(super) fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
         if entry.file_type().unwrap().is_dir() {

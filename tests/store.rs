@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::net::TcpStream;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
@@ -86,4 +87,51 @@ fn what_a_platform_did_is_still_known_after_a_restart() {
     for (query, status) in [("platform=nobody", 404), ("", 400), ("platform=echo&from=-30d&step=60", 400)] {
         assert_eq!(demi.get(&format!("/v1/metrics/history?{query}")).status, status, "{query}");
     }
+}
+
+/// A disk of its own, gone with the test.
+struct Disk(PathBuf);
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).output();
+    }
+}
+
+#[test]
+fn a_full_disk_is_told_once_and_shown_until_there_is_room_again() {
+    let directory = Arc::new(Directory::new());
+    let path = directory.path().join("data");
+    std::fs::create_dir(&path).expect("it is not there");
+    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=8m", "tmpfs"]).arg(&path).output();
+    if !mounted.is_ok_and(|output| output.status.success()) {
+        let _ = writeln!(std::io::stderr(), "skipped: no disk may be mounted here");
+        return;
+    }
+    let disk = Disk(path);
+    let demi = Demi::start_in(Arc::clone(&directory), "", LOST);
+    assert_eq!(demi.post("/lost", "first").json()["dead_letter"], 1);
+    assert_eq!(demi.json("/v1/status")["store"], "ok");
+    let filler = disk.0.join("filler");
+    let mut file = std::fs::File::create(&filler).expect("there is room for an empty file");
+    while file.write_all(&[1; 4096]).is_ok() {}
+    drop(file);
+    let body = "x".repeat(100_000);
+    let lost = demi.post("/lost", &body);
+    assert!(lost.status == 502 || lost.status == 503, "{lost:?}");
+    assert!(lost.body.contains("it could not be kept as a dead letter"), "{lost:?}");
+    let why = until("it is shown", || {
+        let store = demi.json("/v1/status")["store"].as_str().map(str::to_owned)?;
+        (store != "ok").then_some(store)
+    });
+    assert!(why.contains("no space left"), "{why}");
+    let ready = demi.get("/readyz");
+    assert!(ready.status == 503 && ready.body.contains("the store is shut: no space left"), "{ready:?}");
+    (0..20).for_each(|_| drop(demi.post("/lost", &body)));
+    let told = demi.log().lines().filter(|line| line.contains("ERROR") && line.contains("no space left")).count();
+    assert_eq!(told, 1, "{}", demi.log());
+    std::fs::remove_file(&filler).expect("it is there");
+    until("it works again", || (demi.json("/v1/status")["store"] == "ok").then_some(()));
+    assert_ne!(demi.post("/lost", "last").json()["dead_letter"], serde_json::Value::Null);
+    assert_eq!(demi.json("/v1/dead-letters/1")["body"], "first");
 }

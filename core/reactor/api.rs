@@ -180,8 +180,8 @@ pub(crate) fn answer(
     };
     Ok(match page {
         Page::Alive => text(200, "alive\n"),
-        Page::Ready if conductor.is_ready() => text(200, "ready\n"),
-        Page::Ready => text(503, &unready(conductor)),
+        Page::Ready if is_ready(conductor, facts) => text(200, "ready\n"),
+        Page::Ready => text(503, &unready(conductor, facts)),
         Page::Metrics => {
             let accept = http::header(request.headers, "accept").and_then(|accept| std::str::from_utf8(accept).ok());
             let format = Format::of(accept);
@@ -214,8 +214,16 @@ fn json(value: &impl Serialize) -> PageAnswer {
     PageAnswer { status: 200, content_type: JSON, body }
 }
 
-fn unready(conductor: &Conductor) -> String {
+/// Whether every platform takes requests, and what must be kept can be.
+pub(crate) fn is_ready(conductor: &Conductor, facts: &Facts<'_>) -> bool {
+    conductor.is_ready() && facts.store.trouble.is_none()
+}
+
+fn unready(conductor: &Conductor, facts: &Facts<'_>) -> String {
     let mut text = format!("not ready: {}\n", conductor.phase().name());
+    if let Some(why) = &facts.store.trouble {
+        text.push_str(&format!("the store is shut: {why}\n"));
+    }
     for platform in conductor.platforms().filter(|platform| !platform.is_ready) {
         for instance in platform.instances {
             text.push_str(&format!("{}/{}: {}: {}\n", platform.name, instance.instance, instance.state, instance.why));
@@ -230,6 +238,7 @@ struct StatusPage<'s> {
     pid: u32,
     phase: &'static str,
     ready: bool,
+    store: &'s str,
     uptime_s: f64,
     listen: String,
     connections: usize,
@@ -255,12 +264,13 @@ struct Brief<'s> {
     queued: usize,
 }
 
-fn status<'s>(conductor: &'s Conductor, facts: &Facts<'_>) -> StatusPage<'s> {
+fn status<'s>(conductor: &'s Conductor, facts: &'s Facts<'_>) -> StatusPage<'s> {
     StatusPage {
         version: env!("CARGO_PKG_VERSION"),
         pid: std::process::id(),
         phase: conductor.phase().name(),
-        ready: conductor.is_ready(),
+        ready: is_ready(conductor, facts),
+        store: facts.store.trouble.as_deref().unwrap_or("ok"),
         uptime_s: seconds(facts.now, Time::ZERO),
         listen: facts.listen.to_string(),
         connections: facts.connections,

@@ -4,6 +4,8 @@
 //! to know that it is durable. While the disk syncs the next group gathers, so the busier it is the fewer syncs an errand
 //! takes. What need not be durable is answered at once and causes no sync.
 
+mod vault;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -20,6 +22,8 @@ use crate::mailbox::{Letter, PluginStored, Postbox};
 use crate::plugins::{self, Change, Rescan};
 use crate::problem::Problem;
 use crate::store::{DeadLetter, LetterFilter, LetterPage, Minute, Store, StoreError};
+
+use vault::Vault;
 
 /// Most errands that wait; one more is refused, and told as not done.
 const ERRANDS_MAX: usize = 1024;
@@ -126,6 +130,8 @@ pub(crate) struct StoreFacts {
     pub(crate) syncs: u64,
     /// Errands in these groups that had to be durable.
     pub(crate) synced: u64,
+    /// Why it is shut, if it is.
+    pub(crate) trouble: Option<String>,
     /// Dead letters by platform.
     pub(crate) letters: BTreeMap<String, u64>,
     /// When the one was given up that is kept longest.
@@ -272,11 +278,21 @@ impl Clerk {
 fn work(inbox: &Receiver<Order>, store: Store, rescan: Rescan, postbox: &Postbox) {
     let gauge = Gauge::new();
     let facts = StoreFacts::of(&store);
-    let mut office =
-        Office { store, rescan, gauge, history_fails: false, minutes_fail: false, owed: Vec::new(), facts, postbox };
+    let mut office = Office {
+        vault: Vault::new(store),
+        rescan,
+        gauge,
+        history_fails: false,
+        minutes_fail: false,
+        owed: Vec::new(),
+        facts,
+        postbox,
+    };
     let mut chores_at = Instant::now();
     loop {
-        match inbox.recv_timeout(CHORES_INTERVAL) {
+        let now = Instant::now();
+        let wait = office.vault.again_at().map_or(CHORES_INTERVAL, |at| at.saturating_duration_since(now));
+        match inbox.recv_timeout(wait.min(CHORES_INTERVAL)) {
             Ok(first) => {
                 let group = std::iter::once(first).chain(inbox.try_iter().take(GROUP_MAX - 1));
                 group.for_each(|order| office.perform(order));
@@ -289,12 +305,13 @@ fn work(inbox: &Receiver<Order>, store: Store, rescan: Rescan, postbox: &Postbox
             office.do_chores();
         }
         office.commit();
+        office.look_at_disk();
     }
 }
 
 /// Where errands are done.
 struct Office<'p> {
-    store: Store,
+    vault: Vault,
     rescan: Rescan,
     gauge: Gauge,
     history_fails: bool,
@@ -329,27 +346,30 @@ impl Office<'_> {
                 }
             }
             Order::Bury(ticket, letter) => {
-                let buried = self.store.bury(&letter).map_err(|error| error.to_string());
+                let buried = self.vault.ask(|store| store.bury(&letter)).map_err(|error| error.to_string());
                 self.owed.push(Owed::Buried(ticket, buried));
             }
             Order::Flush => self.owed.push(Owed::Flush),
             Order::Letters { place, serial, errand } => self.see_to_letters(place, serial, errand),
             Order::Replayed { id, error } => {
                 let kept = match error {
-                    None => self.store.remove(id),
-                    Some(error) => self.store.change(id, |letter| {
-                        letter.replays = letter.replays.saturating_add(1);
-                        letter.last_error = error;
+                    None => self.vault.ask(|store| store.remove(id)),
+                    Some(error) => self.vault.ask(|store| {
+                        store.change(id, |letter| {
+                            letter.replays = letter.replays.saturating_add(1);
+                            letter.last_error = error;
+                        })
                     }),
                 };
                 match kept {
                     Ok(_) => self.owed.push(Owed::Nobody),
+                    Err(StoreError::Shut(_)) => {}
                     Err(error) => log::error!("what became of dead letter {id} at its replay is not kept: {error}"),
                 }
             }
             Order::Plugin(order) => {
                 let writes = matches!(order.errand, PluginErrand::Put(_));
-                let stored = serve_plugin(&self.store, *order);
+                let stored = serve_plugin(&mut self.vault, *order);
                 if writes && stored.answer.is_ok() {
                     self.owed.push(Owed::Plugin(stored));
                 } else {
@@ -357,18 +377,24 @@ impl Office<'_> {
                 }
             }
             Order::History { place, serial, history } => {
-                let spans = self.store.minutes(&history.platform, history.from, history.to, history.step);
+                let spans =
+                    self.vault.ask(|store| store.minutes(&history.platform, history.from, history.to, history.step));
                 let page = spans.map(|spans| api::history_json(&history, &spans)).map_err(|error| {
-                    log::error!("what {} did cannot be read: {error}", history.platform);
-                    Box::new(Problem::new(500, error.to_string()).code("store"))
+                    if !matches!(error, StoreError::Shut(_)) {
+                        log::error!("what {} did cannot be read: {error}", history.platform);
+                    }
+                    Box::new(store_problem(error))
                 });
                 self.postbox.post(Letter::Listed { place, serial, page });
             }
             Order::Note(notes) => self.note(&notes),
             Order::Minutes { unix_minute, minutes } => self.keep_minutes(unix_minute, &minutes),
             Order::Spend { platform, unix_day, starts } => {
-                let kept = self.store.spend(&platform, unix_day, starts).and_then(|()| self.store.hand_over());
-                if let Err(error) = kept {
+                let kept = self.vault.ask(|store| {
+                    store.spend(&platform, unix_day, starts)?;
+                    store.hand_over()
+                });
+                if let Err(error) = kept.or_else(told_already) {
                     log::error!("that {platform} was started {starts} times today is not kept: {error}");
                 }
             }
@@ -388,10 +414,11 @@ impl Office<'_> {
     }
 
     fn see_to_letters(&mut self, place: usize, serial: u64, errand: LetterErrand) {
-        let store = &self.store;
         let writes = matches!(errand, LetterErrand::Edit { .. } | LetterErrand::Remove(_) | LetterErrand::Purge(_));
         let found = |id: u64, letter: Option<DeadLetter>| letter.ok_or_else(|| api::no_letter(id));
-        let done: Result<Result<Vec<u8>, Problem>, StoreError> = match errand {
+        let mut fetched = None;
+        // Fetched letters go another way.
+        let done = self.vault.ask(|store| match errand {
             LetterErrand::List(Listing { filter, after, limit }) => {
                 store.list(&filter, after, limit).map(|page| Ok(api::dead_letters_json(&page)))
             }
@@ -417,33 +444,38 @@ impl Office<'_> {
                 log::info!("{purged} dead letters were purged by hand");
                 Ok(api::purged_json(purged, more))
             }),
-            LetterErrand::Fetch(Listing { filter, after, limit }) => match store.list(&filter, after, limit) {
-                Ok(page) => return self.postbox.post(Letter::Fetched { place, serial, page }),
-                Err(error) => Err(error),
-            },
-            LetterErrand::FetchOne(id) => match store.find(id) {
-                Ok(Some(letter)) => {
-                    let page = LetterPage { letters: vec![(id, letter)], next: None };
-                    return self.postbox.post(Letter::Fetched { place, serial, page });
-                }
-                Ok(None) => Ok(Err(api::no_letter(id))),
-                Err(error) => Err(error),
-            },
-        };
+            LetterErrand::Fetch(Listing { filter, after, limit }) => store.list(&filter, after, limit).map(|page| {
+                fetched = Some(page);
+                Ok(Vec::new())
+            }),
+            LetterErrand::FetchOne(id) => store.find(id).map(|letter| {
+                let letter = found(id, letter)?;
+                fetched = Some(LetterPage { letters: vec![(id, letter)], next: None });
+                Ok(Vec::new())
+            }),
+        });
+        if let Some(page) = fetched {
+            return self.postbox.post(Letter::Fetched { place, serial, page });
+        }
         let page = match done {
             Ok(Ok(page)) if writes => return self.owed.push(Owed::Page { place, serial, page }),
             Ok(page) => page.map_err(Box::new),
             Err(error) => {
-                log::error!("dead letters could not be seen to: {error}");
-                Err(Box::new(Problem::new(500, error.to_string()).code("store")))
+                if !matches!(error, StoreError::Shut(_)) {
+                    log::error!("dead letters could not be seen to: {error}");
+                }
+                Err(Box::new(store_problem(error)))
             }
         };
         self.postbox.post(Letter::Listed { place, serial, page });
     }
 
     fn keep_minutes(&mut self, unix_minute: u32, minutes: &[(String, Minute)]) {
-        let kept = self.store.keep_minutes(unix_minute, minutes);
-        let kept = kept.and_then(|()| self.store.forget_old_minutes(unix_minute)).and_then(|()| self.store.hand_over());
+        let kept = self.vault.ask(|store| {
+            store.keep_minutes(unix_minute, minutes)?;
+            store.forget_old_minutes(unix_minute)?;
+            store.hand_over()
+        });
         match (&kept, self.minutes_fail) {
             (Err(error), false) => log::error!("what platforms do in each minute is not kept: {error}"),
             (Ok(()), true) => log::info!("what platforms do in each minute is kept again"),
@@ -453,8 +485,10 @@ impl Office<'_> {
     }
 
     fn note(&mut self, notes: &[Note]) {
-        let kept = notes.iter().try_for_each(|note| self.store.note(&note.platform, &note.entry));
-        let kept = kept.and_then(|()| self.store.hand_over());
+        let kept = self.vault.ask(|store| {
+            notes.iter().try_for_each(|note| store.note(&note.platform, &note.entry))?;
+            store.hand_over()
+        });
         // Once until it works again: each state change would say the same.
         match (&kept, self.history_fails) {
             (Err(error), false) => log::error!("what happens to platforms is not kept: {error}"),
@@ -469,7 +503,7 @@ impl Office<'_> {
             let memory = match &change {
                 // One that has changed comes as well, if it could not be taken in before.
                 Change::Came(platform) | Change::Changed { platform: Ok(platform), .. } => {
-                    Memory::of(&platform.name, unix_day, &self.store)
+                    self.vault.store().map(|store| Memory::of(&platform.name, unix_day, store)).unwrap_or_default()
                 }
                 Change::Changed { .. } | Change::Gone { .. } | Change::Refused(_) => Memory::default(),
             };
@@ -480,12 +514,31 @@ impl Office<'_> {
         self.postbox.post(Letter::Rescanned(Box::new(Rescanned { changes, vanished })));
     }
 
+    /// Tries again what the disk refused, if it is time to, and tells how the store is if that has changed.
+    fn look_at_disk(&mut self) {
+        self.vault.look(Instant::now());
+        if self.vault.trouble() != self.facts.trouble.as_deref() {
+            self.tell_facts();
+        }
+    }
+
+    fn tell_facts(&mut self) {
+        if let Some(store) = self.vault.store() {
+            self.facts.look_at(store);
+        }
+        self.facts.trouble = self.vault.trouble().map(str::to_owned);
+        self.postbox.post(Letter::Store(Box::new(self.facts.clone())));
+    }
+
     /// Takes away what has been kept for long enough.
     fn do_chores(&mut self) {
-        if let Err(error) = self.store.forget_posts(unix_ms(), FORGOTTEN_MAX) {
+        if self.vault.store().is_none() {
+            return;
+        }
+        if let Err(error) = self.vault.ask(|store| store.forget_posts(unix_ms(), FORGOTTEN_MAX)) {
             log::error!("results of posts that are too old could not be taken away: {error}");
         }
-        match self.store.forget_letters(unix_ms()) {
+        match self.vault.ask(|store| store.forget_letters(unix_ms())) {
             Ok((gone, _)) if gone.is_empty() => {}
             Ok((gone, _)) => {
                 let gone: Vec<String> = gone.iter().map(|(platform, count)| format!("{count} of {platform}")).collect();
@@ -502,15 +555,15 @@ impl Office<'_> {
         if self.owed.is_empty() {
             return;
         }
-        let flushed = self.store.flush().map_err(|error| error.to_string());
-        if let Err(error) = &flushed {
+        let was_shut = self.vault.store().is_none();
+        let flushed = self.vault.ask(Store::flush).map_err(|error| error.to_string());
+        if let (Err(error), false) = (&flushed, was_shut) {
             log::error!("the store could not be flushed: {error}");
         }
         self.facts.syncs += 1;
         self.facts.synced += self.owed.len() as u64;
-        self.facts.look_at(&self.store);
         // First, so that whoever has an answer finds it counted.
-        self.postbox.post(Letter::Store(Box::new(self.facts.clone())));
+        self.tell_facts();
         for owed in self.owed.drain(..) {
             match owed {
                 Owed::Buried(ticket, buried) => {
@@ -536,17 +589,35 @@ impl Office<'_> {
     }
 }
 
-fn serve_plugin(store: &Store, order: PluginOrder) -> PluginStored {
+/// That the store is shut was told when it was.
+fn told_already(error: StoreError) -> Result<(), StoreError> {
+    match error {
+        StoreError::Shut(_) => Ok(()),
+        error => Err(error),
+    }
+}
+
+/// For whoever asked; one that is shut may be open again in a while.
+fn store_problem(error: StoreError) -> Problem {
+    let problem = |status| Problem::new(status, error.to_string()).code("store");
+    match error {
+        StoreError::Shut(_) => problem(503).retry_after(Duration::from_secs(30)),
+        _ => problem(500),
+    }
+}
+
+fn serve_plugin(vault: &mut Vault, order: PluginOrder) -> PluginStored {
     let PluginOrder { instance, id, plugin, key, errand } = order;
     let done = match errand {
-        PluginErrand::Get => store.plugin_get(&plugin, &key),
+        PluginErrand::Get => vault.ask(|store| store.plugin_get(&plugin, &key)),
         PluginErrand::Put(value) => {
             let value = value.as_ref().map(|value| value.get().as_bytes());
-            store.plugin_put(&plugin, &key, value).map(|()| None)
+            vault.ask(|store| store.plugin_put(&plugin, &key, value)).map(|()| None)
         }
     };
     let answer = done.map_err(|error| match error {
         StoreError::Refused(why) => Fault::mistaken(why),
+        StoreError::Shut(_) => Fault::failed(error.to_string()),
         error => {
             log::error!("a value of {plugin} could not be kept or read: {error}");
             Fault::failed(error.to_string())

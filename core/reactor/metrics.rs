@@ -8,7 +8,7 @@ use demi_conductor::breaker::CAUSES;
 use demi_conductor::stats::{Histogram, PlatformStats, BUCKETS_US, OUTCOMES, RESTARTS, TRIALS};
 use demi_conductor::{Conductor, Outcome, PlatformStatus, Refusal, Weight, INSTANCE_STATES};
 
-use crate::api::Facts;
+use crate::api::{is_ready, Facts};
 use crate::chronicle::unix_ms;
 use crate::clerk::StoreFacts;
 
@@ -124,7 +124,11 @@ fn of_demi(page: &mut Page, conductor: &Conductor, facts: &Facts<'_>) {
     page.family("demi_build_info", "gauge", "The version that runs.");
     page.line("demi_build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1);
     page.gauge("demi_uptime_seconds", "Seconds since start.", facts.now.as_nanos() as f64 / 1e9);
-    page.gauge("demi_ready", "1 if every platform takes requests.", u8::from(conductor.is_ready()));
+    page.gauge(
+        "demi_ready",
+        "1 if every platform takes requests, and the store works.",
+        u8::from(is_ready(conductor, facts)),
+    );
     // Not `demi_http_connections`: to OpenMetrics that is the family of the counter below.
     page.gauge("demi_http_connections_open", "Client connections.", facts.connections);
     page.counter("demi_http_connections_total", "Client connections accepted.", counts.accepted);
@@ -152,6 +156,8 @@ fn of_demi(page: &mut Page, conductor: &Conductor, facts: &Facts<'_>) {
     page.counter("demi_events_total", "Events that the conductor handled.", stats.events);
     page.counter("demi_stale_news_total", "News of old runs and ended requests, passed over.", stats.stale);
     page.counter("demi_store_failures_total", "Errands that the store could not do.", stats.store_failures);
+    let help = "1 while the disk refuses and nothing is kept.";
+    page.gauge("demi_store_shut", help, u8::from(facts.store.trouble.is_some()));
     let help = "Errands of the store that were made durable.";
     page.counter("demi_store_synced_total", help, facts.store.synced);
     page.counter("demi_store_syncs_total", "Syncs of the disk, each for a group of them.", facts.store.syncs);

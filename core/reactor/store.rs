@@ -110,8 +110,41 @@ pub struct Store {
     doomed: RefCell<Vec<PathBuf>>,
     /// After a failed fdatasync the kernel may call lost pages clean, and a second one would succeed: never ask twice.
     sync_failed: Cell<bool>,
+    settings: Settings,
     /// Last, so that it is released last.
-    _lock: File,
+    lock: File,
+}
+
+/// Where a store was and will be again: its directory, locked.
+pub(crate) struct Site {
+    path: PathBuf,
+    settings: Settings,
+    lock: File,
+}
+
+impl Site {
+    /// Opens the store that is here; see [`Store::open`].
+    ///
+    /// # Errors
+    /// With the site, for another try.
+    #[allow(clippy::result_large_err)] // once in a while, and never in a loop
+    pub(crate) fn open(self) -> Result<Store, (Site, StoreError)> {
+        Store::open_at(&self.path, &self.settings, &self.lock).map_err(|error| (self, error))
+    }
+
+    /// Whether as much can be written as sled writes at once. Blocks for the disk.
+    pub(crate) fn try_to_write(&self) -> Result<(), StoreError> {
+        let path = self.path.join("probe");
+        let write = || {
+            let mut file = File::create(&path)?;
+            file.write_all(&vec![0; 2 * SEGMENT_BYTES])?;
+            file.sync_all()
+        };
+        let written = write().map_err(|e| StoreError::from_io(&path, e));
+        // What cannot be removed is overwritten the next time.
+        let _ = fs::remove_file(&path);
+        written
+    }
 }
 
 /// What the store can refuse, each with its remedy.
@@ -185,6 +218,8 @@ pub enum StoreError {
     },
     /// A plugin or a client may not keep this; a sentence says why.
     Refused(String),
+    /// The disk refused before, as a sentence says, and the store waits until it does not any more.
+    Shut(String),
     /// Any other failure of the disk or the file system.
     Io {
         /// What was being read or written.
@@ -209,13 +244,22 @@ impl Store {
     /// one is started; it is never deleted. Blocks for the lock, the recovery of what was written since the last open,
     /// and a few syncs when new.
     pub fn open(path: &Path, settings: &Settings) -> Result<Store, StoreError> {
-        let cache_bytes = settings.cache_bytes.value();
         DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|e| match fs::metadata(path) {
             Ok(found) if !found.is_dir() => StoreError::NotADirectory { path: path.to_owned() },
             _ => StoreError::from_io(path, e),
         })?;
-        let lock = lock_directory(path)?;
+        let site = Site { path: path.to_owned(), settings: settings.clone(), lock: lock_directory(path)? };
+        site.open().map_err(|(_, error)| error)
+    }
 
+    /// Closes it and keeps the lock. Blocks for the disk.
+    pub(crate) fn close(self) -> Site {
+        let Store { path, settings, lock, .. } = self;
+        Site { path, settings, lock }
+    }
+
+    fn open_at(path: &Path, settings: &Settings, lock: &File) -> Result<Store, StoreError> {
+        let cache_bytes = settings.cache_bytes.value();
         let db_path = path.join("db");
         let opened = match open_database(&db_path, cache_bytes) {
             Err(StoreError::Damaged { what, .. }) => {
@@ -253,7 +297,8 @@ impl Store {
             posts_tally: Cell::new(opened.posts_tally),
             doomed: RefCell::default(),
             sync_failed: Cell::new(false),
-            _lock: lock,
+            settings: settings.clone(),
+            lock: lock.try_clone().map_err(|e| StoreError::from_io(path, e))?,
         };
         store.finish_burials(&burials)?;
         Ok(store)
@@ -265,7 +310,7 @@ impl Store {
     pub fn flush(&self) -> Result<(), StoreError> {
         let db_path = self.path.join("db");
         if self.sync_failed.get() {
-            let source = io::Error::other("an earlier sync failed; restart demi");
+            let source = io::Error::other("an earlier sync failed");
             return Err(StoreError::Io { path: db_path, source });
         }
         self.guarded(|| self.db.flush())?;
@@ -334,7 +379,7 @@ impl fmt::Display for StoreError {
             ),
             StoreError::DiskFull { path } => write!(
                 f,
-                "no space left to write {}; free some and restart demi, or set `store.path` to another disk",
+                "no space left to write {}; free some, or set `store.path` to another disk",
                 path.display()
             ),
             StoreError::Newer { path, found, known } => write!(
@@ -362,6 +407,7 @@ impl fmt::Display for StoreError {
             StoreError::PostsFull { waiting, max } => {
                 write!(f, "{waiting} posts wait and `store.posts_max` is {max}; see why they do, or raise it")
             }
+            StoreError::Shut(why) => write!(f, "the store is shut: {why}"),
             StoreError::Refused(why) => f.write_str(why),
             StoreError::Io { path, source } => {
                 write!(f, "cannot use {}: {source}; check the disk and `store.path`", path.display())
@@ -380,12 +426,25 @@ impl std::error::Error for StoreError {
 }
 
 impl StoreError {
+    /// Whether it is the disk that refuses, or the system for its sake.
+    pub(crate) fn is_of_disk(&self) -> bool {
+        matches!(
+            self,
+            StoreError::DiskFull { .. }
+                | StoreError::ReadOnly { .. }
+                | StoreError::Denied { .. }
+                | StoreError::Io { .. }
+        )
+    }
+
     fn from_io(path: &Path, source: io::Error) -> StoreError {
         let path = path.to_owned();
         match source.kind() {
             ErrorKind::PermissionDenied => StoreError::Denied { path },
             ErrorKind::ReadOnlyFilesystem => StoreError::ReadOnly { path },
-            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => StoreError::DiskFull { path },
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
+                StoreError::DiskFull { path }
+            }
             ErrorKind::NotADirectory => StoreError::NotADirectory { path },
             _ => StoreError::Io { path, source },
         }

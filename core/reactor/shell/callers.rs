@@ -241,7 +241,7 @@ impl Shell {
     }
 
     pub(super) fn buried(&mut self, ticket: Ticket, number: Result<u64, String>) {
-        if let Err(error) = &number {
+        if let (Err(error), None) = (&number, &self.store_facts.trouble) {
             log::error!("a dead letter could not be kept: {error}");
         }
         if let Some(Burial { call, answer, held }) = self.burials.remove(&ticket.number()) {

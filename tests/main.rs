@@ -19,5 +19,6 @@ mod processes;
 mod proxying;
 mod regressions;
 mod sockets;
+mod store;
 mod support;
 mod tree;

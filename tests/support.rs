@@ -98,7 +98,12 @@ impl Demi {
 
     /// Starts Demi with a configuration file of its own.
     pub fn start_from(directory: Arc<Directory>, config: &Path) -> Demi {
-        let mut process = demi_command()
+        Demi::start_command(demi_command(), directory, config)
+    }
+
+    /// As `start_from`, by a command that runs the binary with what is added to it.
+    pub fn start_command(mut command: Command, directory: Arc<Directory>, config: &Path) -> Demi {
+        let mut process = command
             .args(["--log-level", "debug", "--config"])
             .arg(config)
             .spawn()

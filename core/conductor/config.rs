@@ -153,11 +153,24 @@ pub struct Store {
     pub cache_bytes: Bounded<65_536, 1_073_741_824, 1_048_576>,
     /// Most dead letters kept; at the cap a new one is refused and told loudly, never an old one deleted.
     pub dead_letters_max: Bounded<1, 10_000_000, 10_000>,
+    /// Most posts that may wait; one more is refused.
+    pub posts_max: Bounded<1, 10_000_000, 1_000_000>,
+    /// A dead letter is taken away when it is so old, days, and that is told; 0: never.
+    pub dead_letters_days: Bounded<0, 36_500, 30>,
+    /// How long it is kept what each platform did in each minute, days; 0: not at all.
+    pub metrics_days: Bounded<0, 3650, 30>,
 }
 
 impl Default for Store {
     fn default() -> Self {
-        Store { path: "demi-data".to_owned(), cache_bytes: Bounded::default(), dead_letters_max: Bounded::default() }
+        Store {
+            path: "demi-data".to_owned(),
+            cache_bytes: Bounded::default(),
+            dead_letters_max: Bounded::default(),
+            posts_max: Bounded::default(),
+            dead_letters_days: Bounded::default(),
+            metrics_days: Bounded::default(),
+        }
     }
 }
 

@@ -1,27 +1,32 @@
 //! Demi's own API: what the paths below `/v1` and the health pages answer.
 
+mod dead_letters;
 mod health;
+mod history;
 mod platforms;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use base64::engine::general_purpose::STANDARD;
-use base64::Engine;
 use demi_conductor::lifecycle::Reason;
 use demi_conductor::{Conductor, Question, Time};
 use demi_platform::Request;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use crate::clerk::StoreFacts;
 use crate::handle::PlatformOrder;
 use crate::http;
 use crate::metrics::{self, Format};
 use crate::problem::Problem;
 use crate::shell::Listed;
-use crate::store::LetterPage;
 
+pub(crate) use dead_letters::{
+    dead_letter_json, dead_letters_json, no_letter, purged_json, read_listing, read_purge, replaying_json, Listing,
+};
+pub(crate) use history::{history_json, read_history, History};
 pub(crate) use platforms::{no_platform, Topic};
 
 /// A page of the API.
@@ -35,8 +40,12 @@ pub(crate) enum Page<'p> {
     Health,
     /// `GET /v1/platforms`.
     Platforms,
-    /// `GET /v1/dead-letters`, which the clerk answers.
+    /// `GET` and `DELETE /v1/dead-letters`, which the clerk answers.
     DeadLetters,
+    /// `GET`, `PUT` and `DELETE /v1/dead-letters/ID`, which the clerk answers.
+    DeadLetter(u64),
+    /// `POST /v1/dead-letters/ID/replay`, or `/v1/dead-letters/replay` for those that the query means.
+    Replay(Option<u64>),
     /// `GET /v1/platforms/NAME`, and `/logs`, `/events` and `/why` below it.
     Platform(&'p str, Topic),
     /// `POST /v1/platforms/NAME/ORDER`.
@@ -49,6 +58,8 @@ pub(crate) enum Page<'p> {
     Ready,
     /// `GET /metrics`.
     Metrics,
+    /// `GET /v1/metrics/history`, which the clerk answers.
+    MetricsHistory,
     /// A path of the API that leads nowhere.
     Unknown,
 }
@@ -62,13 +73,18 @@ impl<'p> Page<'p> {
             "/v1/health" => Page::Health,
             "/v1/platforms" => Page::Platforms,
             "/v1/dead-letters" => Page::DeadLetters,
+            "/v1/metrics/history" => Page::MetricsHistory,
             "/v1/plugins" => Page::Plugins,
             "/healthz" => Page::Alive,
             "/readyz" => Page::Ready,
             "/metrics" => Page::Metrics,
             "/v1" => Page::Unknown,
             _ => match path.strip_prefix("/v1/") {
-                Some(rest) => rest.strip_prefix("platforms/").map_or(Page::Unknown, Page::of_platform),
+                Some(rest) => match (rest.strip_prefix("platforms/"), rest.strip_prefix("dead-letters/")) {
+                    (Some(rest), _) => Page::of_platform(rest),
+                    (None, Some(rest)) => Page::of_letter(rest),
+                    (None, None) => Page::Unknown,
+                },
                 None => {
                     let below = |page: &str| path.strip_prefix(page).is_some_and(|rest| rest.starts_with('/'));
                     if !(below("/healthz") || below("/readyz") || below("/metrics")) {
@@ -78,6 +94,30 @@ impl<'p> Page<'p> {
                 }
             },
         })
+    }
+
+    /// The page of what stands behind `/v1/dead-letters/`.
+    fn of_letter(rest: &str) -> Page<'p> {
+        let number = |word: &str| {
+            let is_number = !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_digit());
+            is_number.then(|| word.parse::<u64>().ok()).flatten()
+        };
+        match rest.split_once('/') {
+            None if rest == "replay" => Page::Replay(None),
+            None => number(rest).map_or(Page::Unknown, Page::DeadLetter),
+            Some((id, "replay")) => number(id).map_or(Page::Unknown, |id| Page::Replay(Some(id))),
+            Some(_) => Page::Unknown,
+        }
+    }
+
+    /// The methods that it takes, as they stand in `Allow`.
+    pub(crate) const fn allowed(self) -> &'static str {
+        match self {
+            Page::Requests | Page::Order(..) | Page::Replay(_) => "POST",
+            Page::DeadLetters => "GET, HEAD, DELETE",
+            Page::DeadLetter(_) => "GET, HEAD, PUT, DELETE",
+            _ => "GET, HEAD",
+        }
     }
 
     /// The page of what stands behind `/v1/platforms/`.
@@ -102,7 +142,7 @@ pub(crate) struct Facts<'f> {
     pub(crate) connections: usize,
     pub(crate) counts: crate::listener::Counts,
     pub(crate) listen: std::net::SocketAddr,
-    pub(crate) dead_letters: u64,
+    pub(crate) store: &'f StoreFacts,
     pub(crate) turns: &'f metrics::Turns,
     pub(crate) body_bytes: usize,
     /// The process of a slot.
@@ -140,8 +180,8 @@ pub(crate) fn answer(
     };
     Ok(match page {
         Page::Alive => text(200, "alive\n"),
-        Page::Ready if conductor.is_ready() => text(200, "ready\n"),
-        Page::Ready => text(503, &unready(conductor)),
+        Page::Ready if is_ready(conductor, facts) => text(200, "ready\n"),
+        Page::Ready => text(503, &unready(conductor, facts)),
         Page::Metrics => {
             let accept = http::header(request.headers, "accept").and_then(|accept| std::str::from_utf8(accept).ok());
             let format = Format::of(accept);
@@ -153,10 +193,19 @@ pub(crate) fn answer(
         Page::Platforms => platforms::all(conductor, facts),
         Page::Platform(name, topic) => platforms::one(name, topic, request.query(), conductor, facts)?,
         Page::Plugins => platforms::plugins(facts),
-        Page::Requests | Page::Order(..) | Page::DeadLetters | Page::Unknown => {
-            return Err(Problem::new(404, "there is no such page; see GET /v1/status"))
-        }
+        Page::Requests
+        | Page::Order(..)
+        | Page::Unknown
+        | Page::DeadLetters
+        | Page::DeadLetter(_)
+        | Page::Replay(_)
+        | Page::MetricsHistory => return Err(Problem::new(404, "there is no such page; see GET /v1/status")),
     })
+}
+
+/// Too much waits for the clerk.
+pub(crate) fn store_busy() -> Problem {
+    Problem::new(503, "too much is waiting for the store").code("store_busy").retry_after(Duration::from_secs(1))
 }
 
 fn json(value: &impl Serialize) -> PageAnswer {
@@ -165,8 +214,16 @@ fn json(value: &impl Serialize) -> PageAnswer {
     PageAnswer { status: 200, content_type: JSON, body }
 }
 
-fn unready(conductor: &Conductor) -> String {
+/// Whether every platform takes requests, and what must be kept can be.
+pub(crate) fn is_ready(conductor: &Conductor, facts: &Facts<'_>) -> bool {
+    conductor.is_ready() && facts.store.trouble.is_none()
+}
+
+fn unready(conductor: &Conductor, facts: &Facts<'_>) -> String {
     let mut text = format!("not ready: {}\n", conductor.phase().name());
+    if let Some(why) = &facts.store.trouble {
+        text.push_str(&format!("the store is shut: {why}\n"));
+    }
     for platform in conductor.platforms().filter(|platform| !platform.is_ready) {
         for instance in platform.instances {
             text.push_str(&format!("{}/{}: {}: {}\n", platform.name, instance.instance, instance.state, instance.why));
@@ -181,6 +238,7 @@ struct StatusPage<'s> {
     pid: u32,
     phase: &'static str,
     ready: bool,
+    store: &'s str,
     uptime_s: f64,
     listen: String,
     connections: usize,
@@ -206,17 +264,18 @@ struct Brief<'s> {
     queued: usize,
 }
 
-fn status<'s>(conductor: &'s Conductor, facts: &Facts<'_>) -> StatusPage<'s> {
+fn status<'s>(conductor: &'s Conductor, facts: &'s Facts<'_>) -> StatusPage<'s> {
     StatusPage {
         version: env!("CARGO_PKG_VERSION"),
         pid: std::process::id(),
         phase: conductor.phase().name(),
-        ready: conductor.is_ready(),
+        ready: is_ready(conductor, facts),
+        store: facts.store.trouble.as_deref().unwrap_or("ok"),
         uptime_s: seconds(facts.now, Time::ZERO),
         listen: facts.listen.to_string(),
         connections: facts.connections,
         requests_in_flight: conductor.live(),
-        dead_letters: facts.dead_letters,
+        dead_letters: facts.store.dead_letters(),
         ram: conductor.sample().map(|(at, sample)| Ram { measured_s_ago: seconds(facts.now, at), sample }),
         platforms: conductor
             .platforms()
@@ -240,30 +299,6 @@ fn seconds(now: Time, then: Time) -> f64 {
     (now.since(then).as_secs_f64() * 1000.0).round() / 1000.0
 }
 
-/// Which dead letters someone wants to see.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Listing {
-    /// Those with an id above this.
-    pub(crate) after: u64,
-    /// So many at most.
-    pub(crate) limit: usize,
-}
-
-/// Letters in a list when nobody says how many; and the most one may ask for.
-const LISTED: usize = 50;
-const LISTED_MAX: usize = 500;
-
-/// Reads the query of `GET /v1/dead-letters`.
-pub(crate) fn read_listing(query: &str) -> Result<Listing, Problem> {
-    let [after, limit] = read_numbers(query, ["after", "limit"], &format!("after=0&limit={LISTED}"))?;
-    let limit = limit.map_or(LISTED, |limit| limit as usize);
-    if !(1..=LISTED_MAX).contains(&limit) {
-        let what = format!("limit={limit}: limit must be a number from 1 to {LISTED_MAX}; try ?after=0&limit={LISTED}");
-        return Err(Problem::new(400, what));
-    }
-    Ok(Listing { after: after.unwrap_or(0), limit })
-}
-
 /// Reads a query in which each of these names may stand once, with a number.
 fn read_numbers<const COUNT: usize>(
     query: &str,
@@ -284,54 +319,6 @@ fn read_numbers<const COUNT: usize>(
         numbers[position] = Some(number.ok_or_else(|| wrong(&format!("{name} must be a number")))?);
     }
     Ok(numbers)
-}
-
-#[derive(Serialize)]
-struct DeadLettersPage<'l> {
-    dead_letters: Vec<DeadLetterEntry<'l>>,
-    /// What to give as `after` for those that follow.
-    next: Option<u64>,
-}
-
-#[derive(Serialize)]
-struct DeadLetterEntry<'l> {
-    id: u64,
-    buried_at_unix_ms: u64,
-    platform: &'l str,
-    reason: &'l str,
-    attempts: u32,
-    from: &'l str,
-    kind: &'l str,
-    method: &'l str,
-    target: &'l str,
-    content_type: &'l str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    body: Option<&'l str>,
-    /// A body that is not UTF-8.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    body_base64: Option<String>,
-}
-
-/// The page of dead letters as JSON.
-pub(crate) fn dead_letters_json(page: &LetterPage) -> Vec<u8> {
-    let entries = page.letters.iter().map(|(id, letter)| {
-        let body = std::str::from_utf8(&letter.body).ok();
-        DeadLetterEntry {
-            id: *id,
-            buried_at_unix_ms: letter.buried_at_unix_ms,
-            platform: &letter.platform,
-            reason: &letter.reason,
-            attempts: letter.attempts,
-            from: &letter.from,
-            kind: &letter.kind,
-            method: &letter.method,
-            target: &letter.target,
-            content_type: &letter.content_type,
-            body,
-            body_base64: body.is_none().then(|| STANDARD.encode(&letter.body)),
-        }
-    });
-    json(&DeadLettersPage { dead_letters: entries.collect(), next: page.next }).body
 }
 
 /// The body of `POST /v1/requests`.
@@ -428,7 +415,6 @@ pub(crate) fn is_idempotent(request: &Request<'_>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::DeadLetter;
 
     #[test]
     fn pages_are_known_by_their_path_and_namesakes_are_not_taken() {
@@ -443,7 +429,14 @@ mod tests {
         assert_eq!(Page::of("/v1/plugins"), Some(Page::Plugins));
         assert_eq!(Page::of("/v1/platforms/"), Some(Page::Unknown));
         assert_eq!(Page::of("/v1/dead-letters"), Some(Page::DeadLetters));
-        assert_eq!(Page::of("/v1/dead-letters/1"), Some(Page::Unknown));
+        assert_eq!(Page::of("/v1/dead-letters/1"), Some(Page::DeadLetter(1)));
+        assert_eq!(Page::of("/v1/dead-letters/1/replay"), Some(Page::Replay(Some(1))));
+        assert_eq!(Page::of("/v1/dead-letters/replay"), Some(Page::Replay(None)));
+        for wrong in ["/v1/dead-letters/", "/v1/dead-letters/+1", "/v1/dead-letters/1/", "/v1/dead-letters/x/replay"] {
+            assert_eq!(Page::of(wrong), Some(Page::Unknown), "{wrong}");
+        }
+        assert_eq!(Page::of("/v1/metrics/history"), Some(Page::MetricsHistory));
+        assert_eq!(Page::of("/v1/metrics"), Some(Page::Unknown));
         assert_eq!(Page::of("/v1/nonsense"), Some(Page::Unknown));
         assert_eq!(Page::of("/metrics/x"), Some(Page::Unknown));
         assert_eq!(Page::of("/v10"), None);
@@ -456,51 +449,6 @@ mod tests {
             assert!(Page::of(path).is_some(), "{path}");
             assert!(Page::of(&format!("{path}/x")).is_some(), "{path}/x");
         }
-    }
-
-    #[test]
-    fn a_listing_has_defaults_and_each_wrong_parameter_is_named() {
-        let listing = |query| read_listing(query).expect("it is right");
-        assert_eq!(listing(""), Listing { after: 0, limit: 50 });
-        assert_eq!(listing("after=7"), Listing { after: 7, limit: 50 });
-        assert_eq!(listing("limit=500&after=18446744073709551615"), Listing { after: u64::MAX, limit: 500 });
-        for (query, named) in [
-            ("limit=0", "limit must be a number from 1 to 500"),
-            ("limit=501", "limit must be a number from 1 to 500"),
-            ("limit=+5", "limit must be a number"),
-            ("limit", "limit must be a number"),
-            ("after=x", "after must be a number"),
-            ("after=-1", "after must be a number"),
-            ("after=18446744073709551616", "after must be a number"),
-            ("after=1&after=2", "after=2: it is given twice"),
-            ("before=1", "before=1: there is no such parameter"),
-        ] {
-            let problem = read_listing(query).expect_err("it is wrong");
-            assert_eq!(problem.status(), 400, "{query}");
-            assert!(problem.body().contains(named), "{query}: {}", problem.body());
-        }
-    }
-
-    #[test]
-    fn a_dead_letter_shows_its_body_as_text_or_as_base64() {
-        let letter = |body: &[u8]| DeadLetter {
-            buried_at_unix_ms: 5,
-            platform: "echo".into(),
-            reason: "it broke".into(),
-            attempts: 1,
-            from: String::new(),
-            kind: String::new(),
-            method: "POST".into(),
-            target: "/x".into(),
-            content_type: "text/plain".into(),
-            body: body.to_vec(),
-        };
-        let page = LetterPage { letters: vec![(1, letter(b"hello")), (2, letter(b"\xff"))], next: Some(2) };
-        let json: serde_json::Value = serde_json::from_slice(&dead_letters_json(&page)).expect("it is JSON");
-        let letters = &json["dead_letters"];
-        assert_eq!((&letters[0]["body"], &letters[0]["body_base64"]), (&"hello".into(), &serde_json::Value::Null));
-        assert_eq!((&letters[1]["body"], &letters[1]["body_base64"]), (&serde_json::Value::Null, &"/w==".into()));
-        assert_eq!((&json["next"], &letters[1]["id"]), (&2.into(), &2.into()));
     }
 
     #[test]

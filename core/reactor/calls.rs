@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use demi_conductor::{Instance, Ticket, TicketBook};
+use demi_conductor::{Instance, RouteId, Ticket, TicketBook};
 use demi_platform::{Fault, Reply, Request, RequestBuf};
 use serde_json::value::RawValue;
 
@@ -17,6 +17,8 @@ pub(crate) enum Origin {
     Caller(Caller),
     /// A child, under an id of its own.
     Plugin { instance: Instance, id: Box<RawValue> },
+    /// Nobody: this dead letter is replayed.
+    Replay { letter: u64 },
     /// Nobody: the answer was given, or the caller hung up.
     Nobody,
 }
@@ -30,6 +32,8 @@ pub(crate) struct Call {
     pub(crate) wants_progress: bool,
     /// Index of the platform that it was routed to.
     pub(crate) platform: Option<u32>,
+    /// The rule that it goes by.
+    pub(crate) route: Option<RouteId>,
     /// The attempt whose answer counts.
     pub(crate) attempt: Attempt,
     /// That of a second instance, which was asked while the first had not answered.
@@ -171,6 +175,7 @@ impl Calls {
             origin,
             wants_progress: false,
             platform,
+            route: None,
             attempt: Attempt { reply, ..Attempt::default() },
             double: None,
         });

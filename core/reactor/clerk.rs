@@ -1,20 +1,29 @@
 //! The clerk: one thread for errands that block, so that the reactor never does: the store, and measuring.
+//!
+//! What waits is done as a group: everything is written, made durable by one sync, and only then told to those who need
+//! to know that it is durable. While the disk syncs the next group gathers, so the busier it is the fewer syncs an errand
+//! takes. What need not be durable is answered at once and causes no sync.
 
+mod vault;
+
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{bounded, unbounded, Receiver, RecvTimeoutError, Sender};
 use demi_conductor::{Errand, Instance, Sample, Ticket};
 use demi_platform::Fault;
 use serde_json::value::RawValue;
 
-use crate::api::{self, Listing};
-use crate::chronicle::{Entry, EVENTS_MAX};
+use crate::api::{self, History, Listing};
+use crate::chronicle::{unix_ms, Entry, EVENTS_MAX};
 use crate::mailbox::{Letter, PluginStored, Postbox};
 use crate::plugins::{self, Change, Rescan};
 use crate::problem::Problem;
-use crate::store::{DeadLetter, Store, StoreError};
+use crate::store::{DeadLetter, LetterFilter, LetterPage, Minute, Store, StoreError};
+
+use vault::Vault;
 
 /// Most errands that wait; one more is refused, and told as not done.
 const ERRANDS_MAX: usize = 1024;
@@ -26,6 +35,16 @@ const ERRANDS_BEFORE_LISTING_MAX: usize = 16;
 /// A plugin is refused while so many errands wait: its values may have 64 KiB each, and dead letters go first.
 const ERRANDS_BEFORE_PLUGINS_MAX: usize = 64;
 
+/// Errands of one group at most. They are done before the first of them is told, so this bounds how long that waits; a
+/// sync costs so much more than a write that larger groups gain nothing.
+const GROUP_MAX: usize = 256;
+
+/// Between two looks at what the store has kept for long enough. Some of it goes at each, when nothing waits.
+const CHORES_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Results of posts that go at one of these looks.
+const FORGOTTEN_MAX: usize = 1_000;
+
 /// What is still to be kept when Demi ends is given this long; a store that hangs must not keep Demi from ending.
 const FINISH_MAX: Duration = Duration::from_secs(1);
 
@@ -33,12 +52,32 @@ enum Order {
     Measure,
     Bury(Ticket, Box<DeadLetter>),
     Flush,
-    List { place: usize, serial: u64, listing: Listing },
+    Letters { place: usize, serial: u64, errand: LetterErrand },
+    Replayed { id: u64, error: Option<String> },
     Plugin(Box<PluginOrder>),
+    History { place: usize, serial: u64, history: History },
     Note(Vec<Note>),
+    Minutes { unix_minute: u32, minutes: Vec<(String, Minute)> },
     Spend { platform: String, unix_day: u32, starts: u32 },
     Rescan { unix_day: u32, refused: Vec<PathBuf> },
     Reread { number: u64, unix_day: u32, manifest: Option<PathBuf>, refused: Vec<PathBuf> },
+}
+
+/// What a client wants of dead letters.
+pub(crate) enum LetterErrand {
+    List(Listing),
+    Show(u64),
+    Edit {
+        id: u64,
+        /// As before, if it is empty.
+        content_type: String,
+        body: Vec<u8>,
+    },
+    Remove(u64),
+    Purge(LetterFilter),
+    /// To be replayed.
+    Fetch(Listing),
+    FetchOne(u64),
 }
 
 /// A plugin's errand to the store.
@@ -81,6 +120,41 @@ impl Memory {
         let history = store.history(platform, EVENTS_MAX).inspect_err(failed).unwrap_or_default();
         let starts = store.starts(platform, unix_day).inspect_err(failed).unwrap_or_default();
         Memory { history, starts }
+    }
+}
+
+/// What is told of the store, for the metrics and the status.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct StoreFacts {
+    /// Syncs, each for a group of errands.
+    pub(crate) syncs: u64,
+    /// Errands in these groups that had to be durable.
+    pub(crate) synced: u64,
+    /// Why it is shut, if it is.
+    pub(crate) trouble: Option<String>,
+    /// Dead letters by platform.
+    pub(crate) letters: BTreeMap<String, u64>,
+    /// When the one was given up that is kept longest.
+    pub(crate) oldest_letter_unix_ms: Option<u64>,
+}
+
+impl StoreFacts {
+    /// Of a store that has just been opened. Blocks for the disk.
+    pub(crate) fn of(store: &Store) -> StoreFacts {
+        let mut facts = StoreFacts::default();
+        facts.look_at(store);
+        facts
+    }
+
+    /// How many dead letters there are.
+    pub(crate) fn dead_letters(&self) -> u64 {
+        self.letters.values().sum()
+    }
+
+    fn look_at(&mut self, store: &Store) {
+        self.letters = store.letters_by_platform();
+        // What cannot be read is told when it is asked for.
+        self.oldest_letter_unix_ms = store.oldest_letter().ok().flatten();
     }
 }
 
@@ -138,9 +212,15 @@ impl Clerk {
         self.send(Order::Flush, ERRANDS_MAX)
     }
 
-    /// Has dead letters read for the client at a place. False if too much is waiting.
-    pub(crate) fn list(&self, place: usize, serial: u64, listing: Listing) -> bool {
-        self.send(Order::List { place, serial, listing }, ERRANDS_BEFORE_LISTING_MAX)
+    /// Has dead letters seen to for the client at a place. False if too much is waiting.
+    pub(crate) fn letters(&self, place: usize, serial: u64, errand: LetterErrand) -> bool {
+        self.send(Order::Letters { place, serial, errand }, ERRANDS_BEFORE_LISTING_MAX)
+    }
+
+    /// Has a dead letter taken away that was replayed, or marked with what went wrong; no answer. False if too much is
+    /// waiting.
+    pub(crate) fn replayed(&self, id: u64, error: Option<String>) -> bool {
+        self.send(Order::Replayed { id, error }, ERRANDS_MAX)
     }
 
     /// Has a value looked up, or kept, for a plugin. False if too much is waiting.
@@ -151,6 +231,16 @@ impl Clerk {
     /// Has what happened kept; no answer. False if too much is waiting: what must be kept goes before.
     pub(crate) fn note(&self, notes: Vec<Note>) -> bool {
         self.send(Order::Note(notes), ERRANDS_BEFORE_NOTES_MAX)
+    }
+
+    /// Has it kept what platforms did in a minute; no answer. False if too much is waiting: what must be kept goes before.
+    pub(crate) fn minutes(&self, unix_minute: u32, minutes: Vec<(String, Minute)>) -> bool {
+        self.send(Order::Minutes { unix_minute, minutes }, ERRANDS_BEFORE_NOTES_MAX)
+    }
+
+    /// Has it read what a platform did for the client at a place. False if too much is waiting.
+    pub(crate) fn history(&self, place: usize, serial: u64, history: History) -> bool {
+        self.send(Order::History { place, serial, history }, ERRANDS_BEFORE_LISTING_MAX)
     }
 
     /// Has it kept how often a platform was started on a day; no answer. False if too much is waiting.
@@ -185,15 +275,235 @@ impl Clerk {
     }
 }
 
-fn work(inbox: &Receiver<Order>, store: Store, mut rescan: Rescan, postbox: &Postbox) {
-    let mut gauge = Gauge::new();
-    let mut history_fails = false;
-    let look = |changes: Vec<Change>, unix_day: u32, refused: Vec<PathBuf>, store: &Store| {
+fn work(inbox: &Receiver<Order>, store: Store, rescan: Rescan, postbox: &Postbox) {
+    let gauge = Gauge::new();
+    let facts = StoreFacts::of(&store);
+    let mut office = Office {
+        vault: Vault::new(store),
+        rescan,
+        gauge,
+        history_fails: false,
+        minutes_fail: false,
+        owed: Vec::new(),
+        facts,
+        postbox,
+    };
+    let mut chores_at = Instant::now();
+    loop {
+        let now = Instant::now();
+        let wait = office.vault.again_at().map_or(CHORES_INTERVAL, |at| at.saturating_duration_since(now));
+        match inbox.recv_timeout(wait.min(CHORES_INTERVAL)) {
+            Ok(first) => {
+                let group = std::iter::once(first).chain(inbox.try_iter().take(GROUP_MAX - 1));
+                group.for_each(|order| office.perform(order));
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+        if inbox.is_empty() && Instant::now() >= chores_at {
+            chores_at = Instant::now() + CHORES_INTERVAL;
+            office.do_chores();
+        }
+        office.commit();
+        office.look_at_disk();
+    }
+}
+
+/// Where errands are done.
+struct Office<'p> {
+    vault: Vault,
+    rescan: Rescan,
+    gauge: Gauge,
+    history_fails: bool,
+    minutes_fail: bool,
+    /// Whom to tell that what was written is durable.
+    owed: Vec<Owed>,
+    facts: StoreFacts,
+    postbox: &'p Postbox,
+}
+
+/// What was written, as far as it could be, and is told once it is durable.
+enum Owed {
+    Buried(Ticket, Result<u64, String>),
+    Plugin(PluginStored),
+    /// The page that the client at a place gets.
+    Page {
+        place: usize,
+        serial: u64,
+        page: Vec<u8>,
+    },
+    /// Nobody waits for it.
+    Nobody,
+    Flush,
+}
+
+impl Office<'_> {
+    fn perform(&mut self, order: Order) {
+        match order {
+            Order::Measure => {
+                if let Some(sample) = self.gauge.measure() {
+                    self.postbox.post(Letter::Measured(sample));
+                }
+            }
+            Order::Bury(ticket, letter) => {
+                let buried = self.vault.ask(|store| store.bury(&letter)).map_err(|error| error.to_string());
+                self.owed.push(Owed::Buried(ticket, buried));
+            }
+            Order::Flush => self.owed.push(Owed::Flush),
+            Order::Letters { place, serial, errand } => self.see_to_letters(place, serial, errand),
+            Order::Replayed { id, error } => {
+                let kept = match error {
+                    None => self.vault.ask(|store| store.remove(id)),
+                    Some(error) => self.vault.ask(|store| {
+                        store.change(id, |letter| {
+                            letter.replays = letter.replays.saturating_add(1);
+                            letter.last_error = error;
+                        })
+                    }),
+                };
+                match kept {
+                    Ok(_) => self.owed.push(Owed::Nobody),
+                    Err(StoreError::Shut(_)) => {}
+                    Err(error) => log::error!("what became of dead letter {id} at its replay is not kept: {error}"),
+                }
+            }
+            Order::Plugin(order) => {
+                let writes = matches!(order.errand, PluginErrand::Put(_));
+                let stored = serve_plugin(&mut self.vault, *order);
+                if writes && stored.answer.is_ok() {
+                    self.owed.push(Owed::Plugin(stored));
+                } else {
+                    self.postbox.post(Letter::PluginStored(Box::new(stored)));
+                }
+            }
+            Order::History { place, serial, history } => {
+                let spans =
+                    self.vault.ask(|store| store.minutes(&history.platform, history.from, history.to, history.step));
+                let page = spans.map(|spans| api::history_json(&history, &spans)).map_err(|error| {
+                    if !matches!(error, StoreError::Shut(_)) {
+                        log::error!("what {} did cannot be read: {error}", history.platform);
+                    }
+                    Box::new(store_problem(error))
+                });
+                self.postbox.post(Letter::Listed { place, serial, page });
+            }
+            Order::Note(notes) => self.note(&notes),
+            Order::Minutes { unix_minute, minutes } => self.keep_minutes(unix_minute, &minutes),
+            Order::Spend { platform, unix_day, starts } => {
+                let kept = self.vault.ask(|store| {
+                    store.spend(&platform, unix_day, starts)?;
+                    store.hand_over()
+                });
+                if let Err(error) = kept.or_else(told_already) {
+                    log::error!("that {platform} was started {starts} times today is not kept: {error}");
+                }
+            }
+            Order::Rescan { unix_day, refused } => {
+                let changes = self.rescan.rescan();
+                self.tell_changes(changes, unix_day, refused);
+            }
+            Order::Reread { number, unix_day, manifest, refused } => {
+                let changes = self.rescan.rescan_at_once();
+                self.tell_changes(changes, unix_day, refused);
+                let folder = manifest.as_deref().and_then(Path::parent);
+                let read = folder.map(plugins::examine).transpose();
+                let read = read.map(|platform| platform.map(Box::new)).map_err(|problems| problems.to_string());
+                self.postbox.post(Letter::Reread(number, read));
+            }
+        }
+    }
+
+    fn see_to_letters(&mut self, place: usize, serial: u64, errand: LetterErrand) {
+        let writes = matches!(errand, LetterErrand::Edit { .. } | LetterErrand::Remove(_) | LetterErrand::Purge(_));
+        let found = |id: u64, letter: Option<DeadLetter>| letter.ok_or_else(|| api::no_letter(id));
+        let mut fetched = None;
+        // Fetched letters go another way.
+        let done = self.vault.ask(|store| match errand {
+            LetterErrand::List(Listing { filter, after, limit }) => {
+                store.list(&filter, after, limit).map(|page| Ok(api::dead_letters_json(&page)))
+            }
+            LetterErrand::Show(id) => {
+                let letter = store.find(id);
+                letter.map(|letter| found(id, letter).map(|letter| api::dead_letter_json(id, &letter)))
+            }
+            LetterErrand::Edit { id, content_type, body } => {
+                let changed = store.change(id, |letter| {
+                    letter.body = body;
+                    if !content_type.is_empty() {
+                        letter.content_type = content_type;
+                    }
+                });
+                let letter = changed.and_then(|_| store.find(id));
+                letter.map(|letter| found(id, letter).map(|letter| api::dead_letter_json(id, &letter)))
+            }
+            LetterErrand::Remove(id) => store.remove(id).map(|was_there| match was_there {
+                true => Ok(api::purged_json(1, false)),
+                false => Err(api::no_letter(id)),
+            }),
+            LetterErrand::Purge(filter) => store.purge(&filter).map(|(purged, more)| {
+                log::info!("{purged} dead letters were purged by hand");
+                Ok(api::purged_json(purged, more))
+            }),
+            LetterErrand::Fetch(Listing { filter, after, limit }) => store.list(&filter, after, limit).map(|page| {
+                fetched = Some(page);
+                Ok(Vec::new())
+            }),
+            LetterErrand::FetchOne(id) => store.find(id).map(|letter| {
+                let letter = found(id, letter)?;
+                fetched = Some(LetterPage { letters: vec![(id, letter)], next: None });
+                Ok(Vec::new())
+            }),
+        });
+        if let Some(page) = fetched {
+            return self.postbox.post(Letter::Fetched { place, serial, page });
+        }
+        let page = match done {
+            Ok(Ok(page)) if writes => return self.owed.push(Owed::Page { place, serial, page }),
+            Ok(page) => page.map_err(Box::new),
+            Err(error) => {
+                if !matches!(error, StoreError::Shut(_)) {
+                    log::error!("dead letters could not be seen to: {error}");
+                }
+                Err(Box::new(store_problem(error)))
+            }
+        };
+        self.postbox.post(Letter::Listed { place, serial, page });
+    }
+
+    fn keep_minutes(&mut self, unix_minute: u32, minutes: &[(String, Minute)]) {
+        let kept = self.vault.ask(|store| {
+            store.keep_minutes(unix_minute, minutes)?;
+            store.forget_old_minutes(unix_minute)?;
+            store.hand_over()
+        });
+        match (&kept, self.minutes_fail) {
+            (Err(error), false) => log::error!("what platforms do in each minute is not kept: {error}"),
+            (Ok(()), true) => log::info!("what platforms do in each minute is kept again"),
+            (Ok(()), false) | (Err(_), true) => {}
+        }
+        self.minutes_fail = kept.is_err();
+    }
+
+    fn note(&mut self, notes: &[Note]) {
+        let kept = self.vault.ask(|store| {
+            notes.iter().try_for_each(|note| store.note(&note.platform, &note.entry))?;
+            store.hand_over()
+        });
+        // Once until it works again: each state change would say the same.
+        match (&kept, self.history_fails) {
+            (Err(error), false) => log::error!("what happens to platforms is not kept: {error}"),
+            (Ok(()), true) => log::info!("what happens to platforms is kept again"),
+            (Ok(()), false) | (Err(_), true) => {}
+        }
+        self.history_fails = kept.is_err();
+    }
+
+    fn tell_changes(&self, changes: Vec<Change>, unix_day: u32, refused: Vec<PathBuf>) {
         let changes = changes.into_iter().map(|change| {
             let memory = match &change {
                 // One that has changed comes as well, if it could not be taken in before.
                 Change::Came(platform) | Change::Changed { platform: Ok(platform), .. } => {
-                    Memory::of(&platform.name, unix_day, store)
+                    self.vault.store().map(|store| Memory::of(&platform.name, unix_day, store)).unwrap_or_default()
                 }
                 Change::Changed { .. } | Change::Gone { .. } | Change::Refused(_) => Memory::default(),
             };
@@ -201,76 +511,113 @@ fn work(inbox: &Receiver<Order>, store: Store, mut rescan: Rescan, postbox: &Pos
         });
         let changes = changes.collect();
         let vanished = refused.into_iter().filter(|path| !path.exists()).collect();
-        postbox.post(Letter::Rescanned(Box::new(Rescanned { changes, vanished })));
-    };
-    while let Ok(order) = inbox.recv() {
-        match order {
-            Order::Measure => {
-                if let Some(sample) = gauge.measure() {
-                    postbox.post(Letter::Measured(sample));
+        self.postbox.post(Letter::Rescanned(Box::new(Rescanned { changes, vanished })));
+    }
+
+    /// Tries again what the disk refused, if it is time to, and tells how the store is if that has changed.
+    fn look_at_disk(&mut self) {
+        self.vault.look(Instant::now());
+        if self.vault.trouble() != self.facts.trouble.as_deref() {
+            self.tell_facts();
+        }
+    }
+
+    fn tell_facts(&mut self) {
+        if let Some(store) = self.vault.store() {
+            self.facts.look_at(store);
+        }
+        self.facts.trouble = self.vault.trouble().map(str::to_owned);
+        self.postbox.post(Letter::Store(Box::new(self.facts.clone())));
+    }
+
+    /// Takes away what has been kept for long enough.
+    fn do_chores(&mut self) {
+        if self.vault.store().is_none() {
+            return;
+        }
+        if let Err(error) = self.vault.ask(|store| store.forget_posts(unix_ms(), FORGOTTEN_MAX)) {
+            log::error!("results of posts that are too old could not be taken away: {error}");
+        }
+        match self.vault.ask(|store| store.forget_letters(unix_ms())) {
+            Ok((gone, _)) if gone.is_empty() => {}
+            Ok((gone, _)) => {
+                let gone: Vec<String> = gone.iter().map(|(platform, count)| format!("{count} of {platform}")).collect();
+                let gone = gone.join(", ");
+                log::warn!("dead letters older than `store.dead_letters_days` were taken away: {gone}");
+                self.owed.push(Owed::Nobody);
+            }
+            Err(error) => log::error!("dead letters that are too old could not be taken away: {error}"),
+        }
+    }
+
+    /// Makes durable what the group has written, and tells everyone who waits for that.
+    fn commit(&mut self) {
+        if self.owed.is_empty() {
+            return;
+        }
+        let was_shut = self.vault.store().is_none();
+        let flushed = self.vault.ask(Store::flush).map_err(|error| error.to_string());
+        if let (Err(error), false) = (&flushed, was_shut) {
+            log::error!("the store could not be flushed: {error}");
+        }
+        self.facts.syncs += 1;
+        self.facts.synced += self.owed.len() as u64;
+        // First, so that whoever has an answer finds it counted.
+        self.tell_facts();
+        for owed in self.owed.drain(..) {
+            match owed {
+                Owed::Buried(ticket, buried) => {
+                    let buried = buried.and_then(|number| flushed.clone().map(|()| number));
+                    self.postbox.post(Letter::Stored(Errand::Bury, buried.is_ok()));
+                    self.postbox.post(Letter::Buried(ticket, buried));
                 }
-            }
-            Order::Bury(ticket, letter) => {
-                let buried = store.bury(&letter).map_err(|error| error.to_string());
-                postbox.post(Letter::Stored(Errand::Bury, buried.is_ok()));
-                postbox.post(Letter::Buried(ticket, buried));
-            }
-            Order::Flush => {
-                let flushed = store.flush();
-                if let Err(error) = &flushed {
-                    log::error!("the store could not be flushed: {error}");
+                Owed::Plugin(mut stored) => {
+                    if let Err(error) = &flushed {
+                        stored.answer = Err(Fault::failed(error.clone()));
+                    }
+                    self.postbox.post(Letter::PluginStored(Box::new(stored)));
                 }
-                postbox.post(Letter::Stored(Errand::Flush, flushed.is_ok()));
-            }
-            Order::List { place, serial, listing } => {
-                let page = store.list(listing.after, listing.limit).map(|page| api::dead_letters_json(&page));
-                let page = page.map_err(|error| {
-                    log::error!("dead letters could not be read: {error}");
-                    Box::new(Problem::new(500, error.to_string()).code("store"))
-                });
-                postbox.post(Letter::Listed { place, serial, page });
-            }
-            Order::Plugin(order) => postbox.post(Letter::PluginStored(Box::new(serve_plugin(&store, *order)))),
-            Order::Note(notes) => {
-                let kept = notes.iter().try_for_each(|note| store.note(&note.platform, &note.entry));
-                let kept = kept.and_then(|()| store.hand_over());
-                // Once until it works again: each state change would say the same.
-                match (&kept, history_fails) {
-                    (Err(error), false) => log::error!("what happens to platforms is not kept: {error}"),
-                    (Ok(()), true) => log::info!("what happens to platforms is kept again"),
-                    (Ok(()), false) | (Err(_), true) => {}
+                Owed::Page { place, serial, page } => {
+                    let page = flushed.clone().map(|()| page);
+                    let page = page.map_err(|error| Box::new(Problem::new(500, error).code("store")));
+                    self.postbox.post(Letter::Listed { place, serial, page });
                 }
-                history_fails = kept.is_err();
-            }
-            Order::Spend { platform, unix_day, starts } => {
-                let kept = store.spend(&platform, unix_day, starts).and_then(|()| store.hand_over());
-                if let Err(error) = kept {
-                    log::error!("that {platform} was started {starts} times today is not kept: {error}");
-                }
-            }
-            Order::Rescan { unix_day, refused } => look(rescan.rescan(), unix_day, refused, &store),
-            Order::Reread { number, unix_day, manifest, refused } => {
-                look(rescan.rescan_at_once(), unix_day, refused, &store);
-                let folder = manifest.as_deref().and_then(Path::parent);
-                let read = folder.map(plugins::examine).transpose();
-                let read = read.map(|platform| platform.map(Box::new)).map_err(|problems| problems.to_string());
-                postbox.post(Letter::Reread(number, read));
+                Owed::Nobody => {}
+                Owed::Flush => self.postbox.post(Letter::Stored(Errand::Flush, flushed.is_ok())),
             }
         }
     }
 }
 
-fn serve_plugin(store: &Store, order: PluginOrder) -> PluginStored {
+/// That the store is shut was told when it was.
+fn told_already(error: StoreError) -> Result<(), StoreError> {
+    match error {
+        StoreError::Shut(_) => Ok(()),
+        error => Err(error),
+    }
+}
+
+/// For whoever asked; one that is shut may be open again in a while.
+fn store_problem(error: StoreError) -> Problem {
+    let problem = |status| Problem::new(status, error.to_string()).code("store");
+    match error {
+        StoreError::Shut(_) => problem(503).retry_after(Duration::from_secs(30)),
+        _ => problem(500),
+    }
+}
+
+fn serve_plugin(vault: &mut Vault, order: PluginOrder) -> PluginStored {
     let PluginOrder { instance, id, plugin, key, errand } = order;
     let done = match errand {
-        PluginErrand::Get => store.plugin_get(&plugin, &key),
+        PluginErrand::Get => vault.ask(|store| store.plugin_get(&plugin, &key)),
         PluginErrand::Put(value) => {
             let value = value.as_ref().map(|value| value.get().as_bytes());
-            store.plugin_put(&plugin, &key, value).map(|()| None)
+            vault.ask(|store| store.plugin_put(&plugin, &key, value)).map(|()| None)
         }
     };
     let answer = done.map_err(|error| match error {
         StoreError::Refused(why) => Fault::mistaken(why),
+        StoreError::Shut(_) => Fault::failed(error.to_string()),
         error => {
             log::error!("a value of {plugin} could not be kept or read: {error}");
             Fault::failed(error.to_string())

@@ -151,7 +151,7 @@ impl Reactor {
             self.shell.sweep();
             self.settle();
         }
-        self.shell.look_around();
+        self.shell.look_around(&self.conductor);
         self.settle();
         self.shell.flush();
         self.settle();

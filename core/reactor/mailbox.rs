@@ -10,9 +10,10 @@ use demi_platform::{Fault, Reply};
 use mio::Waker;
 use serde_json::value::RawValue;
 
-use crate::clerk::Rescanned;
+use crate::clerk::{Rescanned, StoreFacts};
 use crate::handle::Wish;
 use crate::problem::Problem;
+use crate::store::LetterPage;
 
 /// Most letters that wait: as many as one turn takes. A thread that finds the box full waits for the reactor, which is
 /// what it would do for its next request anyway. The box has room for all of them from the start (88 bytes each, all
@@ -39,14 +40,18 @@ pub(crate) enum Letter {
     Weighed(Vec<(Instance, Weight)>),
     /// The clerk kept a dead letter, and under which number.
     Buried(Ticket, Result<u64, String>),
-    /// The clerk has read dead letters for the client at a place: the body of the page, or why there is none.
+    /// The clerk has read what the client at a place wants to see: the body of the page, or why there is none.
     Listed { place: usize, serial: u64, page: Result<Vec<u8>, Box<Problem>> },
+    /// The clerk has read dead letters that the client at a place wants replayed.
+    Fetched { place: usize, serial: u64, page: LetterPage },
     /// The clerk has looked up, or kept, a value for a plugin.
     PluginStored(Box<PluginStored>),
     /// The clerk has looked at the plugin folders.
     Rescanned(Box<Rescanned>),
     /// The clerk has read a platform's manifest anew, if it has one, for the reload with this number.
     Reread(u64, Result<Option<Box<Platform>>, String>),
+    /// How the store is, and what is counted of it.
+    Store(Box<StoreFacts>),
     /// The clerk did another errand.
     Stored(Errand, bool),
     /// The host program wants something.

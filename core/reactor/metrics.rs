@@ -8,7 +8,9 @@ use demi_conductor::breaker::CAUSES;
 use demi_conductor::stats::{Histogram, PlatformStats, BUCKETS_US, OUTCOMES, RESTARTS, TRIALS};
 use demi_conductor::{Conductor, Outcome, PlatformStatus, Refusal, Weight, INSTANCE_STATES};
 
-use crate::api::Facts;
+use crate::api::{is_ready, Facts};
+use crate::chronicle::unix_ms;
+use crate::clerk::StoreFacts;
 
 /// Finds one of a platform's counts.
 type Count = fn(&PlatformStats) -> u64;
@@ -107,6 +109,7 @@ pub(crate) fn render(conductor: &Conductor, facts: &Facts<'_>, format: Format) -
     let platforms: Vec<PlatformStatus<'_>> = conductor.platforms().collect();
     let mut page = Page { text: String::with_capacity(BYTES + BYTES_OF_PLATFORM * platforms.len()), format };
     of_demi(&mut page, conductor, facts);
+    of_dead_letters(&mut page, &platforms, facts.store);
     of_surroundings(&mut page, conductor);
     of_requests(&mut page, &platforms);
     of_health(&mut page, &platforms);
@@ -121,7 +124,11 @@ fn of_demi(page: &mut Page, conductor: &Conductor, facts: &Facts<'_>) {
     page.family("demi_build_info", "gauge", "The version that runs.");
     page.line("demi_build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1);
     page.gauge("demi_uptime_seconds", "Seconds since start.", facts.now.as_nanos() as f64 / 1e9);
-    page.gauge("demi_ready", "1 if every platform takes requests.", u8::from(conductor.is_ready()));
+    page.gauge(
+        "demi_ready",
+        "1 if every platform takes requests, and the store works.",
+        u8::from(is_ready(conductor, facts)),
+    );
     // Not `demi_http_connections`: to OpenMetrics that is the family of the counter below.
     page.gauge("demi_http_connections_open", "Client connections.", facts.connections);
     page.counter("demi_http_connections_total", "Client connections accepted.", counts.accepted);
@@ -149,12 +156,28 @@ fn of_demi(page: &mut Page, conductor: &Conductor, facts: &Facts<'_>) {
     page.counter("demi_events_total", "Events that the conductor handled.", stats.events);
     page.counter("demi_stale_news_total", "News of old runs and ended requests, passed over.", stats.stale);
     page.counter("demi_store_failures_total", "Errands that the store could not do.", stats.store_failures);
-    page.gauge("demi_dead_letters", "Dead letters that are kept.", facts.dead_letters);
+    let help = "1 while the disk refuses and nothing is kept.";
+    page.gauge("demi_store_shut", help, u8::from(facts.store.trouble.is_some()));
+    let help = "Errands of the store that were made durable.";
+    page.counter("demi_store_synced_total", help, facts.store.synced);
+    page.counter("demi_store_syncs_total", "Syncs of the disk, each for a group of them.", facts.store.syncs);
     page.counter("demi_slow_turns_total", "Turns of the reactor over their budget of 50 ms.", turns.slow);
     page.family("demi_turn_duration_seconds", "histogram", "Turns of the reactor, without the wait for news.");
     page.histogram("demi_turn_duration_seconds", None, &turns.duration);
     page.family("demi_loop_lag_seconds", "histogram", "How late turns of the reactor began for which a timer was due.");
     page.histogram("demi_loop_lag_seconds", None, &turns.lag);
+}
+
+/// What the store keeps that someone should look at.
+fn of_dead_letters(page: &mut Page, platforms: &[PlatformStatus<'_>], store: &StoreFacts) {
+    page.family("demi_dead_letters", "gauge", "Dead letters that are kept.");
+    page.each("demi_dead_letters", platforms, |platform| store.letters.get(platform.name).copied().unwrap_or(0));
+    let is_known = |name: &str| platforms.iter().any(|platform| platform.name == name);
+    for (name, count) in store.letters.iter().filter(|(name, _)| !is_known(name)) {
+        page.line("demi_dead_letters", &[("platform", name)], count);
+    }
+    let age = store.oldest_letter_unix_ms.map_or(0, |oldest| unix_ms().saturating_sub(oldest)) as f64 / 1000.0;
+    page.gauge("demi_dead_letter_oldest_seconds", "How long the dead letter is kept that has been longest.", age);
 }
 
 /// The machine, and what lies beyond it.

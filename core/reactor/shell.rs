@@ -1,6 +1,8 @@
 //! Does what the conductor orders, and turns what happens into events.
 
 mod callers;
+mod dead_letters;
+mod minutes;
 mod orders;
 mod plugin_calls;
 mod roster;
@@ -22,7 +24,8 @@ use signal_hook_mio::v1_0::Signals;
 use crate::api;
 use crate::calls::{Call, Link, Origin};
 use crate::children::{outcome_of_fault, Children};
-use crate::clerk::Clerk;
+use crate::chronicle::unix_ms;
+use crate::clerk::{Clerk, StoreFacts};
 use crate::handle::{Handle, Wish};
 use crate::http;
 use crate::kit::{outcome_of_status, Kit, Readiness};
@@ -37,6 +40,8 @@ use crate::tokens::Source;
 use crate::upstream::{Checkup, Upstreams};
 use crate::workers::{self, Worker};
 
+use dead_letters::Replays;
+use minutes::MinuteBook;
 pub(crate) use orders::{unix_day, Desk};
 use plugin_calls::PluginCalls;
 pub(crate) use roster::Listed;
@@ -127,7 +132,10 @@ pub(crate) struct Shell {
     stored: Option<(bool, Time)>,
     /// Streamed answers whose clients are slow.
     paused: Vec<Ticket>,
-    dead_letters: u64,
+    replays: Replays,
+    minutes: MinuteBook,
+    /// What the clerk last said of the store.
+    store_facts: StoreFacts,
 }
 
 impl Shell {
@@ -142,7 +150,7 @@ impl Shell {
         roster: Vec<Listed>,
         desk: Desk,
         signals: Option<Signals>,
-        dead_letters: u64,
+        store_facts: StoreFacts,
         config: &Config,
     ) -> Shell {
         let bays = (0..)
@@ -173,7 +181,9 @@ impl Shell {
             plugin_calls: PluginCalls::new(config.http.bodies_bytes_max.size()),
             stored: None,
             paused: Vec::new(),
-            dead_letters,
+            replays: Replays::default(),
+            minutes: MinuteBook::new(config.store.metrics_days.value()),
+            store_facts,
         }
     }
 
@@ -243,6 +253,10 @@ impl Shell {
             }
             Letter::Weighed(weights) => return self.weighed(weights),
             Letter::Measured(sample) => Event::Measured { sample },
+            Letter::Store(facts) => {
+                self.store_facts = *facts;
+                return;
+            }
             Letter::Stored(Errand::Flush, done) => {
                 self.stored = Some((done, self.now));
                 return;
@@ -253,6 +267,7 @@ impl Shell {
                 return self.kit.ended(ticket, instance, outcome);
             }
             Letter::Buried(ticket, number) => return self.buried(ticket, number),
+            Letter::Fetched { place, serial, page } => return self.replay(place, serial, page, conductor),
             Letter::Listed { place, serial, page } => return self.listed(place, serial, page),
             Letter::PluginStored(stored) => return self.plugin_stored(&stored),
             Letter::Rescanned(rescanned) => return self.rescanned(*rescanned, conductor),
@@ -382,6 +397,8 @@ impl Shell {
                         self.kit.events.push_back(Event::Answered { ticket, instance, outcome });
                     }
                 }
+                // Nobody reads it; only how it ends is of interest.
+                Origin::Replay { .. } => call.attempt.reply.body.clear(),
                 Origin::Caller(_) | Origin::Plugin { .. } | Origin::Nobody => {}
             }
         }
@@ -395,7 +412,7 @@ impl Shell {
             Action::Relay { ticket } => self.relay(ticket),
             Action::Answer { ticket, answer } => self.answer(ticket, answer),
             Action::Cancel { ticket, instance } => self.cancel(ticket, instance),
-            Action::Bury { ticket, answer, attempts } => self.bury(ticket, answer, attempts),
+            Action::Bury { ticket, answer, attempts } => self.bury(ticket, answer, attempts, conductor),
             Action::Probe { instance } => self.probe(instance, conductor),
             Action::Hedge { ticket, instance } => self.hedge(ticket, instance),
             Action::Prefer { ticket, instance } => self.kit.calls.prefer(ticket, instance),
@@ -415,14 +432,12 @@ impl Shell {
             }
             Action::Flush => {
                 self.keep_notes();
+                self.keep_minutes(unix_ms(), conductor);
                 if !self.clerk.as_ref().is_some_and(Clerk::flush) {
                     self.stored = Some((false, self.now));
                 }
             }
             Action::Exit(code) => self.end(code),
-            Action::Deliver { post } => log::error!("{post:?}"),
-            Action::Settle { post, ticket } => log::error!("{post:?} {ticket:?}"),
-            Action::BuryPost { post, grave, attempts } => log::error!("{post:?} {grave:?} {attempts}"),
             Action::Weigh => self.weigh(),
             Action::Trim { instance } => self.children.trim(instance, &mut self.kit),
             Action::Adopt { platform, edition } => self.adopt(platform, edition),

@@ -11,7 +11,7 @@ use mio::{Events, Poll, Waker};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook_mio::v1_0::Signals;
 
-use crate::clerk::{Clerk, Memory};
+use crate::clerk::{Clerk, Memory, StoreFacts};
 use crate::kit::Kit;
 use crate::listener::Listener;
 use crate::mailbox::mailbox;
@@ -150,8 +150,8 @@ impl Reactor {
             .map_err(|error| StartError::Listen(port::explain(&config.http.listen, &error)))?;
         steps.done("listener");
         let path = options.base.join(&config.store.path);
-        let store = Store::open(&path, config.store.cache_bytes.value(), config.store.dead_letters_max.value())?;
-        let dead_letters = store.dead_letters();
+        let store = Store::open(&path, &config.store)?;
+        let store_facts = StoreFacts::of(&store);
         steps.done("store");
         let executable = match options.executable {
             Some(executable) => executable,
@@ -181,7 +181,7 @@ impl Reactor {
         steps.done("platforms");
         let desk = Desk::new(executable, options.base, options.refused, config.plugins.rescan_ms.value(), today);
         let mut shell =
-            Shell::new(kit, listener, mailbox, postbox, clerk, yard, roster, desk, signals, dead_letters, config);
+            Shell::new(kit, listener, mailbox, postbox, clerk, yard, roster, desk, signals, store_facts, config);
         shell.set_now(Time::ZERO);
         log::info!("assembled in {:.1} ms ({})", millis(steps.last - steps.began), steps.text);
         Ok(Reactor {

@@ -13,8 +13,8 @@
 //! The trees: `history` and `starts` are told of in `history.rs`, `plugin_values` in `values.rs`; `meta` holds `schema`,
 //! the version of this layout (u32, big endian); `dead_letters` holds the letters by
 //! id (u64, big endian). The tally (next id, count) sits there under the last key of all, thus in the page a new letter
-//! goes to anyway, and is written in one batch with it: both survive a crash or neither does. Two more, for what may be
-//! lost with the machine, are described in `history.rs`.
+//! goes to anyway, and is written in one batch with it: both survive a crash or neither does. Three more, for what may be
+//! lost with the machine, are described in `history.rs` and `minutes.rs`.
 //!
 //! A letter longer than `INLINE_BYTES` has a file of its own, synced before the entry that names it. Why: sled 0.34
 //! splits a page by the number of its items (more than 16), whatever their size, rewrites it whole every ten changes,
@@ -23,8 +23,15 @@
 //!
 //! An error of the disk (full, failed) stays with sled until the store is dropped and opened again.
 
+mod coding;
 mod history;
 mod letter;
+mod letters;
+mod migrations;
+mod minutes;
+// What the conductor is to decide of posts is not there yet; the store is ready for it.
+#[cfg_attr(not(test), allow(dead_code))]
+mod posts;
 mod values;
 
 use std::cell::{Cell, RefCell};
@@ -38,13 +45,16 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use demi_conductor::config::Store as Settings;
 use rustix::fs::{flock, FlockOperation};
 
-pub use letter::DeadLetter;
+pub use letter::{DeadLetter, LetterFilter};
+pub use letters::LetterPage;
+pub(crate) use minutes::{Minute, Span};
 pub use values::check_value;
 
 /// The layout this version reads and writes.
-const SCHEMA: u32 = 1;
+const SCHEMA: u32 = 2;
 
 /// sled's unit of writing; its write buffer is this large and becomes resident as it fills. sled's default is 512 KiB.
 /// It is written into the database, so changing it is a migration.
@@ -53,15 +63,6 @@ const SEGMENT_BYTES: usize = 128 * 1024;
 /// The longest letter sled gets to see. A page has at most 17 items before it splits, and 17 × 1,024 with their keys stay
 /// well below the quarter segment (32 KiB) above which sled moves a page to a file it never syncs.
 const INLINE_BYTES: usize = 1024;
-
-/// Stands in the tree for a letter that has its own file; no letter begins so, see [`DeadLetter::VERSION`].
-const IN_FILE: &[u8] = &[0];
-
-/// The directory of those files.
-const LETTER_FILES: &str = "db/letters";
-
-/// A list of letters ends with the one that brings it to this: what is listed is held in memory, twice while it is sent.
-const LISTED_BYTES_MAX: usize = 1024 * 1024;
 
 /// How many reads of a page make sled's cache look at its queue.
 const SETTLE_READS: usize = 65;
@@ -85,6 +86,10 @@ pub struct Store {
     values: values::Values,
     history: sled::Tree,
     starts: sled::Tree,
+    minutes: sled::Tree,
+    metrics_days: u64,
+    /// The hour in which old minutes were last looked for.
+    minutes_forgotten_at: Cell<Option<u32>>,
     /// How many entries the history of a platform has, as far as one was added since the store was opened.
     noted: RefCell<BTreeMap<Box<str>, u32>>,
     /// Tells entries of the same millisecond apart.
@@ -95,20 +100,51 @@ pub struct Store {
     database: File,
     path: PathBuf,
     dead_letters_max: u64,
+    dead_letters_days: u64,
     tally: Cell<Tally>,
+    census: RefCell<letters::Census>,
+    posts: sled::Tree,
+    posts_max: u64,
+    posts_tally: Cell<Tally>,
+    /// Files that no entry names any more, once that is durable.
+    doomed: RefCell<Vec<PathBuf>>,
     /// After a failed fdatasync the kernel may call lost pages clean, and a second one would succeed: never ask twice.
     sync_failed: Cell<bool>,
+    settings: Settings,
     /// Last, so that it is released last.
-    _lock: File,
+    lock: File,
 }
 
-/// Some of the dead letters, in the order of their ids.
-#[derive(Debug, PartialEq, Eq)]
-pub struct LetterPage {
-    /// The letters with their ids.
-    pub letters: Vec<(u64, DeadLetter)>,
-    /// The last of these ids, if there are letters after it.
-    pub next: Option<u64>,
+/// Where a store was and will be again: its directory, locked.
+pub(crate) struct Site {
+    path: PathBuf,
+    settings: Settings,
+    lock: File,
+}
+
+impl Site {
+    /// Opens the store that is here; see [`Store::open`].
+    ///
+    /// # Errors
+    /// With the site, for another try.
+    #[allow(clippy::result_large_err)] // once in a while, and never in a loop
+    pub(crate) fn open(self) -> Result<Store, (Site, StoreError)> {
+        Store::open_at(&self.path, &self.settings, &self.lock).map_err(|error| (self, error))
+    }
+
+    /// Whether as much can be written as sled writes at once. Blocks for the disk.
+    pub(crate) fn try_to_write(&self) -> Result<(), StoreError> {
+        let path = self.path.join("probe");
+        let write = || {
+            let mut file = File::create(&path)?;
+            file.write_all(&vec![0; 2 * SEGMENT_BYTES])?;
+            file.sync_all()
+        };
+        let written = write().map_err(|e| StoreError::from_io(&path, e));
+        // What cannot be removed is overwritten the next time.
+        let _ = fs::remove_file(&path);
+        written
+    }
 }
 
 /// What the store can refuse, each with its remedy.
@@ -173,8 +209,17 @@ pub enum StoreError {
         /// `store.dead_letters_max`.
         max: u64,
     },
-    /// A plugin may not keep this; a sentence says why.
+    /// As many posts wait as the config allows; none was taken.
+    PostsFull {
+        /// How many wait.
+        waiting: u64,
+        /// `store.posts_max`.
+        max: u64,
+    },
+    /// A plugin or a client may not keep this; a sentence says why.
     Refused(String),
+    /// The disk refused before, as a sentence says, and the store waits until it does not any more.
+    Shut(String),
     /// Any other failure of the disk or the file system.
     Io {
         /// What was being read or written.
@@ -192,21 +237,31 @@ struct Tally {
 }
 
 impl Store {
-    /// Opens the store in the directory `path`, made with mode 0700 if absent; `cache_bytes` (at least 256) is what sled
-    /// may keep of pages it has read; at `dead_letters_max` letters [`Store::bury`] refuses.
+    /// Opens the store in the directory `path`, made with mode 0700 if absent, with the bounds of `settings`, whose own
+    /// path is not looked at.
     ///
     /// A database that cannot be read is renamed to `db.damaged-<unix seconds>`, which is logged as an error, and a new
     /// one is started; it is never deleted. Blocks for the lock, the recovery of what was written since the last open,
     /// and a few syncs when new.
-    pub fn open(path: &Path, cache_bytes: u64, dead_letters_max: u64) -> Result<Store, StoreError> {
+    pub fn open(path: &Path, settings: &Settings) -> Result<Store, StoreError> {
         DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|e| match fs::metadata(path) {
             Ok(found) if !found.is_dir() => StoreError::NotADirectory { path: path.to_owned() },
             _ => StoreError::from_io(path, e),
         })?;
-        let lock = lock_directory(path)?;
+        let site = Site { path: path.to_owned(), settings: settings.clone(), lock: lock_directory(path)? };
+        site.open().map_err(|(_, error)| error)
+    }
 
+    /// Closes it and keeps the lock. Blocks for the disk.
+    pub(crate) fn close(self) -> Site {
+        let Store { path, settings, lock, .. } = self;
+        Site { path, settings, lock }
+    }
+
+    fn open_at(path: &Path, settings: &Settings, lock: &File) -> Result<Store, StoreError> {
+        let cache_bytes = settings.cache_bytes.value();
         let db_path = path.join("db");
-        match open_database(&db_path, cache_bytes) {
+        let opened = match open_database(&db_path, cache_bytes) {
             Err(StoreError::Damaged { what, .. }) => {
                 let aside = set_aside(&db_path)?;
                 log::error!(
@@ -218,130 +273,56 @@ impl Store {
                 open_database(&db_path, cache_bytes)
             }
             opened => opened,
-        }
-        .map(|opened| Store {
+        }?;
+        let burials = opened.burials;
+        let store = Store {
             letters: opened.letters,
             values: values::Values::default(),
             history: opened.history,
             starts: opened.starts,
+            minutes: opened.minutes,
+            metrics_days: settings.metrics_days.value(),
+            minutes_forgotten_at: Cell::new(None),
             noted: RefCell::default(),
             sequence: Cell::new(0),
             db: opened.db,
             database: opened.database,
             path: path.to_owned(),
-            dead_letters_max,
+            dead_letters_max: settings.dead_letters_max.value(),
+            dead_letters_days: settings.dead_letters_days.value(),
             tally: Cell::new(opened.tally),
+            census: RefCell::new(opened.census),
+            posts: opened.posts,
+            posts_max: settings.posts_max.value(),
+            posts_tally: Cell::new(opened.posts_tally),
+            doomed: RefCell::default(),
             sync_failed: Cell::new(false),
-            _lock: lock,
-        })
-    }
-
-    /// Keeps a letter and returns its id; it is on the disk when this returns. Ids increase by one and are never given
-    /// twice, not even when the letter is gone. Blocks for the disk. Nothing is ever removed to make room: at the
-    /// maximum this is [`StoreError::Full`]. After any other error the letter may or may not be there after a restart.
-    pub fn bury(&self, letter: &DeadLetter) -> Result<u64, StoreError> {
-        let Tally { next_id: id, count } = self.tally.get();
-        if count >= self.dead_letters_max {
-            return Err(StoreError::Full { buried: count, max: self.dead_letters_max });
-        }
-        let after = Tally { next_id: id + 1, count: count + 1 };
-        let encoded = letter.encode();
-        let entry = if encoded.len() <= INLINE_BYTES {
-            &encoded[..]
-        } else {
-            self.write_file(id, &encoded)?;
-            IN_FILE
+            settings: settings.clone(),
+            lock: lock.try_clone().map_err(|e| StoreError::from_io(path, e))?,
         };
-        let mut batch = sled::Batch::default();
-        batch.insert(&id.to_be_bytes(), entry);
-        batch.insert(&TALLY_KEY, &after.encode());
-        self.guarded(|| self.letters.apply_batch(batch))?;
-        self.tally.set(after);
-        self.flush()?;
-        self.settle(&self.letters, &id.to_be_bytes())?;
-        Ok(id)
+        store.finish_burials(&burials)?;
+        Ok(store)
     }
 
-    /// How many letters there are. Kept in memory; does not block.
-    pub fn dead_letters(&self) -> u64 {
-        self.tally.get().count
-    }
-
-    /// The letters with an id above `after`, in the order of their ids; `after` 0 begins at the first. Stops at `limit`
-    /// letters, or with the letter that brings them to `LISTED_BYTES_MAX`. Blocks for the disk and holds all of them in
-    /// memory.
-    pub fn list(&self, after: u64, limit: usize) -> Result<LetterPage, StoreError> {
-        let mut page = LetterPage { letters: Vec::new(), next: None };
-        let Some(first) = after.checked_add(1) else { return Ok(page) };
-        let mut bytes = 0;
-        let mut range = self.letters.range(first.to_be_bytes()..TALLY_KEY);
-        while let Some((key, entry)) = self.guarded(|| range.next().transpose())? {
-            if page.letters.len() >= limit || bytes >= LISTED_BYTES_MAX {
-                page.next = page.letters.last().map(|(id, _)| *id);
-                break;
-            }
-            let id = id_of(&key).ok_or_else(|| self.damaged("a dead letter has a malformed id".into()))?;
-            let letter = self.letter(id, &entry)?;
-            bytes += letter.bytes();
-            page.letters.push((id, letter));
-            if page.letters.len().is_multiple_of(SETTLE_EVERY) {
-                self.settle(&self.letters, &key)?;
-            }
-        }
-        // The last page of this call, which the next call may not meet again.
-        if let Some((id, _)) = page.letters.last() {
-            self.settle(&self.letters, &id.to_be_bytes())?;
-        }
-        Ok(page)
-    }
-
-    /// Returns when everything written so far is on the disk, the disk's own cache included. Once this has failed, it
-    /// fails until the store is opened again, because what the kernel lost it does not tell twice.
+    /// Returns when everything written so far is on the disk, the disk's own cache included: one sync for however many
+    /// writes. Once this has failed, it fails until the store is opened again, because what the kernel lost it does not
+    /// tell twice.
     pub fn flush(&self) -> Result<(), StoreError> {
         let db_path = self.path.join("db");
         if self.sync_failed.get() {
-            let source = io::Error::other("an earlier sync failed; restart demi");
+            let source = io::Error::other("an earlier sync failed");
             return Err(StoreError::Io { path: db_path, source });
         }
         self.guarded(|| self.db.flush())?;
         self.database.sync_data().map_err(|e| {
             self.sync_failed.set(true);
             StoreError::from_io(&db_path, e)
-        })
-    }
-
-    /// The letter an entry of the tree stands for.
-    fn letter(&self, id: u64, entry: &[u8]) -> Result<DeadLetter, StoreError> {
-        if entry != IN_FILE {
-            return DeadLetter::decode(entry).ok_or_else(|| self.damaged(format!("dead letter {id} is unreadable")));
+        })?;
+        for path in self.doomed.borrow_mut().drain(..) {
+            // One that stays is found at the next start.
+            let _ = fs::remove_file(path);
         }
-        let file = self.path.join(LETTER_FILES).join(id.to_string());
-        match fs::read(&file) {
-            Ok(bytes) => DeadLetter::decode(&bytes)
-                .ok_or_else(|| StoreError::Damaged { path: file, what: format!("dead letter {id} is unreadable") }),
-            Err(e) if e.kind() == ErrorKind::NotFound => {
-                Err(StoreError::Damaged { path: file, what: format!("the file of dead letter {id} is gone") })
-            }
-            Err(e) => Err(StoreError::from_io(&file, e)),
-        }
-    }
-
-    /// Makes the file of a long letter durable. One left by a crash before its entry was written is overwritten: that
-    /// id was never given out.
-    fn write_file(&self, id: u64, bytes: &[u8]) -> Result<(), StoreError> {
-        let directory = self.path.join(LETTER_FILES);
-        let path = directory.join(id.to_string());
-        let write = || {
-            let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
-            file.write_all(bytes)?;
-            file.sync_all()?;
-            File::open(&directory)?.sync_all()
-        };
-        write().map_err(|e| {
-            // Best effort: on a full disk the half that was written should not stay.
-            let _ = fs::remove_file(&path);
-            StoreError::from_io(&path, e)
-        })
+        Ok(())
     }
 
     fn damaged(&self, what: String) -> StoreError {
@@ -398,7 +379,7 @@ impl fmt::Display for StoreError {
             ),
             StoreError::DiskFull { path } => write!(
                 f,
-                "no space left to write {}; free some and restart demi, or set `store.path` to another disk",
+                "no space left to write {}; free some, or set `store.path` to another disk",
                 path.display()
             ),
             StoreError::Newer { path, found, known } => write!(
@@ -423,6 +404,10 @@ impl fmt::Display for StoreError {
                 f,
                 "there are {buried} dead letters and `store.dead_letters_max` is {max}; replay or purge some, or raise it"
             ),
+            StoreError::PostsFull { waiting, max } => {
+                write!(f, "{waiting} posts wait and `store.posts_max` is {max}; see why they do, or raise it")
+            }
+            StoreError::Shut(why) => write!(f, "the store is shut: {why}"),
             StoreError::Refused(why) => f.write_str(why),
             StoreError::Io { path, source } => {
                 write!(f, "cannot use {}: {source}; check the disk and `store.path`", path.display())
@@ -441,12 +426,25 @@ impl std::error::Error for StoreError {
 }
 
 impl StoreError {
+    /// Whether it is the disk that refuses, or the system for its sake.
+    pub(crate) fn is_of_disk(&self) -> bool {
+        matches!(
+            self,
+            StoreError::DiskFull { .. }
+                | StoreError::ReadOnly { .. }
+                | StoreError::Denied { .. }
+                | StoreError::Io { .. }
+        )
+    }
+
     fn from_io(path: &Path, source: io::Error) -> StoreError {
         let path = path.to_owned();
         match source.kind() {
             ErrorKind::PermissionDenied => StoreError::Denied { path },
             ErrorKind::ReadOnlyFilesystem => StoreError::ReadOnly { path },
-            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => StoreError::DiskFull { path },
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
+                StoreError::DiskFull { path }
+            }
             ErrorKind::NotADirectory => StoreError::NotADirectory { path },
             _ => StoreError::Io { path, source },
         }
@@ -528,8 +526,14 @@ struct Opened {
     letters: sled::Tree,
     history: sled::Tree,
     starts: sled::Tree,
+    minutes: sled::Tree,
     database: File,
     tally: Tally,
+    census: letters::Census,
+    posts: sled::Tree,
+    posts_tally: Tally,
+    /// Posts that dead letters were, with the letters.
+    burials: Vec<(u64, u64)>,
 }
 
 fn open_database(path: &Path, cache_bytes: u64) -> Result<Opened, StoreError> {
@@ -537,6 +541,13 @@ fn open_database(path: &Path, cache_bytes: u64) -> Result<Opened, StoreError> {
     let new = !path.join("letters").exists();
     let db = guarded_open(path, cache_bytes)?;
     let damaged = |what: &str| StoreError::Damaged { path: path.to_owned(), what: what.to_owned() };
+
+    let file = path.join("db");
+    let database = File::open(&file).map_err(|e| StoreError::from_io(&file, e))?;
+    let sync = || {
+        guarded(path, || db.flush())?;
+        database.sync_data().map_err(|e| StoreError::from_io(&file, e))
+    };
 
     let meta = guarded(path, || db.open_tree("meta"))?;
     match guarded(path, || meta.get("schema"))? {
@@ -550,8 +561,7 @@ fn open_database(path: &Path, cache_bytes: u64) -> Result<Opened, StoreError> {
                 let path = path.parent().unwrap_or(path).to_owned();
                 return Err(StoreError::Newer { path, found, known: SCHEMA });
             }
-            // A schema before ours gets its arm here: it changes the trees to the next version, flushes, writes that
-            // version and goes round again.
+            Ok(found) if found > 0 => migrations::migrate(path, &db, &meta, found, sync)?,
             Ok(_) | Err(_) => return Err(damaged("its schema version is none that ever was")),
         },
     }
@@ -577,12 +587,10 @@ fn open_database(path: &Path, cache_bytes: u64) -> Result<Opened, StoreError> {
 
     let history = guarded(path, || db.open_tree("history"))?;
     let starts = guarded(path, || db.open_tree("starts"))?;
+    let minutes = guarded(path, || db.open_tree("minutes"))?;
 
-    let file = path.join("db");
-    let database = File::open(&file).map_err(|e| StoreError::from_io(&file, e))?;
     if new {
-        guarded(path, || db.flush())?;
-        database.sync_data().map_err(|e| StoreError::from_io(&file, e))?;
+        sync()?;
         let letter_files = path.join("letters");
         DirBuilder::new()
             .recursive(true)
@@ -591,7 +599,27 @@ fn open_database(path: &Path, cache_bytes: u64) -> Result<Opened, StoreError> {
             .map_err(|e| StoreError::from_io(&letter_files, e))?;
         sync_new(path, &database).map_err(|e| StoreError::from_io(path, e))?;
     }
-    Ok(Opened { db, letters, history, starts, database, tally })
+    let posts = guarded(path, || db.open_tree("posts"))?;
+    let posts_tally = match guarded(path, || posts.get(posts::POSTS_TALLY_KEY))? {
+        Some(bytes) => Tally::decode(&bytes).ok_or_else(|| damaged("the tally of its posts is unreadable"))?,
+        None => Tally { next_id: 1, count: 0 },
+    };
+    if let Some((key, _)) = guarded(path, || posts.get_lt(posts::POSTS_TALLY_KEY))? {
+        match id_of(&key[1..]) {
+            Some(last) if last < posts_tally.next_id => {}
+            _ => return Err(damaged("a post has an id that was never given")),
+        }
+    }
+    let post_files = path.join("posts");
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&post_files)
+        .map_err(|e| StoreError::from_io(&post_files, e))?;
+    letters::remove_strays(&post_files, |id| guarded(path, || posts.contains_key(posts::name_of(id))))?;
+    let (census, burials) = letters::count(path, &letters)?;
+    letters::remove_strays(&path.join("letters"), |id| guarded(path, || letters.contains_key(id.to_be_bytes())))?;
+    Ok(Opened { db, letters, history, starts, minutes, database, tally, census, posts, posts_tally, burials })
 }
 
 /// Makes the files of a new database durable: sled syncs neither its settings nor the directories.
@@ -609,7 +637,7 @@ fn guarded_open(path: &Path, cache_bytes: u64) -> Result<sled::Db, StoreError> {
     // half-empty segments that the history leaves behind, and that is not urgent.
     let config = sled::Config::new()
         .path(path)
-        .cache_capacity(cache_bytes.max(256))
+        .cache_capacity(cache_bytes)
         .segment_size(SEGMENT_BYTES)
         .mode(sled::Mode::LowSpace)
         .use_compression(false)

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use argh::FromArgs;
 
+use crate::dead::{Dead, Filter, NewBody};
 use crate::USAGE;
 
 /// Conducts the integrations of a home server: starts them, watches them, routes to them, and says why.
@@ -35,6 +36,8 @@ enum RawCommand {
     Run(RawRun),
     Platforms(RawPlatforms),
     Health(RawHealth),
+    History(RawHistory),
+    Dead(RawDead),
     Why(RawWhy),
     Logs(RawLogs),
     Start(RawStart),
@@ -123,6 +126,134 @@ remote!(RawHealth, "health", "Tell how the platforms are, how long answers take,
     /// only this platform, with its instances, its errors and its history
     #[argh(positional)]
     name: Option<String>,
+});
+remote!(RawHistory, "history", "Tell what a platform did and used over time.", {
+    /// the platform
+    #[argh(positional)]
+    name: String,
+    /// how far to look back, such as 90m, 24h or 7d; default: 24h
+    #[argh(option, default = "\"24h\".to_owned()", from_str_fn(span))]
+    last: String,
+    /// how much makes a line, such as 5m, 1h or 1d; default: what makes at most 150 lines
+    #[argh(option, from_str_fn(span))]
+    step: Option<String>,
+});
+/// See, change, replay or take away what could not be delivered.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "dead")]
+struct RawDead {
+    #[argh(subcommand)]
+    command: RawDeadCommand,
+}
+
+#[derive(FromArgs)]
+#[argh(subcommand)]
+enum RawDeadCommand {
+    List(RawDeadList),
+    Show(RawDeadShow),
+    Edit(RawDeadEdit),
+    Replay(RawDeadReplay),
+    Purge(RawDeadPurge),
+}
+
+/// A command about dead letters: its own fields, and how the answer is printed.
+macro_rules! dead {
+    ($name:ident, $word:tt, $what:tt, { $($fields:tt)* }) => {
+        remote!($name, $word, $what, {
+            $($fields)*
+            /// table, or json for the answer of the API as it is; default: table
+            #[argh(option, default = "false", from_str_fn(is_json))]
+            format: bool,
+        });
+
+        impl $name {
+            fn dead(&self, config: Option<PathBuf>, dead: Dead) -> Command {
+                let mut remote = self.remote(config);
+                remote.json |= self.format;
+                Command::Dead { remote, dead }
+            }
+        }
+    };
+}
+
+/// As `dead`, for a command that may be about some of the letters.
+macro_rules! some_dead {
+    ($name:ident, $word:tt, $what:tt, { $($fields:tt)* }) => {
+        dead!($name, $word, $what, {
+            $($fields)*
+            /// only those of this platform
+            #[argh(option)]
+            platform: Option<String>,
+            /// only those that went by this rule, such as routes[2]
+            #[argh(option)]
+            route: Option<String>,
+            /// only those whose reason contains this
+            #[argh(option)]
+            reason: Option<String>,
+            /// only those given up longer ago, such as 90m, 24h or 7d
+            #[argh(option, from_str_fn(span))]
+            older_than: Option<String>,
+            /// only those given up since, such as 90m, 24h or 7d
+            #[argh(option, from_str_fn(span))]
+            newer_than: Option<String>,
+        });
+
+        impl $name {
+            fn filter(&self) -> Filter {
+                Filter {
+                    platform: self.platform.clone(),
+                    route: self.route.clone(),
+                    reason: self.reason.clone(),
+                    older_than: self.older_than.clone(),
+                    newer_than: self.newer_than.clone(),
+                }
+            }
+        }
+    };
+}
+
+some_dead!(RawDeadList, "list", "List dead letters, oldest first.", {
+    /// so many at most, 1 to 500; default: 50
+    #[argh(option, default = "50", from_str_fn(letters))]
+    limit: u32,
+    /// go on after this id
+    #[argh(option, default = "0")]
+    after: u64,
+});
+dead!(RawDeadShow, "show", "Show all of a dead letter.", {
+    /// its id
+    #[argh(positional)]
+    id: u64,
+});
+dead!(RawDeadEdit, "edit", "Give a dead letter another body, to be replayed then.", {
+    /// its id
+    #[argh(positional)]
+    id: u64,
+    /// the body
+    #[argh(option)]
+    body: Option<String>,
+    /// a file with the body; - is stdin, which is the default
+    #[argh(option)]
+    file: Option<PathBuf>,
+    /// the body's media type; default: as before
+    #[argh(option, from_str_fn(media))]
+    content_type: Option<String>,
+});
+some_dead!(RawDeadReplay, "replay", "Send dead letters again; what is answered well goes, the rest is marked.", {
+    /// their ids
+    #[argh(positional)]
+    ids: Vec<u64>,
+    /// all that there are
+    #[argh(switch)]
+    all: bool,
+});
+some_dead!(RawDeadPurge, "purge", "Take dead letters away for good.", {
+    /// their ids
+    #[argh(positional)]
+    ids: Vec<u64>,
+    /// all that there are, if nothing else is said
+    #[argh(switch)]
+    yes: bool,
 });
 remote!(RawWhy, "why", "Tell why a platform is in its state, what happens next, and what happened before.", {
     /// the platform
@@ -213,6 +344,16 @@ pub(crate) enum Command {
     Health {
         remote: Remote,
         name: Option<String>,
+    },
+    Dead {
+        remote: Remote,
+        dead: Dead,
+    },
+    History {
+        remote: Remote,
+        name: String,
+        last: String,
+        step: Option<String>,
     },
     Why {
         remote: Remote,
@@ -331,6 +472,29 @@ impl From<Raw> for Command {
             }),
             RawCommand::Platforms(raw) => Command::Platforms { remote: raw.remote(config), name: raw.name },
             RawCommand::Health(raw) => Command::Health { remote: raw.remote(config), name: raw.name },
+            RawCommand::Dead(raw) => match raw.command {
+                RawDeadCommand::List(raw) => {
+                    raw.dead(config, Dead::List { filter: raw.filter(), limit: raw.limit, after: raw.after })
+                }
+                RawDeadCommand::Show(raw) => raw.dead(config, Dead::Show { id: raw.id }),
+                RawDeadCommand::Edit(raw) => {
+                    let file = || NewBody::File(raw.file.clone().unwrap_or_else(|| PathBuf::from("-")));
+                    let body = raw.body.clone().map_or_else(file, NewBody::Text);
+                    raw.dead(config, Dead::Edit { id: raw.id, body, content_type: raw.content_type.clone() })
+                }
+                RawDeadCommand::Replay(raw) => {
+                    let (ids, filter) = (raw.ids.clone(), raw.filter());
+                    raw.dead(config, Dead::Replay { ids, filter, all: raw.all })
+                }
+                RawDeadCommand::Purge(raw) => {
+                    let (ids, filter) = (raw.ids.clone(), raw.filter());
+                    raw.dead(config, Dead::Purge { ids, filter, yes: raw.yes })
+                }
+            },
+            RawCommand::History(raw) => {
+                let remote = raw.remote(config);
+                Command::History { remote, name: raw.name, last: raw.last, step: raw.step }
+            }
             RawCommand::Why(raw) => Command::Why { remote: raw.remote(config), name: raw.name },
             RawCommand::Logs(raw) => {
                 let remote = raw.remote(config);
@@ -370,6 +534,36 @@ fn wait(word: &str) -> Result<Duration, String> {
     match word.parse::<f64>() {
         Ok(seconds) if (0.0..=3600.0).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
         _ => Err(format!("{word:?} is not a number of seconds from 0 to 3600")),
+    }
+}
+
+fn is_json(word: &str) -> Result<bool, String> {
+    match word {
+        "json" => Ok(true),
+        "table" => Ok(false),
+        _ => Err(format!("{word:?} is not a format; use table or json")),
+    }
+}
+
+fn letters(word: &str) -> Result<u32, String> {
+    match word.parse() {
+        Ok(count @ 1..=500) => Ok(count),
+        _ => Err(format!("{word:?} is not a number of dead letters from 1 to 500")),
+    }
+}
+
+fn media(word: &str) -> Result<String, String> {
+    if word.is_empty() || word.chars().any(char::is_control) {
+        return Err(format!("{word:?} is not a media type; write it as text/plain"));
+    }
+    Ok(word.to_owned())
+}
+
+fn span(word: &str) -> Result<String, String> {
+    let (number, unit) = word.split_at(word.len() - usize::from(word.ends_with(['s', 'm', 'h', 'd'])));
+    match number.parse::<u32>() {
+        Ok(1..) if !unit.is_empty() && !number.starts_with('+') => Ok(word.to_owned()),
+        _ => Err(format!("{word:?} is not a span of time; write it as 90m, 24h or 7d")),
     }
 }
 
@@ -435,6 +629,12 @@ mod tests {
         for (words, remedy) in [
             (&["logs", "x", "--lines", "0"][..], "1 to 1000"),
             (&["start", "x", "--wait", "forever"], "0 to 3600"),
+            (&["history", "x", "--last", "yesterday"], "90m, 24h or 7d"),
+            (&["history", "x", "--step", "5"], "90m, 24h or 7d"),
+            (&["dead", "list", "--limit", "501"], "1 to 500"),
+            (&["dead", "list", "--format", "xml"], "table or json"),
+            (&["dead", "purge", "--older-than", "soon"], "90m, 24h or 7d"),
+            (&["dead", "edit", "1", "--content-type", "a\r\nb"], "text/plain"),
             (&["platforms", "--address", "localhost"], "127.0.0.1:8787"),
             (&["platforms", "--address", ":80"], "127.0.0.1:8787"),
             (&["plugin", "new", "x", "--lang", "cobol"], "python, node, rust or sh"),
@@ -445,10 +645,17 @@ mod tests {
 
     #[test]
     fn every_command_explains_itself() {
-        let commands: [&[&str]; 16] = [
+        let commands: [&[&str]; 23] = [
             &["run"],
             &["platforms"],
             &["health"],
+            &["history"],
+            &["dead"],
+            &["dead", "list"],
+            &["dead", "show"],
+            &["dead", "edit"],
+            &["dead", "replay"],
+            &["dead", "purge"],
             &["why"],
             &["logs"],
             &["start"],

@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use serde::Deserialize;
 
 use crate::arguments::Remote;
-use crate::{configuration, CONFIG, FAILED};
+use crate::{configuration, CONFIG, FAILED, USAGE};
 
 /// Demi answers pages about itself in the turn in which it hears of them; the rest is for a machine that swaps.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -37,6 +37,11 @@ pub(crate) struct Failure {
 impl Failure {
     fn new(text: String) -> Failure {
         Failure { status: None, code: FAILED, text }
+    }
+
+    /// A mistake on the command line.
+    pub(crate) fn of_usage(what: &str) -> Failure {
+        Failure { code: USAGE, ..Failure::new(what.to_owned()) }
     }
 
     /// Tells it on stderr.
@@ -123,8 +128,29 @@ impl Client {
         self.ask("POST", path)
     }
 
+    /// Puts a body in the place of a page's.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub(crate) fn put(&self, path: &str, content_type: Option<&str>, body: &[u8]) -> Result<Vec<u8>, Failure> {
+        let content_type = content_type.map(|media| format!("Content-Type: {media}\r\n")).unwrap_or_default();
+        self.send("PUT", path, &format!("{content_type}Content-Length: {}\r\n", body.len()), body)
+    }
+
+    /// Takes away what is behind a page.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub(crate) fn delete(&self, path: &str) -> Result<Vec<u8>, Failure> {
+        self.ask("DELETE", path)
+    }
+
     fn ask(&self, method: &str, path: &str) -> Result<Vec<u8>, Failure> {
-        let (status, body) = self.exchange(method, path).map_err(|why| {
+        self.send(method, path, if method == "POST" { "Content-Length: 0\r\n" } else { "" }, b"")
+    }
+
+    fn send(&self, method: &str, path: &str, headers: &str, body: &[u8]) -> Result<Vec<u8>, Failure> {
+        let (status, body) = self.exchange(method, path, headers, body).map_err(|why| {
             Failure::new(format!("no Demi answers at {} ({why}); is it running? see `demi run`", self.address))
         })?;
         if (200..=299).contains(&status) {
@@ -138,14 +164,15 @@ impl Client {
         Err(Failure { status: Some(status), ..Failure::new(text) })
     }
 
-    fn exchange(&self, method: &str, path: &str) -> Result<(u16, Vec<u8>), String> {
+    fn exchange(&self, method: &str, path: &str, headers: &str, body: &[u8]) -> Result<(u16, Vec<u8>), String> {
         let deadline = Instant::now() + self.patience;
         let mut stream = self.connect(deadline)?;
         let host = &self.address;
-        let length = if method == "POST" { "Content-Length: 0\r\n" } else { "" };
-        let request = format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\n{length}Connection: close\r\n\r\n");
+        let request = format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\n{headers}Connection: close\r\n\r\n");
         stream.set_write_timeout(Some(self.patience)).map_err(|error| error.to_string())?;
         stream.write_all(request.as_bytes()).map_err(|error| error.to_string())?;
+        // One that does not want all of it says why in its answer.
+        let _ = stream.write_all(body);
         let mut bytes = Vec::new();
         let mut chunk = vec![0; READ_BYTES];
         loop {

@@ -6,7 +6,9 @@ mod arguments;
 mod check;
 mod client;
 mod configuration;
+mod dead;
 mod health;
+mod history;
 mod journal;
 mod launch;
 mod logs;
@@ -48,6 +50,8 @@ fn main() -> ExitCode {
         Command::Run(options) => run::conduct(&options, began),
         Command::Platforms { remote, name } => platforms::show(&remote, name.as_deref()),
         Command::Health { remote, name } => health::show(&remote, name.as_deref()),
+        Command::Dead { remote, dead } => dead::see_to(&remote, dead),
+        Command::History { remote, name, last, step } => history::show(&remote, &name, &last, step.as_deref()),
         Command::Why { remote, name } => why::tell(&remote, &name),
         Command::Logs { remote, name, follow, lines } => logs::print_lines(&remote, &name, follow, lines),
         Command::Order { remote, order, name, wait } => order::give(&remote, order, &name, wait),

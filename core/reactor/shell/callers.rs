@@ -77,7 +77,7 @@ impl Shell {
             self.listener.respond_problem(place, serial, &problem, self.now, &mut self.kit);
             return self.kit.calls.give_back(request);
         }
-        let allowed = if matches!(page, Page::Requests | Page::Order(..)) { "POST" } else { "GET, HEAD" };
+        let allowed = page.allowed();
         let is_allowed = allowed.split(", ").any(|method| method == view.method);
         if page == Page::Unknown || !is_allowed {
             let problem = match page {
@@ -90,8 +90,10 @@ impl Shell {
             self.listener.respond_problem(place, serial, &problem, self.now, &mut self.kit);
         } else if page == Page::Requests {
             self.asked_over_api(place, serial, &request, conductor);
-        } else if page == Page::DeadLetters {
-            self.list_dead_letters(place, serial, view.query());
+        } else if matches!(page, Page::DeadLetters | Page::DeadLetter(_) | Page::Replay(_)) {
+            self.ask_for_letters(place, serial, page, &view);
+        } else if page == Page::MetricsHistory {
+            self.show_minutes(place, serial, view.query(), conductor);
         } else if let Page::Order(name, order) = page {
             self.order(name, order, origin, conductor);
         } else {
@@ -130,18 +132,6 @@ impl Shell {
         }
     }
 
-    /// Has the clerk read dead letters; the client waits.
-    fn list_dead_letters(&mut self, place: usize, serial: u64, query: &str) {
-        let problem = match api::read_listing(query) {
-            Ok(listing) if self.clerk.as_ref().is_some_and(|clerk| clerk.list(place, serial, listing)) => return,
-            Ok(_) => Problem::new(503, "too much is waiting for the store")
-                .code("store_busy")
-                .retry_after(Duration::from_secs(1)),
-            Err(problem) => problem,
-        };
-        self.listener.respond_problem(place, serial, &problem, self.now, &mut self.kit);
-    }
-
     pub(super) fn listed(&mut self, place: usize, serial: u64, page: Result<Vec<u8>, Box<Problem>>) {
         let (now, kit) = (self.now, &mut self.kit);
         match page {
@@ -173,10 +163,13 @@ impl Shell {
     ) -> Ticket {
         let connection = match origin {
             Origin::Client { place, .. } => Some(place),
-            Origin::Caller(_) | Origin::Plugin { .. } | Origin::Nobody => None,
+            Origin::Caller(_) | Origin::Plugin { .. } | Origin::Replay { .. } | Origin::Nobody => None,
         };
         let platform = route.and_then(|route| conductor.router().rule(route)).map(|rule| rule.platform);
         let ticket = self.kit.calls.open(request, origin, platform);
+        if let Some(call) = self.kit.calls.get(ticket) {
+            call.route = route;
+        }
         if let Some(place) = connection {
             self.listener.ticketed(place, ticket);
         }
@@ -196,7 +189,7 @@ impl Shell {
             connections: self.listener.len(),
             counts: self.listener.counts(),
             listen: self.listener.address(),
-            dead_letters: self.dead_letters,
+            store: &self.store_facts,
             turns: &self.turns,
             body_bytes: self.kit.calls.bytes(),
             pid_of: &|slot| self.children.pid(slot),
@@ -213,12 +206,17 @@ impl Shell {
         }
     }
 
-    pub(super) fn bury(&mut self, ticket: Ticket, answer: Answer, attempts: u32) {
+    pub(super) fn bury(&mut self, ticket: Ticket, answer: Answer, attempts: u32, conductor: &Conductor) {
+        if self.kit.calls.get(ticket).is_some_and(|call| matches!(call.origin, Origin::Replay { .. })) {
+            // It is a dead letter already.
+            return self.answer(ticket, answer);
+        }
         let Some((mut call, held)) = self.kit.calls.close_and_hold(ticket) else { return };
         let request = call.request.request();
+        let platform = self.platform_name(&call).unwrap_or_default();
         let letter = DeadLetter {
             buried_at_unix_ms: unix_ms(),
-            platform: self.platform_name(&call).unwrap_or_default().to_owned(),
+            platform: platform.to_owned(),
             reason: reason(&call, answer),
             attempts,
             from: request.from.to_owned(),
@@ -227,6 +225,8 @@ impl Shell {
             target: request.target.to_owned(),
             content_type: request.content_type.to_owned(),
             body: request.body.to_vec(),
+            route: route_of(&call, platform, conductor),
+            ..DeadLetter::default()
         };
         // The letter has the only copy from here on.
         self.kit.calls.drop_body(&mut call);
@@ -241,9 +241,8 @@ impl Shell {
     }
 
     pub(super) fn buried(&mut self, ticket: Ticket, number: Result<u64, String>) {
-        match &number {
-            Ok(_) => self.dead_letters += 1,
-            Err(error) => log::error!("a dead letter could not be kept: {error}"),
+        if let (Err(error), None) = (&number, &self.store_facts.trouble) {
+            log::error!("a dead letter could not be kept: {error}");
         }
         if let Some(Burial { call, answer, held }) = self.burials.remove(&ticket.number()) {
             self.kit.calls.let_go(held);
@@ -282,6 +281,7 @@ impl Shell {
                 let _ = caller.0.try_send(answered);
             }
             Origin::Plugin { instance, id } => self.tell_plugin(instance, &id, &call, problem.as_ref()),
+            Origin::Replay { letter } => self.replayed(letter, &call, answer, problem.as_ref()),
             Origin::Nobody => {}
         }
         self.kit.calls.recycle(call);
@@ -425,6 +425,12 @@ pub(super) fn told(problem: &Problem) -> Answered {
         content_type: Problem::MEDIA_TYPE.to_owned(),
         body: problem.body().into_bytes(),
     }
+}
+
+/// The rule that a request went by; empty if it named its platform.
+fn route_of(call: &Call, platform: &str, conductor: &Conductor) -> String {
+    let direct = conductor.router().to(platform);
+    call.route.filter(|route| Some(*route) != direct).map_or(String::new(), |route| format!("routes[{}]", route.0))
 }
 
 /// Why a request was kept, for whoever looks at it later.

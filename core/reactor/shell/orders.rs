@@ -187,7 +187,7 @@ impl Shell {
                 // Whoever does not wait any more needs no answer.
                 let _ = caller.0.try_send(Answered { status: 202, content_type: api::JSON.to_owned(), body });
             }
-            Origin::Plugin { .. } | Origin::Nobody => {}
+            Origin::Plugin { .. } | Origin::Replay { .. } | Origin::Nobody => {}
         }
     }
 
@@ -199,7 +199,7 @@ impl Shell {
             Origin::Caller(caller) => {
                 let _ = caller.0.try_send(super::callers::told(problem));
             }
-            Origin::Plugin { .. } | Origin::Nobody => {}
+            Origin::Plugin { .. } | Origin::Replay { .. } | Origin::Nobody => {}
         }
     }
 
@@ -287,13 +287,15 @@ impl Shell {
 
     // ---- plugin folders -----------------------------------------------------------------------------------------
 
-    /// When to look again at folders and the day.
+    /// When to look again at folders, the day and the minute.
     pub(crate) fn looks_at(&self) -> Time {
-        self.desk.rescan_at.map_or(self.desk.day_look_at, |at| at.min(self.desk.day_look_at))
+        let others = [self.desk.rescan_at, self.minutes.next_at()];
+        others.into_iter().flatten().fold(self.desk.day_look_at, Time::min)
     }
 
-    /// Has folders looked at, and sees whether another day has begun, if it is time to.
-    pub(crate) fn look_around(&mut self) {
+    /// Has folders looked at, and sees whether another day or minute has begun, if it is time to.
+    pub(crate) fn look_around(&mut self, conductor: &Conductor) {
+        self.turn_minute(conductor);
         if self.now >= self.desk.day_look_at && self.desk.look_at_day(self.now, chronicle::unix_ms()) {
             log::debug!("another day has begun");
             self.kit.events.push_back(Event::DayBegan);

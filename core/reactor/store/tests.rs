@@ -1,13 +1,16 @@
 #![allow(clippy::unwrap_used)]
 
+use super::letters::{LETTER_FILES, LISTED_BYTES_MAX, PURGED_MAX};
 use super::*;
+#[path = "fixture.rs"]
+mod fixture;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// A directory of its own for each test, removed at its end.
-struct Scratch(PathBuf);
+pub(super) struct Scratch(PathBuf);
 
 impl Scratch {
-    fn new() -> Scratch {
+    pub(super) fn new() -> Scratch {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let path = std::env::temp_dir().join(format!("demi-store-{}-{number}", std::process::id()));
@@ -15,16 +18,16 @@ impl Scratch {
         Scratch(path)
     }
 
-    fn data(&self) -> PathBuf {
+    pub(super) fn data(&self) -> PathBuf {
         self.0.join("data")
     }
 
-    fn open(&self) -> Store {
-        Store::open(&self.data(), 64 * 1024, 1000).unwrap()
+    pub(super) fn open(&self) -> Store {
+        Store::open(&self.data(), &settings(1000)).unwrap()
     }
 
     fn refusal(&self) -> StoreError {
-        Store::open(&self.data(), 64 * 1024, 1000).unwrap_err()
+        Store::open(&self.data(), &settings(1000)).unwrap_err()
     }
 
     fn set_aside(&self) -> Vec<PathBuf> {
@@ -39,6 +42,17 @@ impl Drop for Scratch {
     }
 }
 
+const ALL: LetterFilter =
+    LetterFilter { platform: None, route: None, reason: None, from_unix_ms: None, until_unix_ms: None };
+
+/// A small cache, and so many dead letters at most.
+pub(super) fn settings(dead_letters_max: u64) -> Settings {
+    use demi_conductor::config::Bounded;
+    let cache_bytes = Bounded::new(64 * 1024).unwrap();
+    let dead_letters_max = Bounded::new(dead_letters_max).unwrap();
+    Settings { cache_bytes, dead_letters_max, ..Settings::default() }
+}
+
 fn letter(body: impl Into<Vec<u8>>) -> DeadLetter {
     DeadLetter {
         buried_at_unix_ms: 1_760_000_000_123,
@@ -51,10 +65,13 @@ fn letter(body: impl Into<Vec<u8>>) -> DeadLetter {
         target: "/v1/messages?x=1".into(),
         content_type: String::new(),
         body: body.into(),
+        route: "routes[2]".into(),
+        first_error: "no answer".into(),
+        ..DeadLetter::default()
     }
 }
 
-fn copy(from: &Path, to: &Path) {
+pub(super) fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
         if entry.file_type().unwrap().is_dir() {
@@ -82,7 +99,7 @@ fn a_truncated_lengthened_or_garbled_letter_is_refused() {
         assert_eq!(DeadLetter::decode(&encoded[..end]), None, "cut at {end}");
     }
     assert_eq!(DeadLetter::decode(&[&encoded[..], &[0]].concat()), None);
-    assert_eq!(DeadLetter::decode(&[1, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1]), None);
+    assert_eq!(DeadLetter::decode(&[2, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1]), None);
     let mut seed = 1u64;
     for _ in 0..20_000 {
         let garbage: Vec<u8> = (0..seed % 64)
@@ -112,7 +129,7 @@ fn ids_go_on_after_a_restart_and_short_and_long_letters_are_kept() {
     assert_eq!(store.dead_letters(), 2);
     assert_eq!(store.bury(&short).unwrap(), 3);
     let letters = vec![(1, short.clone()), (2, long), (3, short)];
-    assert_eq!(store.list(0, 9).unwrap(), LetterPage { letters, next: None });
+    assert_eq!(store.list(&ALL, 0, 9).unwrap(), LetterPage { letters, next: None });
 }
 
 #[test]
@@ -135,7 +152,7 @@ fn a_list_goes_through_all_letters_in_order_page_by_page() {
     }
     let (mut seen, mut after) = (Vec::new(), 0);
     loop {
-        let page = store.list(after, 7).unwrap();
+        let page = store.list(&ALL, after, 7).unwrap();
         assert!(page.letters.len() <= 7);
         seen.extend(page.letters.into_iter().map(|(id, _)| id));
         let Some(next) = page.next else { break };
@@ -144,9 +161,9 @@ fn a_list_goes_through_all_letters_in_order_page_by_page() {
     }
     assert_eq!(seen, (1..=50).collect::<Vec<_>>());
     for (after, next) in [(43, None), (42, Some(49)), (50, None), (u64::MAX, None)] {
-        assert_eq!(store.list(after, 7).unwrap().next, next, "after {after}");
+        assert_eq!(store.list(&ALL, after, 7).unwrap().next, next, "after {after}");
     }
-    assert!(store.list(50, 7).unwrap().letters.is_empty());
+    assert!(store.list(&ALL, 50, 7).unwrap().letters.is_empty());
 }
 
 #[test]
@@ -158,7 +175,7 @@ fn a_list_of_long_letters_ends_early_and_says_where_to_go_on() {
     }
     let pages = [(0, 2, Some(2)), (2, 2, Some(4)), (4, 1, None)];
     for (after, count, next) in pages {
-        let page = store.list(after, 500).unwrap();
+        let page = store.list(&ALL, after, 500).unwrap();
         assert_eq!((page.letters.len(), page.next), (count, next), "after {after}");
     }
 }
@@ -166,13 +183,13 @@ fn a_list_of_long_letters_ends_early_and_says_where_to_go_on() {
 #[test]
 fn at_the_maximum_a_letter_is_refused_and_none_is_lost() {
     let scratch = Scratch::new();
-    let store = Store::open(&scratch.data(), 64 * 1024, 2).unwrap();
+    let store = Store::open(&scratch.data(), &settings(2)).unwrap();
     store.bury(&letter("a")).unwrap();
     store.bury(&letter("b")).unwrap();
     let refusal = store.bury(&letter("c")).unwrap_err();
     assert!(matches!(refusal, StoreError::Full { buried: 2, max: 2 }));
     assert!(refusal.to_string().contains("`store.dead_letters_max`"));
-    assert_eq!((store.dead_letters(), store.list(0, 9).unwrap().letters.len()), (2, 2));
+    assert_eq!((store.dead_letters(), store.list(&ALL, 0, 9).unwrap().letters.len()), (2, 2));
 }
 
 #[test]
@@ -183,12 +200,13 @@ fn what_was_buried_is_in_the_files_while_the_store_still_lives() {
         store.bury(&letter(vec![i; 400])).unwrap();
     }
     store.bury(&letter(vec![1; 5000])).unwrap();
-    // As kill -9 would leave them: nothing was dropped, nothing flushed at the end.
+    store.flush().unwrap();
+    // As kill -9 would leave them: nothing was dropped.
     let killed = Scratch::new();
     copy(&scratch.data(), &killed.data());
     let after = killed.open();
     assert_eq!(after.dead_letters(), 41);
-    assert_eq!(after.list(0, 100).unwrap(), store.list(0, 100).unwrap());
+    assert_eq!(after.list(&ALL, 0, 100).unwrap(), store.list(&ALL, 0, 100).unwrap());
 }
 
 #[test]
@@ -219,7 +237,7 @@ fn a_file_in_the_place_of_the_directory_or_its_parent_is_named() {
     let scratch = Scratch::new();
     fs::write(scratch.data(), "").unwrap();
     assert!(matches!(scratch.refusal(), StoreError::NotADirectory { .. }));
-    let below = Store::open(&scratch.data().join("deeper"), 64 * 1024, 1).unwrap_err();
+    let below = Store::open(&scratch.data().join("deeper"), &settings(1)).unwrap_err();
     assert!(matches!(below, StoreError::NotADirectory { .. }), "{below}");
 }
 
@@ -249,7 +267,7 @@ fn a_newer_schema_is_refused_and_left_alone() {
     for _ in 0..2 {
         let refusal = scratch.refusal();
         assert!(matches!(&refusal, StoreError::Newer { found: 7, known: SCHEMA, path } if *path == scratch.data()));
-        assert!(refusal.to_string().contains("has schema 7, this demi knows up to 1; use a newer demi"));
+        assert!(refusal.to_string().contains("has schema 7, this demi knows up to 2; use a newer demi"));
     }
     assert!(scratch.set_aside().is_empty());
 }
@@ -310,11 +328,11 @@ fn a_log_overwritten_anywhere_never_panics_and_never_gives_a_wrong_letter() {
         fs::write(wrecked.data().join("db/db"), bytes).unwrap();
         let store = wrecked.open();
         for id in 1..=120u64 {
-            for (found, text) in store.list(id - 1, 1).map_or_else(|_| Vec::new(), |page| page.letters) {
+            for (found, text) in store.list(&ALL, id - 1, 1).map_or_else(|_| Vec::new(), |page| page.letters) {
                 assert_eq!(text, letter(vec![((found - 1) % 60) as u8; 900]));
             }
         }
-        let _ = store.list(0, 200);
+        let _ = store.list(&ALL, 0, 200);
         let _ = store.bury(&letter("new"));
     }
 }
@@ -441,7 +459,7 @@ fn a_store_of_an_earlier_demi_without_history_opens() {
     }
     drop(store);
     let store = scratch.open();
-    assert_eq!(store.list(0, 10).unwrap().letters[0].0, id);
+    assert_eq!(store.list(&ALL, 0, 10).unwrap().letters[0].0, id);
     store.note("echo", &entry(1, "new")).unwrap();
     assert!(scratch.set_aside().is_empty());
 }
@@ -457,4 +475,148 @@ fn a_long_entry_is_cut_to_what_a_page_can_hold() {
     }
     let values = store.history.iter().values().map(Result::unwrap);
     assert!(values.map(|value| value.len()).all(|length| length <= INLINE_BYTES && length > INLINE_BYTES - 16));
+}
+
+/// The store that an earlier Demi left; see `fixture.rs`. To keep one of the present version: `fixture::pack` a directory.
+fn earlier(packed: &[u8]) -> Scratch {
+    let scratch = Scratch::new();
+    fixture::unpack(packed, &scratch.data());
+    scratch
+}
+
+#[test]
+fn a_store_of_version_1_is_taken_to_the_present_one_with_all_that_is_in_it() {
+    let scratch = earlier(include_bytes!("../../../tests/fixtures/store-v1"));
+    for _ in 0..2 {
+        let store = scratch.open();
+        let page = store.list(&ALL, 0, 10).unwrap();
+        let bodies: Vec<&[u8]> = page.letters.iter().map(|(_, letter)| &letter.body[..]).collect();
+        assert_eq!(bodies, [b"short", "long ".repeat(400).as_bytes(), &[0xff, 0, 0x80]]);
+        for (_, found) in &page.letters {
+            let expected =
+                DeadLetter { route: String::new(), first_error: String::new(), ..letter(found.body.clone()) };
+            assert_eq!(*found, expected);
+        }
+        let of = LetterFilter { platform: Some("discord".into()), ..ALL };
+        assert_eq!(store.list(&of, 0, 10).unwrap(), page, "the long one as well");
+        assert_eq!(store.letters_by_platform(), [("discord".to_owned(), 3)].into());
+        assert_eq!(store.history("echo", 64).unwrap(), [entry(1_760_000_000_000, "it is ready")]);
+        assert_eq!(store.starts("echo", 20_000).unwrap(), 7);
+        assert_eq!(store.plugin_get("weather", "last").unwrap().unwrap(), br#"{"rain":false}"#);
+        let meta = store.db.open_tree("meta").unwrap();
+        assert_eq!(meta.get("schema").unwrap().unwrap(), SCHEMA.to_be_bytes());
+    }
+    assert_eq!(scratch.open().bury(&letter("new")).unwrap(), 4);
+    assert!(scratch.set_aside().is_empty());
+}
+
+#[test]
+fn a_migration_that_was_cut_short_is_taken_again() {
+    let scratch = earlier(include_bytes!("../../../tests/fixtures/store-v1"));
+    let store = scratch.open();
+    // As if the power had gone before the version was written.
+    store.db.open_tree("meta").unwrap().insert("schema", &1u32.to_be_bytes()).unwrap();
+    let before = store.list(&ALL, 0, 10).unwrap();
+    drop(store);
+    assert_eq!(scratch.open().list(&ALL, 0, 10).unwrap(), before);
+}
+
+#[test]
+fn a_packed_store_is_the_same_when_it_is_unpacked() {
+    let scratch = Scratch::new();
+    scratch.open().bury(&letter(vec![1; 5000])).unwrap();
+    let packed = fixture::pack(&scratch.data());
+    let copied = earlier(&packed);
+    assert_eq!(fixture::pack(&copied.data()), packed);
+    assert_eq!(copied.open().dead_letters(), 1);
+}
+
+#[test]
+fn letters_are_found_by_platform_route_reason_and_age_be_they_short_or_long() {
+    let scratch = Scratch::new();
+    let store = scratch.open();
+    for (platform, reason, hours, length) in
+        [("discord", "no answer", 1, 10), ("voice", "no answer", 2, 5000), ("voice", "it broke", 3, 5000)]
+    {
+        let body = vec![b'x'; length];
+        let buried_at_unix_ms = hours * 3_600_000;
+        let (platform, reason) = (platform.to_owned(), reason.to_owned());
+        store.bury(&DeadLetter { platform, reason, buried_at_unix_ms, ..letter(body) }).unwrap();
+    }
+    let found = |filter: LetterFilter| -> Vec<u64> {
+        store.list(&filter, 0, 10).unwrap().letters.into_iter().map(|(id, _)| id).collect()
+    };
+    assert_eq!(found(LetterFilter { platform: Some("voice".into()), ..ALL }), [2, 3]);
+    assert_eq!(found(LetterFilter { platform: Some("voic".into()), ..ALL }), [0u64; 0]);
+    assert_eq!(found(LetterFilter { reason: Some("answer".into()), ..ALL }), [1, 2]);
+    assert_eq!(found(LetterFilter { route: Some("routes[2]".into()), ..ALL }), [1, 2, 3]);
+    assert_eq!(found(LetterFilter { route: Some("routes[1]".into()), ..ALL }), [0u64; 0]);
+    assert_eq!(found(LetterFilter { from_unix_ms: Some(7_200_000), ..ALL }), [2, 3]);
+    assert_eq!(found(LetterFilter { until_unix_ms: Some(7_200_000), ..ALL }), [1]);
+    let both = LetterFilter { platform: Some("voice".into()), reason: Some("broke".into()), ..ALL };
+    assert_eq!(found(both.clone()), [3]);
+    assert_eq!(store.purge(&both).unwrap(), (1, false));
+    assert_eq!(store.letters_by_platform(), [("discord".to_owned(), 1), ("voice".to_owned(), 1)].into());
+    assert_eq!(store.oldest_letter().unwrap(), Some(3_600_000));
+}
+
+#[test]
+fn a_changed_letter_is_whole_after_a_restart_however_long_it_was_and_is() {
+    let scratch = Scratch::new();
+    let files = || fs::read_dir(scratch.data().join(LETTER_FILES)).unwrap().count();
+    let store = scratch.open();
+    let id = store.bury(&letter("short")).unwrap();
+    for (body, files_then) in [(vec![1; 5000], 1), (vec![2; 6000], 1), (vec![3; 10], 0), (vec![4; 5000], 1)] {
+        assert!(store.change(id, |letter| (letter.body, letter.replays) = (body.clone(), letter.replays + 1)).unwrap());
+        store.flush().unwrap();
+        assert_eq!(store.find(id).unwrap().unwrap().body, body);
+        assert_eq!(files(), files_then);
+    }
+    drop(store);
+    let store = scratch.open();
+    let expected = DeadLetter { replays: 4, ..letter(vec![4; 5000]) };
+    assert_eq!(store.find(id).unwrap(), Some(expected));
+    assert!(!store.change(99, |_| ()).unwrap() && !store.remove(99).unwrap() && !store.remove(u64::MAX).unwrap());
+    assert!(store.remove(id).unwrap());
+    store.flush().unwrap();
+    assert_eq!((store.dead_letters(), files(), store.find(id).unwrap()), (0, 0, None));
+}
+
+#[test]
+fn a_file_that_no_letter_names_goes_at_the_next_start() {
+    let scratch = Scratch::new();
+    scratch.open().bury(&letter(vec![1; 5000])).unwrap();
+    let files = scratch.data().join(LETTER_FILES);
+    for name in ["7", "1.new", "notes"] {
+        fs::write(files.join(name), "x").unwrap();
+    }
+    let store = scratch.open();
+    assert_eq!(store.list(&ALL, 0, 9).unwrap().letters.len(), 1);
+    let mut left: Vec<_> = fs::read_dir(&files).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    left.sort();
+    assert_eq!(left, ["1", "notes"], "what is not ours stays");
+}
+
+#[test]
+fn letters_go_when_they_are_too_old_and_not_a_day_before() {
+    let scratch = Scratch::new();
+    let store = scratch.open();
+    let day = 86_400_000;
+    for number in 0..10 {
+        store.bury(&DeadLetter { buried_at_unix_ms: number * day, ..letter("x") }).unwrap();
+    }
+    assert_eq!(store.forget_letters(30 * day).unwrap(), ([].into(), false), "the first is thirty days old, not more");
+    assert_eq!(store.forget_letters(33 * day).unwrap(), ([("discord".to_owned(), 3)].into(), false));
+    assert_eq!((store.dead_letters(), store.oldest_letter().unwrap()), (7, Some(3 * day)));
+    assert_eq!(store.bury(&letter("x")).unwrap(), 11, "no id is given again");
+}
+
+#[test]
+fn many_are_purged_in_steps() {
+    let scratch = Scratch::new();
+    let store = Store::open(&scratch.data(), &settings(10_000)).unwrap();
+    (0..PURGED_MAX + 5).for_each(|_| _ = store.bury(&letter("x")).unwrap());
+    assert_eq!(store.purge(&ALL).unwrap(), (PURGED_MAX as u64, true));
+    assert_eq!(store.purge(&ALL).unwrap(), (5, false));
+    assert_eq!(store.dead_letters(), 0);
 }

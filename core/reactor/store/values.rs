@@ -72,8 +72,9 @@ impl Store {
         Ok(value)
     }
 
-    /// Keeps a value for `plugin` under a key, or takes it away (`None`); that is on the disk when this returns. Blocks
-    /// for the disk. After a failure of the disk the old or the new value is there, never a part of one.
+    /// Keeps a value for `plugin` under a key, or takes it away (`None`); that is on the disk when the next
+    /// [`Store::flush`] has returned. Blocks for the disk. After a failure of the disk the old or the new value is there,
+    /// never a part of one.
     ///
     /// # Errors
     /// [`StoreError::Refused`] beyond the bounds of this module, or a failure of the disk.
@@ -120,7 +121,6 @@ impl Store {
         }
         self.guarded(|| tree.apply_batch(batch))?;
         self.values.tallies.borrow_mut().insert(plugin.to_owned(), after);
-        self.flush()?;
         self.settle_values(tree, &stem)
     }
 

@@ -1,0 +1,117 @@
+//! What people do with dead letters: see, change, take away, replay.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use demi_conductor::{Answer, Conductor, Outcome, Refusal};
+use demi_platform::Request;
+
+use super::Shell;
+use crate::api;
+use crate::calls::{Call, Origin};
+use crate::chronicle::unix_ms;
+use crate::clerk::LetterErrand;
+use crate::kit::outcome_of_status;
+use crate::problem::Problem;
+use crate::store::LetterPage;
+
+/// Letters that are replayed at once: enough to be quick, and few beside what a platform's queue takes.
+const REPLAYS_MAX: usize = 128;
+/// Those of one order.
+const REPLAYED_MAX: usize = 64;
+
+/// The letters that are under way again.
+#[derive(Default)]
+pub(super) struct Replays(BTreeSet<u64>);
+
+impl Shell {
+    /// Has the clerk see to dead letters; the client waits.
+    pub(super) fn ask_for_letters(&mut self, place: usize, serial: u64, page: api::Page<'_>, request: &Request<'_>) {
+        let errand = self.letter_errand(page, request);
+        let problem = match errand {
+            Ok(errand) => match self.clerk.as_ref().is_some_and(|clerk| clerk.letters(place, serial, errand)) {
+                true => return,
+                false => api::store_busy(),
+            },
+            Err(problem) => problem,
+        };
+        self.listener.respond_problem(place, serial, &problem, self.now, &mut self.kit);
+    }
+
+    fn letter_errand(&self, page: api::Page<'_>, request: &Request<'_>) -> Result<LetterErrand, Problem> {
+        let (query, now) = (request.query(), unix_ms());
+        let listing = || api::read_listing(query, now);
+        Ok(match (page, request.method) {
+            (api::Page::DeadLetters, "DELETE") => LetterErrand::Purge(api::read_purge(query, now)?),
+            (api::Page::DeadLetter(id), "DELETE") => LetterErrand::Remove(id),
+            (api::Page::DeadLetter(id), "PUT") => {
+                LetterErrand::Edit { id, content_type: request.content_type.to_owned(), body: request.body.to_vec() }
+            }
+            (api::Page::DeadLetter(id), _) => LetterErrand::Show(id),
+            (api::Page::Replay(id), _) => {
+                if self.replays.0.len() + REPLAYED_MAX > REPLAYS_MAX {
+                    let what = "as many dead letters are replayed as may be at once";
+                    return Err(Problem::new(503, what).code("replays_full").retry_after(Duration::from_secs(1)));
+                }
+                match id {
+                    Some(id) => LetterErrand::FetchOne(id),
+                    None => {
+                        let mut listing = listing()?;
+                        listing.limit = listing.limit.min(REPLAYED_MAX);
+                        LetterErrand::Fetch(listing)
+                    }
+                }
+            }
+            (_, _) => LetterErrand::List(listing()?),
+        })
+    }
+
+    /// Puts letters to the conductor again, as calls for which nobody waits. One that is under way already is left out.
+    pub(super) fn replay(&mut self, place: usize, serial: u64, page: LetterPage, conductor: &Conductor) {
+        let mut replaying = Vec::with_capacity(page.letters.len());
+        for (id, letter) in page.letters {
+            if !self.replays.0.insert(id) {
+                continue;
+            }
+            replaying.push(id);
+            let mut buffer = self.kit.calls.buffer();
+            let request = Request {
+                from: &letter.from,
+                kind: &letter.kind,
+                method: &letter.method,
+                target: &letter.target,
+                content_type: &letter.content_type,
+                body: &letter.body,
+                ..Request::default()
+            };
+            Arc::make_mut(&mut buffer).fill(&request);
+            let by_path = request.from == "http";
+            let route = conductor.router().find(&api::question(&request, by_path));
+            // One that named its platform does so again; and what no rule takes any more goes where it went.
+            let route = route.filter(|_| !letter.route.is_empty()).or_else(|| conductor.router().to(&letter.platform));
+            let idempotent = api::is_idempotent(&request);
+            self.ask(buffer, Origin::Replay { letter: id }, route, idempotent, conductor);
+        }
+        let body = api::replaying_json(&replaying, page.next);
+        self.listener.respond(place, serial, 202, api::JSON, b"", &body, self.now, &mut self.kit);
+    }
+
+    /// A replay is over: the letter goes if it was answered well, and else says what went wrong.
+    pub(super) fn replayed(&mut self, letter: u64, call: &Call, answer: Answer, problem: Option<&Problem>) {
+        self.replays.0.remove(&letter);
+        let status = call.attempt.reply.status;
+        let error = match (answer, problem) {
+            // Demi ends, which says nothing about the letter.
+            (Answer::Refused(Refusal::Draining, _) | Answer::Unheard, _) => return,
+            (_, Some(problem)) => Some(problem.detail().to_owned()),
+            (_, None) if outcome_of_status(status) == Outcome::Replied => None,
+            (_, None) => Some(format!("it answered with status {status}")),
+        };
+        if !self.clerk.as_ref().is_some_and(|clerk| clerk.replayed(letter, error)) {
+            log::error!(
+                "what became of dead letter {letter} at its replay is not kept: too much is waiting for the store"
+            );
+        }
+    }
+}

@@ -659,6 +659,23 @@ pub enum Content {
     Prefix(String),
     /// This stands somewhere in it.
     Contains(String),
+    /// All of it looks like this: `*` stands for anything, `?` for one character.
+    Glob(String),
+    /// A regular expression matches somewhere in it (docs/routing.md).
+    Regex(String),
+    /// One of these is a whole word of it.
+    Keywords(Vec<String>),
+}
+
+/// What the value of a request's header must be like.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub enum HeaderValue {
+    /// Anything, as long as the header is there.
+    Present,
+    /// Exactly this.
+    Exact(String),
+    /// It begins with this.
+    Prefix(String),
 }
 
 /// A rule: every matcher that is given must match; then the request goes `to` a platform.
@@ -671,12 +688,28 @@ pub struct Route {
     /// The kind of request, as the request says (`message`, `command`, …).
     #[serde(default)]
     pub kind: Option<String>,
-    /// A path: exact (`/play`) or everything below (`/music/*`). HTTP requests that match it are served by `to`.
+    /// The HTTP method.
+    #[serde(default)]
+    pub method: Option<String>,
+    /// The host that the request is for, without a port. HTTP requests for it are served by `to`.
+    #[serde(default)]
+    pub host: Option<String>,
+    /// A path: exact (`/play`), with segments that may be anything (`/users/{id}`), everything below (`/music/*`), or
+    /// everything below but the path itself (`/files/{*rest}`). HTTP requests that match it are served by `to`.
     #[serde(default)]
     pub path: Option<String>,
+    /// Headers, by their names in upper or lower case; each must be there and be like this.
+    #[serde(default)]
+    pub headers: BTreeMap<String, HeaderValue>,
     /// What the body, read as text, must be like.
     #[serde(default)]
     pub content: Option<Content>,
+    /// Whether upper and lower case are the same in `content`: of ASCII letters, and in patterns of all letters.
+    #[serde(default)]
+    pub ignore_case: bool,
+    /// Rules of a higher priority come before those of a lower one; among equals the order of the file holds.
+    #[serde(default)]
+    pub priority: i32,
     /// The platform that gets it.
     pub to: String,
     /// From the question to the answer, all attempts together.
@@ -706,8 +739,13 @@ impl Route {
         Route {
             from: None,
             kind: None,
+            method: None,
+            host: None,
             path: None,
+            headers: BTreeMap::new(),
             content: None,
+            ignore_case: false,
+            priority: 0,
             to: platform.to_owned(),
             timeout_ms: Bounded::default(),
             attempt_timeout_ms: None,
@@ -725,6 +763,8 @@ pub const PLATFORMS_MAX: usize = 4096;
 pub const INSTANCES_MAX: usize = 16_384;
 /// Most routes.
 pub const ROUTES_MAX: usize = 65_536;
+/// Most routes whose content is a glob or a regular expression, each of which takes some memory.
+pub const PATTERNS_MAX: usize = 1024;
 /// Most entries of `http.hosts`; a request that names none of the usual hosts is compared with each.
 pub const HOSTS_MAX: usize = 64;
 
@@ -778,6 +818,15 @@ impl Config {
         self.check_reachability(&names, &mut found);
         for (index, route) in self.routes.iter().enumerate() {
             route.check(&format!("routes[{index}]"), &names, &mut found);
+        }
+        let is_pattern = |route: &&Route| matches!(route.content, Some(Content::Glob(_) | Content::Regex(_)));
+        let patterns = self.routes.iter().filter(is_pattern).count();
+        if patterns > PATTERNS_MAX {
+            found.add(
+                "routes".to_owned(),
+                format!("{patterns} rules with Glob or Regex are more than {PATTERNS_MAX}"),
+                "join some of them, or use Prefix, Contains or Keywords",
+            );
         }
         found.0
     }
@@ -872,11 +921,10 @@ impl Config {
                     format!("{name:?} is not a host name"),
                     "write it as Dns(\"example.org\")",
                 ),
-                Check::Platform(name) => match self.platforms.iter().find(|platform| platform.name == *name) {
-                    None => found.add_unknown(format!("{at}.check"), "platform", name, platforms),
-                    Some(_) => {}
-                },
-                Check::Tcp(_) | Check::Dns(_) | Check::Gateway => {}
+                Check::Platform(name) if !platforms.contains(&name.as_str()) => {
+                    found.add_unknown(format!("{at}.check"), "platform", name, platforms);
+                }
+                Check::Tcp(_) | Check::Dns(_) | Check::Gateway | Check::Platform(_) => {}
             }
         }
     }
@@ -1179,15 +1227,18 @@ impl Route {
         if !names.contains(&self.to.as_str()) {
             found.add_unknown(format!("{at}.to"), "platform", &self.to, names);
         }
+        if let Some(host) = self.host.as_deref().filter(|host| !is_host(host)) {
+            found.add(
+                format!("{at}.host"),
+                format!("{host:?} is not a host"),
+                "write a name or an IP address alone, without a port, as in \"music.example\"",
+            );
+        }
+        for (field, what, remedy) in crate::router::faults(self) {
+            found.add(format!("{at}.{field}"), what, remedy);
+        }
         if let Some(path) = &self.path {
             let stem = path.strip_suffix("/*").unwrap_or(path);
-            if !path.starts_with('/') || stem.contains('*') {
-                found.add(
-                    format!("{at}.path"),
-                    format!("{path:?} is not a path pattern"),
-                    "write it as \"/exact\" or \"/everything/below/*\"",
-                );
-            }
             if RESERVED_PATHS.iter().any(|reserved| reserves(reserved, stem)) {
                 found.add(
                     format!("{at}.path"),

@@ -43,7 +43,7 @@ mod random;
 mod reach;
 mod requests;
 pub mod retry;
-mod router;
+pub mod router;
 mod shutdown;
 pub mod stats;
 mod status;
@@ -62,7 +62,7 @@ pub use event::{
     TicketBook, Verdict, Weight, MEGABYTE,
 };
 pub use random::Random;
-pub use router::{Question, RouteId, Router, Rule};
+pub use router::{Miss, Overlap, Question, RouteId, Router, Rule};
 pub use shutdown::Phase;
 pub use status::{InstanceStatus, PlatformStatus, TargetStatus, INSTANCE_STATES};
 pub use time::Time;

@@ -14,6 +14,7 @@ mod matchers;
 mod overlap;
 mod pattern;
 mod table;
+mod tree;
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;

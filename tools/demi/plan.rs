@@ -86,6 +86,12 @@ pub(crate) fn describe(loaded: &Loaded, path: &Path) -> String {
         };
         let _ = writeln!(text, "  {:>2}  {what} → {} within {} ms", index + 1, route.to, route.timeout_ms.value());
     }
+    if !loaded.warnings.is_empty() {
+        let _ = writeln!(text, "warnings       what is most likely not meant so");
+    }
+    for warning in &loaded.warnings {
+        let _ = writeln!(text, "  {}", warning.at(path));
+    }
     let _ = writeln!(text, "nothing was started and nothing was written");
     text
 }

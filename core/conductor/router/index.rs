@@ -17,22 +17,21 @@
 
 use std::collections::BTreeMap;
 
-use aho_corasick::automaton::OverlappingState;
-use aho_corasick::AhoCorasick;
-
 use super::content::{looked_at, words, Clue};
 use super::headers::{lines, without_port};
 use super::matchers::{Matchers, Value};
 use super::pattern::{split, Pattern, Segment, Tail};
 use super::table::{Sort, Table};
+use super::tree::Tree;
 use super::Question;
 
 /// Longest name of a header that is filed, bytes.
 pub(super) const HEADER_NAME_BYTES_MAX: usize = 64;
 /// Longest word and host that are looked up in lower case, bytes: they are copied for that.
 const FOLDED_BYTES_MAX: usize = 256;
-/// Most lists under words and needles: a question keeps a bit for each.
-const SCANNED_MAX: usize = 16_384;
+/// Most lists under words and needles: a question keeps a bit for each. Whoever has as many as the second has few.
+const SCANNED_MAX: usize = 65_536;
+const SCANNED_FEW: usize = 1_024;
 
 /// What a rule can be filed under. A rule with several words or needles is filed under each of them.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -52,19 +51,59 @@ enum Key {
 
 impl Key {
     /// What looking for such a key costs a question that has it not, in rules looked at instead.
-    fn toll(&self) -> u32 {
+    const fn toll(&self) -> u32 {
+        match self.group() {
+            Group::Path | Group::From | Group::Kind | Group::Origin | Group::Host | Group::Method => 0,
+            Group::Beginning => 1,
+            Group::Header => 4,
+            Group::Word => 16,
+            Group::Needle => 24,
+        }
+    }
+
+    const fn group(&self) -> Group {
         match self {
-            Key::Path(_) | Key::FromKind(..) | Key::From(_) | Key::Kind(_) | Key::Host(_) | Key::Method(_) => 0,
-            Key::Beginning(..) => 1,
-            Key::Header(_) | Key::HeaderValue(..) => 4,
-            Key::Word(..) => 16,
-            Key::Needle(..) => 24,
+            Key::Path(_) => Group::Path,
+            Key::FromKind(..) => Group::Origin,
+            Key::From(_) => Group::From,
+            Key::Kind(_) => Group::Kind,
+            Key::Host(_) => Group::Host,
+            Key::Method(_) => Group::Method,
+            Key::Header(_) | Key::HeaderValue(..) => Group::Header,
+            Key::Beginning(..) => Group::Beginning,
+            Key::Word(..) => Group::Word,
+            Key::Needle(..) => Group::Needle,
         }
     }
 
     const fn is_scanned(&self) -> bool {
-        matches!(self, Key::Word(..) | Key::Needle(..))
+        matches!(self.group(), Group::Word | Group::Needle)
     }
+}
+
+/// Keys that are looked up together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Group {
+    Path,
+    From,
+    Kind,
+    Origin,
+    Host,
+    Method,
+    Header,
+    Beginning,
+    Word,
+    Needle,
+}
+
+const GROUPS: usize = 10;
+
+/// The first rank among the rules of a group.
+#[derive(Clone, Copy, Debug)]
+struct First {
+    any: u32,
+    /// Among those that take plain HTTP requests.
+    http: u32,
 }
 
 /// The rules that are filed under one key: their ranks, in order.
@@ -88,88 +127,8 @@ impl Default for Node {
     }
 }
 
-/// Texts that may begin another, as a tree of bytes.
-#[derive(Debug, Default)]
-struct Beginnings {
-    /// Where a node's edges start, and the list of those that end there; one more at the end.
-    nodes: Vec<(u32, u32)>,
-    /// The byte and the node behind it, sorted within a node.
-    edges: Vec<(u8, u32)>,
-}
-
-impl Beginnings {
-    fn new(texts: &BTreeMap<Vec<u8>, u32>) -> Beginnings {
-        let mut ends = vec![NONE];
-        let mut tree: BTreeMap<(u32, u8), u32> = BTreeMap::new();
-        for (text, list) in texts {
-            let mut node = 0;
-            for byte in text {
-                node = *tree.entry((node, *byte)).or_insert_with(|| {
-                    ends.push(NONE);
-                    ends.len() as u32 - 1
-                });
-            }
-            ends[node as usize] = *list;
-        }
-        let mut nodes: Vec<(u32, u32)> = ends.into_iter().map(|list| (0, list)).collect();
-        nodes.push((tree.len() as u32, NONE));
-        // The keys come in the order of the nodes; those without edges start where the next one does.
-        let mut edges = Vec::with_capacity(tree.len());
-        let mut node = 0;
-        for ((from, byte), to) in tree {
-            while node < from as usize + 1 {
-                nodes[node].0 = edges.len() as u32;
-                node += 1;
-            }
-            edges.push((byte, to));
-        }
-        nodes[node..].iter_mut().for_each(|node| node.0 = edges.len() as u32);
-        Beginnings { nodes, edges }
-    }
-
-    fn edges(&self, node: usize) -> &[(u8, u32)] {
-        &self.edges[self.nodes[node].0 as usize..self.nodes[node + 1].0 as usize]
-    }
-
-    /// Calls `visit` with the list of each text that begins this one.
-    fn visit(&self, text: &[u8], folds: bool, mut visit: impl FnMut(u32)) {
-        if self.edges.is_empty() {
-            return;
-        }
-        let mut node = 0;
-        for byte in text {
-            let byte = if folds { byte.to_ascii_lowercase() } else { *byte };
-            let edges = self.edges(node);
-            let Ok(index) = edges.binary_search_by_key(&byte, |(byte, _)| *byte) else { return };
-            node = edges[index].1 as usize;
-            if self.nodes[node].1 != NONE {
-                visit(self.nodes[node].1);
-            }
-        }
-    }
-}
-
-/// Texts that may stand anywhere in another.
-#[derive(Debug)]
-struct Needles {
-    automaton: AhoCorasick,
-    /// By the number of the pattern.
-    lists: Vec<u32>,
-}
-
-impl Needles {
-    /// None if there are none, or more than an automaton can hold.
-    fn new(texts: &BTreeMap<Vec<u8>, u32>, folds: bool) -> Option<Needles> {
-        if texts.is_empty() {
-            return None;
-        }
-        let automaton = AhoCorasick::builder().ascii_case_insensitive(folds).build(texts.keys()).ok()?;
-        Some(Needles { automaton, lists: texts.values().copied().collect() })
-    }
-}
-
 /// All rules, filed.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Index {
     lists: Vec<List>,
     /// Lists under words and needles come first: so many.
@@ -178,25 +137,15 @@ pub(super) struct Index {
     nodes: Vec<Node>,
     /// Which lengths the names of filed headers have: a bit for each.
     header_lengths: u128,
-    has: Has,
     /// Case matters in the first and not in the second.
-    beginnings: [Beginnings; 2],
-    needles: [Option<Needles>; 2],
+    beginnings: [Option<Tree>; 2],
+    needles: [Option<Tree>; 2],
     /// Those that cannot be filed.
     rest: List,
-    /// The first rank of those under words and needles.
-    first_scanned: u32,
-}
-
-/// What there is to look up at all.
-#[derive(Debug, Default)]
-struct Has {
-    from: bool,
-    kind: bool,
-    origin: bool,
-    host: bool,
-    method: bool,
-    words: [bool; 2],
+    /// By group.
+    firsts: [First; GROUPS],
+    /// Whether there are words for which case matters, and words for which it does not.
+    has_words: [bool; 2],
 }
 
 impl Index {
@@ -211,7 +160,18 @@ impl Index {
             keys.iter().map(|key| counts[key] * weight + key.toll()).max().unwrap_or(NONE)
         };
         let mut filed: BTreeMap<(bool, &Key), List> = BTreeMap::new();
-        let mut index = Index { first_scanned: NONE, nodes: vec![Node::default()], ..Index::default() };
+        let mut index = Index {
+            lists: Vec::new(),
+            scanned: 0,
+            table: Table::default(),
+            nodes: vec![Node::default()],
+            header_lengths: 0,
+            beginnings: [None, None],
+            needles: [None, None],
+            rest: List::new(),
+            firsts: [First { any: NONE, http: NONE }; GROUPS],
+            has_words: [false; 2],
+        };
         let mut scanned = 0;
         for (rank, (choices, rule)) in choices.iter().zip(rules).enumerate() {
             // Whoever is found by something else has yet to look at the text.
@@ -227,11 +187,13 @@ impl Index {
             };
             for key in keys {
                 let list = filed.entry((!key.is_scanned(), key)).or_default();
-                if key.is_scanned() {
-                    scanned += usize::from(list.is_empty());
-                    index.first_scanned = index.first_scanned.min(rank as u32);
-                }
+                scanned += usize::from(list.is_empty() && key.is_scanned());
                 list.push(rank as u32);
+                let first = &mut index.firsts[key.group() as usize];
+                first.any = first.any.min(rank as u32);
+                if rule.takes_http {
+                    first.http = first.http.min(rank as u32);
+                }
             }
         }
         index.scanned = scanned;
@@ -246,15 +208,11 @@ impl Index {
                 key => index.file(key, list),
             }
         }
-        index.beginnings = beginnings.map(|texts| Beginnings::new(&texts));
-        index.needles = [Needles::new(&needles[0], false), Needles::new(&needles[1], true)];
-        for (automaton, texts) in index.needles.iter().zip(&needles) {
-            if automaton.is_none() {
-                index.rest.extend(texts.values().flat_map(|list| &index.lists[*list as usize]));
-            }
-        }
-        index.rest.sort_unstable();
-        index.rest.dedup();
+        let trees = |texts: [BTreeMap<Vec<u8>, u32>; 2]| {
+            let [exact, folded] = texts;
+            [(exact, false), (folded, true)].map(|(texts, folds)| (!texts.is_empty()).then(|| Tree::new(&texts, folds)))
+        };
+        (index.beginnings, index.needles) = (trees(beginnings), trees(needles));
         index
     }
 
@@ -265,23 +223,18 @@ impl Index {
             Key::FromKind(from, kind) => {
                 let origin = table.number(Sort::Origin.alone(), from.as_bytes(), list);
                 table.number(Sort::KindOf.within(origin), kind.as_bytes(), list);
-                self.has.origin = true;
             }
             Key::From(from) => {
                 table.number(Sort::From.alone(), from.as_bytes(), list);
-                self.has.from = true;
             }
             Key::Kind(kind) => {
                 table.number(Sort::Kind.alone(), kind.as_bytes(), list);
-                self.has.kind = true;
             }
             Key::Host(host) => {
                 table.number(Sort::Host.alone(), host.as_bytes(), list);
-                self.has.host = true;
             }
             Key::Method(method) => {
                 table.number(Sort::Method.alone(), method.as_bytes(), list);
-                self.has.method = true;
             }
             Key::Header(name) => {
                 table.number(Sort::Header.alone(), name.as_bytes(), list);
@@ -295,7 +248,7 @@ impl Index {
             Key::Word(folds, word) => {
                 let sort = if *folds { Sort::FoldedWord } else { Sort::Word };
                 table.number(sort.alone(), word, list);
-                self.has.words[usize::from(*folds)] = true;
+                self.has_words[usize::from(*folds)] = true;
             }
             Key::Beginning(..) | Key::Needle(..) => unreachable!("they are filed all at once"),
         }
@@ -376,39 +329,52 @@ struct Search<'s, 'q> {
 impl Search<'_, '_> {
     fn run(&mut self) {
         let (index, question) = (self.index, self.question);
-        if let Some(path) = question.path.strip_prefix('/') {
-            self.walk(0, Some(path));
+        if self.may_win(Group::Path) {
+            if let Some(path) = question.path.strip_prefix('/') {
+                self.walk(0, Some(path));
+            }
         }
-        let has = &index.has;
-        if has.from {
-            self.look_up(Sort::From, question.from.as_bytes());
+        for (group, sort, text) in [
+            (Group::From, Sort::From, question.from),
+            (Group::Kind, Sort::Kind, question.kind),
+            (Group::Method, Sort::Method, question.method),
+        ] {
+            if self.may_win(group) {
+                self.look_up(sort, text.as_bytes());
+            }
         }
-        if has.kind {
-            self.look_up(Sort::Kind, question.kind.as_bytes());
-        }
-        if has.origin {
+        if self.may_win(Group::Origin) {
             if let Some(origin) = index.table.get(Sort::Origin.alone(), question.from.as_bytes()) {
                 let list = index.table.get(Sort::KindOf.within(origin), question.kind.as_bytes());
                 list.into_iter().for_each(|list| self.take(list, false));
             }
         }
-        if has.method {
-            self.look_up(Sort::Method, question.method.as_bytes());
-        }
-        if has.host {
+        if self.may_win(Group::Host) {
             let host = without_port(question.host);
             with_lower_case(host.as_bytes(), |host| self.look_up(Sort::Host, host));
         }
-        if index.header_lengths != 0 {
+        if self.may_win(Group::Header) {
             self.read_headers();
         }
-        for (folds, beginnings) in [false, true].into_iter().zip(&index.beginnings) {
-            beginnings.visit(question.content, folds, |list| self.take(list, false));
+        if self.may_win(Group::Beginning) {
+            for tree in index.beginnings.iter().flatten() {
+                tree.beginnings(question.content, |list| self.take(list, false));
+            }
         }
-        if index.first_scanned < self.best {
-            self.scan();
+        if self.may_win(Group::Word) || self.may_win(Group::Needle) {
+            // The bits are set to zero each time, which few need many of.
+            match index.scanned {
+                ..=SCANNED_FEW => self.scan(&mut [0; SCANNED_FEW / 64]),
+                _ => self.scan(&mut [0; SCANNED_MAX / 64]),
+            }
         }
         self.take_all(&index.rest, false);
+    }
+
+    /// Whether a rule of this group might come before what was found.
+    fn may_win(&self, group: Group) -> bool {
+        let first = self.index.firsts[group as usize];
+        (if self.question.by_path { first.http } else { first.any }) < self.best
     }
 
     fn look_up(&mut self, sort: Sort, text: &[u8]) {
@@ -470,38 +436,38 @@ impl Search<'_, '_> {
         }
     }
 
-    /// Looks through the text for words and needles. Each list is taken once, however often it is found.
-    fn scan(&mut self) {
+    /// Looks through the text for words and needles. Each list is taken once, however often it is found; `seen` has a bit
+    /// for each.
+    fn scan(&mut self, seen: &mut [u64]) {
         let index = self.index;
         let text = looked_at(self.question.content);
-        let mut seen = [0_u64; SCANNED_MAX / 64];
-        let mut is_new = |list: u32| {
-            let (word, bit) = (&mut seen[list as usize / 64], 1 << (list % 64));
+        let mut is_new = |list: &u32| {
+            let (word, bit) = (&mut seen[*list as usize / 64], 1 << (list % 64));
             let is_new = *word & bit == 0;
             *word |= bit;
             is_new
         };
-        if index.has.words != [false, false] {
+        if self.may_win(Group::Word) {
             for word in words(text) {
-                let list = index.table.get(Sort::Word.alone(), word).filter(|_| index.has.words[0]);
-                list.filter(|list| is_new(*list)).into_iter().for_each(|list| self.take(list, true));
-                if index.has.words[1] {
+                if index.has_words[0] {
+                    let list = index.table.get(Sort::Word.alone(), word).filter(&mut is_new);
+                    list.into_iter().for_each(|list| self.take(list, true));
+                }
+                if index.has_words[1] {
                     with_lower_case(word, |word| {
-                        let list = index.table.get(Sort::FoldedWord.alone(), word);
-                        list.filter(|list| is_new(*list)).into_iter().for_each(|list| self.take(list, true));
+                        let list = index.table.get(Sort::FoldedWord.alone(), word).filter(&mut is_new);
+                        list.into_iter().for_each(|list| self.take(list, true));
                     });
                 }
             }
         }
-        for needles in index.needles.iter().flatten() {
-            let mut state = OverlappingState::start();
-            loop {
-                needles.automaton.find_overlapping(text, &mut state);
-                let Some(found) = state.get_match() else { break };
-                let list = needles.lists[found.pattern().as_usize()];
-                if is_new(list) {
-                    self.take(list, true);
-                }
+        if self.may_win(Group::Needle) {
+            for tree in index.needles.iter().flatten() {
+                tree.needles(text, |list| {
+                    if is_new(&list) {
+                        self.take(list, true);
+                    }
+                });
             }
         }
     }

@@ -100,3 +100,24 @@ fn requests_go_where_their_method_host_headers_and_words_say() {
     assert_eq!(message(r#"{"method":"GET","path":"/users/7","headers":{"x-kind":"voice"}}"#).as_deref(), Some("echo"));
     assert_eq!(message(r#"{"host":"named"}"#).as_deref(), Some("other"));
 }
+
+#[test]
+fn requests_with_the_same_key_meet_the_same_instance() {
+    let demi = Demi::start(
+        r#"platforms: [(name: "pool", host: Threads(8), adapter: "echo", balance: Sticky)],
+        routes: [(to: "pool"), (path: "/pool", to: "pool")],"#,
+    );
+    demi.wait_ready();
+    let instance = |body: &str| {
+        let answer = demi.post("/v1/requests", body);
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        answer.header("Demi-Instance").expect("who answered is told").to_owned()
+    };
+    let of_key = |key: usize| instance(&format!(r#"{{"key":"user {key}"}}"#));
+    let first: Vec<String> = (0..20).map(of_key).collect();
+    assert_eq!((0..20).map(of_key).collect::<Vec<String>>(), first);
+    assert!(first.iter().any(|other| *other != first[0]), "all keys are with {}", first[0]);
+    let text = "GET /pool HTTP/1.1\r\nHost: test\r\nConnection: close\r\nDemi-Key: user 3\r\n\r\n";
+    let answer = demi.raw(text.as_bytes());
+    assert!(answer.contains(&format!("Demi-Instance: {}\r\n", first[3])), "{answer}");
+}

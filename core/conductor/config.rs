@@ -540,6 +540,12 @@ pub struct Platform {
     /// 32 for `Process`, 64 for `Http`.
     #[serde(default)]
     pub in_flight_max: Option<Bounded<1, 4096, 1>>,
+    /// Which of its instances gets a request.
+    #[serde(default)]
+    pub balance: Balance,
+    /// For `Weighted`: how often each of `upstreams` is asked, against the others.
+    #[serde(default)]
+    pub weights: Vec<Bounded<1, 1_000, 1>>,
     /// Most requests that wait for an instance; one more is refused with 503.
     #[serde(default)]
     pub queue_max: Bounded<0, 65_536, 256>,
@@ -596,6 +602,8 @@ impl Platform {
             start_budget_per_day: Bounded::default(),
             request_timeout_ms: None,
             in_flight_max: None,
+            balance: Balance::default(),
+            weights: Vec::new(),
             queue_max: Bounded::default(),
             start_timeout_ms: Bounded::default(),
             stop_grace_ms: Bounded::default(),
@@ -638,6 +646,21 @@ impl Platform {
     pub fn adapter(&self) -> &str {
         self.adapter.as_deref().unwrap_or(&self.name)
     }
+}
+
+/// Which of a platform's instances that take requests gets one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize, Serialize)]
+pub enum Balance {
+    /// Of two drawn at random the one that has less to do.
+    #[default]
+    LeastInFlight,
+    /// Each in its turn.
+    RoundRobin,
+    /// For `Http`: each in its turn, as often as its `weights` says.
+    Weighted,
+    /// Requests with the same key (`Demi-Key`) go to the same instance as long as that takes requests; those without a
+    /// key as by `LeastInFlight`.
+    Sticky,
 }
 
 /// What becomes of a call that failed for good.
@@ -1109,6 +1132,20 @@ impl Platform {
                 );
             }
         }
+        let is_weighted = self.balance == Balance::Weighted;
+        if is_weighted && self.weights.len() != self.upstreams.len() {
+            found.add(
+                format!("{at}.weights"),
+                format!("{} weights for {} upstreams", self.weights.len(), self.upstreams.len()),
+                "write one for each upstream, as in weights: [3, 1], or another balance",
+            );
+        } else if !is_weighted && !self.weights.is_empty() {
+            found.add(
+                format!("{at}.weights"),
+                format!("means nothing for balance {:?}", self.balance),
+                "remove it, or write balance: Weighted",
+            );
+        }
         self.check_strays(at, found);
     }
 
@@ -1197,6 +1234,7 @@ impl Platform {
             ("start", self.start != Start::Eager, is_local, "Inline, Threads, Process and Mcp"),
             ("sleep_after_ms", self.sleep_after_ms.is_some(), is_local, "Inline, Threads, Process and Mcp"),
             ("upstreams", !self.upstreams.is_empty(), matches!(self.host, Host::Http), "Http"),
+            ("balance", self.balance == Balance::Weighted, matches!(self.host, Host::Http), "Http"),
             ("health_path", self.health_path.is_some(), matches!(self.host, Host::Http), "Http"),
             ("health_method", self.health_method.is_some(), matches!(self.host, Host::Http), "Http"),
             ("health_status", self.health_status.is_some(), matches!(self.host, Host::Http), "Http"),

@@ -19,7 +19,7 @@ use crate::handle::PlatformOrder;
 use crate::http;
 use crate::metrics::{self, Format};
 use crate::problem::Problem;
-use crate::shell::Listed;
+use crate::shell::{Listed, KEY_HEADER};
 use crate::store::LetterPage;
 
 pub(crate) use platforms::{no_platform, Topic};
@@ -354,6 +354,9 @@ struct Ask<'a> {
     host: Cow<'a, str>,
     #[serde(borrow, default)]
     headers: BTreeMap<Cow<'a, str>, Cow<'a, str>>,
+    /// The same as the header `Demi-Key`.
+    #[serde(borrow, default)]
+    key: Option<Text<'a>>,
     #[serde(borrow, default)]
     content: Option<Text<'a>>,
     #[serde(borrow, default)]
@@ -373,8 +376,11 @@ pub(crate) fn read_ask<T>(body: &[u8], take: impl FnOnce(&Request<'_>, &str) -> 
     if body.trim_ascii_start().starts_with(b"[") {
         return Err(Problem::new(400, format!("the body is a list, which is no request; {example}")));
     }
-    let ask: Ask<'_> = serde_json::from_slice(body)
+    let mut ask: Ask<'_> = serde_json::from_slice(body)
         .map_err(|error| Problem::new(400, format!("the body is not a request: {error}; {example}")))?;
+    if let Some(key) = ask.key.take() {
+        ask.headers.insert(Cow::Borrowed(KEY_HEADER), key.0);
+    }
     let (content_type, body) = match (&ask.content, ask.json) {
         (Some(_), Some(_)) => return Err(Problem::new(400, "content and json exclude each other; send one of them")),
         (Some(content), None) => ("text/plain; charset=utf-8", content.0.as_bytes()),

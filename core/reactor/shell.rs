@@ -37,6 +37,7 @@ use crate::tokens::Source;
 use crate::upstream::{Checkup, Upstreams};
 use crate::workers::{self, Worker};
 
+pub(crate) use callers::KEY_HEADER;
 pub(crate) use orders::{unix_day, Desk};
 use plugin_calls::PluginCalls;
 pub(crate) use roster::Listed;

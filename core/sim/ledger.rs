@@ -302,7 +302,7 @@ impl Ledger {
     fn note_event(&mut self, now: Time, event: &Event, actions: &[Action]) -> Turn {
         let mut turn = Turn::default();
         match *event {
-            Event::Asked { ticket, route, idempotent } => {
+            Event::Asked { ticket, route, idempotent, key: _ } => {
                 let promise = route.map(|route| self.promises[route.0 as usize]);
                 let timeout = promise.map_or(Duration::ZERO, |promise| promise.timeout);
                 let record = Record {

@@ -18,6 +18,7 @@ mod plugins;
 mod processes;
 mod proxying;
 mod regressions;
+mod routing;
 mod sockets;
 mod store;
 mod support;

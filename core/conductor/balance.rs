@@ -1,4 +1,5 @@
-//! Which of several instances gets a request: of two drawn at random the less loaded one.
+//! Which of several instances gets a request: of two drawn at random the less loaded one, unless the platform says otherwise
+//! (see [`crate::config::Balance`]).
 //!
 //! Two random choices are almost as good as asking all and never herd (Mitzenmacher, 2001). In-flight counts alone
 //! are too slow to see a frozen process, so an instance that is silent with work in hand counts as worse than one that
@@ -8,6 +9,7 @@
 use std::cmp::Ordering;
 use std::time::Duration;
 
+use crate::random::Random;
 use crate::time::Time;
 
 /// How long an instance that has work in hand has not answered anything, against what it usually takes: 0 is not
@@ -67,6 +69,46 @@ impl Load {
     }
 }
 
+/// What stands for a key or an instance in [`standing`]: FNV-1a (Fowler, Noll and Vo), the same in every run.
+pub fn fingerprint(text: &[u8]) -> u64 {
+    text.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3))
+}
+
+/// How well an instance stands with a key: the one that stands best gets its requests. Each new instance wins the keys
+/// with which it stands best and no others move, which is as few as can be (highest random weight, Thaler and
+/// Ravishankar, 1998).
+pub fn standing(key: u64, instance: u64) -> u64 {
+    Random::new(key ^ instance.rotate_left(32)).draw()
+}
+
+/// Turns among instances: each as often as its weight says, and never many times in a row (smooth weighted round robin,
+/// as nginx has it).
+#[derive(Debug, Default)]
+pub struct Turns {
+    /// What each is owed.
+    credits: Vec<i64>,
+}
+
+impl Turns {
+    /// Whose turn it is among these: positions below a few thousand, and their weights, which are not 0.
+    pub fn next(&mut self, candidates: impl Iterator<Item = (usize, u32)>) -> Option<usize> {
+        let mut best: Option<usize> = None;
+        let mut total = 0;
+        for (position, weight) in candidates {
+            if self.credits.len() <= position {
+                self.credits.resize(position + 1, 0);
+            }
+            total += i64::from(weight);
+            self.credits[position] += i64::from(weight);
+            if best.is_none_or(|best| self.credits[position] > self.credits[best]) {
+                best = Some(position);
+            }
+        }
+        self.credits[best?] -= total;
+        best
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -114,5 +156,46 @@ mod tests {
             usual = usual_after(usual, Duration::from_millis(100));
         }
         assert!(usual > Duration::from_millis(95) && usual <= Duration::from_millis(100), "{usual:?}");
+    }
+
+    /// Which of so many instances has each of so many keys.
+    fn owners(keys: u64, instances: u64) -> Vec<u64> {
+        let identity = |instance: u64| fingerprint(format!("127.0.0.1:{}", 3000 + instance).as_bytes());
+        let best = |key: u64| (0..instances).max_by_key(|instance| standing(key, identity(*instance)));
+        let key = |number: u64| fingerprint(format!("user {number}").as_bytes());
+        (0..keys).map(|number| best(key(number)).expect("there is an instance")).collect()
+    }
+
+    #[test]
+    fn another_instance_takes_no_more_keys_than_its_share_and_no_other_key_moves() {
+        const KEYS: u64 = 20_000;
+        for instances in 1..20 {
+            let (before, after) = (owners(KEYS, instances), owners(KEYS, instances + 1));
+            let moved: Vec<u64> =
+                before.iter().zip(&after).filter(|(old, new)| old != new).map(|(_, new)| *new).collect();
+            assert!(moved.iter().all(|new| *new == instances), "a key moved between old instances");
+            let share = moved.len() as f64 / KEYS as f64;
+            assert!(share <= 1.0 / (instances + 1) as f64 + 0.05, "{share} of the keys moved to number {instances}");
+        }
+    }
+
+    #[test]
+    fn keys_are_spread_evenly() {
+        let owners = owners(20_000, 8);
+        for instance in 0..8 {
+            let count = owners.iter().filter(|owner| **owner == instance).count();
+            assert!((2_300..2_700).contains(&count), "instance {instance} has {count} of 20,000 keys");
+        }
+    }
+
+    #[test]
+    fn turns_follow_weights_and_are_interleaved() {
+        let mut turns = Turns::default();
+        let mut order = |candidates: &[(usize, u32)], count: usize| -> Vec<usize> {
+            (0..count).filter_map(|_| turns.next(candidates.iter().copied())).collect()
+        };
+        assert_eq!(order(&[(0, 5), (1, 1), (2, 1)], 7), [0, 0, 1, 0, 2, 0, 0]);
+        assert_eq!(order(&[(1, 1), (2, 1)], 4), [1, 2, 1, 2]);
+        assert_eq!(order(&[], 1), []);
     }
 }

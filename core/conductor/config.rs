@@ -572,6 +572,12 @@ pub struct Platform {
     /// 32 for `Process`, 64 for `Http`.
     #[serde(default)]
     pub in_flight_max: Option<Bounded<1, 4096, 1>>,
+    /// Which of its instances gets a request.
+    #[serde(default)]
+    pub balance: Balance,
+    /// For `Weighted`: how often each of `upstreams` is asked, against the others.
+    #[serde(default)]
+    pub weights: Vec<Bounded<1, 1_000, 1>>,
     /// Most requests that wait for an instance; one more is refused with 503.
     #[serde(default)]
     pub queue_max: Bounded<0, 65_536, 256>,
@@ -628,6 +634,8 @@ impl Platform {
             start_budget_per_day: Bounded::default(),
             request_timeout_ms: None,
             in_flight_max: None,
+            balance: Balance::default(),
+            weights: Vec::new(),
             queue_max: Bounded::default(),
             start_timeout_ms: Bounded::default(),
             stop_grace_ms: Bounded::default(),
@@ -672,6 +680,21 @@ impl Platform {
     }
 }
 
+/// Which of a platform's instances that take requests gets one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize, Serialize)]
+pub enum Balance {
+    /// Of two drawn at random the one that has less to do.
+    #[default]
+    LeastInFlight,
+    /// Each in its turn.
+    RoundRobin,
+    /// For `Http`: each in its turn, as often as its `weights` says.
+    Weighted,
+    /// Requests with the same key (`Demi-Key`) go to the same instance as long as that takes requests; those without a
+    /// key as by `LeastInFlight`.
+    Sticky,
+}
+
 /// What becomes of a call that failed for good.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub enum OnFailure {
@@ -691,6 +714,23 @@ pub enum Content {
     Prefix(String),
     /// This stands somewhere in it.
     Contains(String),
+    /// All of it looks like this: `*` stands for anything, `?` for one character.
+    Glob(String),
+    /// A regular expression matches somewhere in it (docs/routing.md).
+    Regex(String),
+    /// One of these is a whole word of it.
+    Keywords(Vec<String>),
+}
+
+/// What the value of a request's header must be like.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub enum HeaderValue {
+    /// Anything, as long as the header is there.
+    Present,
+    /// Exactly this.
+    Exact(String),
+    /// It begins with this.
+    Prefix(String),
 }
 
 /// A rule: every matcher that is given must match; then the request goes `to` a platform.
@@ -703,12 +743,28 @@ pub struct Route {
     /// The kind of request, as the request says (`message`, `command`, …).
     #[serde(default)]
     pub kind: Option<String>,
-    /// A path: exact (`/play`) or everything below (`/music/*`). HTTP requests that match it are served by `to`.
+    /// The HTTP method.
+    #[serde(default)]
+    pub method: Option<String>,
+    /// The host that the request is for, without a port. HTTP requests for it are served by `to`.
+    #[serde(default)]
+    pub host: Option<String>,
+    /// A path: exact (`/play`), with segments that may be anything (`/users/{id}`), everything below (`/music/*`), or
+    /// everything below but the path itself (`/files/{*rest}`). HTTP requests that match it are served by `to`.
     #[serde(default)]
     pub path: Option<String>,
+    /// Headers, by their names in upper or lower case; each must be there and be like this.
+    #[serde(default)]
+    pub headers: BTreeMap<String, HeaderValue>,
     /// What the body, read as text, must be like.
     #[serde(default)]
     pub content: Option<Content>,
+    /// Whether upper and lower case are the same in `content`: of ASCII letters, and in patterns of all letters.
+    #[serde(default)]
+    pub ignore_case: bool,
+    /// Rules of a higher priority come before those of a lower one; among equals the order of the file holds.
+    #[serde(default)]
+    pub priority: i32,
     /// The platform that gets it.
     pub to: String,
     /// From the question to the answer, all attempts together.
@@ -738,8 +794,13 @@ impl Route {
         Route {
             from: None,
             kind: None,
+            method: None,
+            host: None,
             path: None,
+            headers: BTreeMap::new(),
             content: None,
+            ignore_case: false,
+            priority: 0,
             to: platform.to_owned(),
             timeout_ms: Bounded::default(),
             attempt_timeout_ms: None,
@@ -757,6 +818,8 @@ pub const PLATFORMS_MAX: usize = 4096;
 pub const INSTANCES_MAX: usize = 16_384;
 /// Most routes.
 pub const ROUTES_MAX: usize = 65_536;
+/// Most routes whose content is a glob or a regular expression, each of which takes some memory.
+pub const PATTERNS_MAX: usize = 1024;
 /// Most entries of `http.hosts`; a request that names none of the usual hosts is compared with each.
 pub const HOSTS_MAX: usize = 64;
 
@@ -810,6 +873,15 @@ impl Config {
         self.check_reachability(&names, &mut found);
         for (index, route) in self.routes.iter().enumerate() {
             route.check(&format!("routes[{index}]"), &names, &mut found);
+        }
+        let is_pattern = |route: &&Route| matches!(route.content, Some(Content::Glob(_) | Content::Regex(_)));
+        let patterns = self.routes.iter().filter(is_pattern).count();
+        if patterns > PATTERNS_MAX {
+            found.add(
+                "routes".to_owned(),
+                format!("{patterns} rules with Glob or Regex are more than {PATTERNS_MAX}"),
+                "join some of them, or use Prefix, Contains or Keywords",
+            );
         }
         found.0
     }
@@ -911,8 +983,7 @@ impl Config {
                 Check::Platform(name) if !platforms.contains(&name.as_str()) => {
                     found.add_unknown(format!("{at}.check"), "platform", name, platforms);
                 }
-                Check::Platform(_) => {}
-                Check::Tcp(_) | Check::Dns(_) | Check::Gateway => {}
+                Check::Tcp(_) | Check::Dns(_) | Check::Gateway | Check::Platform(_) => {}
             }
         }
     }
@@ -1097,6 +1168,20 @@ impl Platform {
                 );
             }
         }
+        let is_weighted = self.balance == Balance::Weighted;
+        if is_weighted && self.weights.len() != self.upstreams.len() {
+            found.add(
+                format!("{at}.weights"),
+                format!("{} weights for {} upstreams", self.weights.len(), self.upstreams.len()),
+                "write one for each upstream, as in weights: [3, 1], or another balance",
+            );
+        } else if !is_weighted && !self.weights.is_empty() {
+            found.add(
+                format!("{at}.weights"),
+                format!("means nothing for balance {:?}", self.balance),
+                "remove it, or write balance: Weighted",
+            );
+        }
         self.check_strays(at, found);
     }
 
@@ -1185,6 +1270,7 @@ impl Platform {
             ("start", self.start != Start::Eager, is_local, "Inline, Threads, Process and Mcp"),
             ("sleep_after_ms", self.sleep_after_ms.is_some(), is_local, "Inline, Threads, Process and Mcp"),
             ("upstreams", !self.upstreams.is_empty(), matches!(self.host, Host::Http), "Http"),
+            ("balance", self.balance == Balance::Weighted, matches!(self.host, Host::Http), "Http"),
             ("health_path", self.health_path.is_some(), matches!(self.host, Host::Http), "Http"),
             ("health_method", self.health_method.is_some(), matches!(self.host, Host::Http), "Http"),
             ("health_status", self.health_status.is_some(), matches!(self.host, Host::Http), "Http"),
@@ -1215,15 +1301,18 @@ impl Route {
         if !names.contains(&self.to.as_str()) {
             found.add_unknown(format!("{at}.to"), "platform", &self.to, names);
         }
+        if let Some(host) = self.host.as_deref().filter(|host| !is_host(host)) {
+            found.add(
+                format!("{at}.host"),
+                format!("{host:?} is not a host"),
+                "write a name or an IP address alone, without a port, as in \"music.example\"",
+            );
+        }
+        for (field, what, remedy) in crate::router::faults(self) {
+            found.add(format!("{at}.{field}"), what, remedy);
+        }
         if let Some(path) = &self.path {
             let stem = path.strip_suffix("/*").unwrap_or(path);
-            if !path.starts_with('/') || stem.contains('*') {
-                found.add(
-                    format!("{at}.path"),
-                    format!("{path:?} is not a path pattern"),
-                    "write it as \"/exact\" or \"/everything/below/*\"",
-                );
-            }
             if RESERVED_PATHS.iter().any(|reserved| reserves(reserved, stem)) {
                 found.add(
                     format!("{at}.path"),

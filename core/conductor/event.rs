@@ -117,6 +117,8 @@ pub enum Event {
         route: Option<RouteId>,
         /// The caller says that asking twice does no harm (a safe method, an idempotency key).
         idempotent: bool,
+        /// What stands for the key that it came with ([`crate::balance::fingerprint`]), if its platform goes by keys.
+        key: Option<u64>,
     },
     /// The head of an answer is there and its body is still flowing.
     Headed {

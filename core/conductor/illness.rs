@@ -104,7 +104,7 @@ impl Story {
     fn ask_for(&mut self, route: RouteId) -> (Ticket, Vec<Action>) {
         self.tickets += 1;
         let ticket = Ticket::new(self.tickets, 0);
-        (ticket, self.happens(Event::Asked { ticket, route: Some(route), idempotent: false }))
+        (ticket, self.happens(Event::Asked { ticket, route: Some(route), idempotent: false, key: None }))
     }
 
     /// A request that is answered so, this much later. By whom, or with what it was refused.

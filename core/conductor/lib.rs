@@ -24,6 +24,8 @@
 #![forbid(unsafe_code)]
 
 pub mod balance;
+#[cfg(test)]
+mod balancing;
 pub mod breaker;
 pub mod config;
 mod cutoffs;
@@ -45,7 +47,7 @@ mod random;
 mod reach;
 mod requests;
 pub mod retry;
-mod router;
+pub mod router;
 mod shutdown;
 pub mod stats;
 mod status;
@@ -64,14 +66,15 @@ pub use event::{
     Ticket, TicketBook, Verdict, Weight, MEGABYTE,
 };
 pub use random::Random;
-pub use router::{Question, RouteId, Router, Rule};
+pub use router::{Miss, Overlap, Question, RouteId, Router, Rule};
 pub use shutdown::Phase;
 pub use status::{InstanceStatus, PlatformStatus, TargetStatus, INSTANCE_STATES};
 pub use time::Time;
 pub use timers::{Timer, Timers};
 
+use balance::{fingerprint, Turns};
 use breaker::{Breaker, Cause, Rules};
-use config::{Config, Host, Start};
+use config::{Balance, Config, Host, Start};
 use health::Health;
 use hedging::Latency;
 use lifecycle::{Lifecycle, Reason, State, Then};
@@ -161,6 +164,10 @@ struct Platform {
     /// A comparison of its instances is due.
     is_compared: bool,
     queue: VecDeque<Ticket>,
+    balance: Balance,
+    /// What stands for each of its slots, and how often it is asked against the others.
+    shares: Vec<Share>,
+    turns: Turns,
     needs: Vec<u32>,
     needed_by: Vec<u32>,
     /// What it depends on, by the index in `reachability`.
@@ -205,6 +212,27 @@ impl Care {
     }
 }
 
+/// A slot's part in the balance of its platform.
+#[derive(Debug)]
+struct Share {
+    identity: u64,
+    weight: u32,
+}
+
+impl Share {
+    /// An upstream is known by its address, so that its keys stay with it wherever it stands in the list.
+    fn all(platform: &config::Platform) -> Vec<Share> {
+        let share = |slot: usize| Share {
+            identity: match platform.upstreams.get(slot) {
+                Some(address) => fingerprint(address.as_bytes()),
+                None => slot as u64,
+            },
+            weight: platform.weights.get(slot).map_or(1, |weight| weight.count()),
+        };
+        (0..platform.slots()).map(share).collect()
+    }
+}
+
 impl Platform {
     fn new(config: &config::Platform, first: usize, settings: &Settings) -> Platform {
         Platform {
@@ -220,6 +248,9 @@ impl Platform {
             vouched_at: Time::ZERO,
             is_compared: false,
             queue: VecDeque::new(),
+            balance: config.balance,
+            shares: Share::all(config),
+            turns: Turns::default(),
             needs: Vec::new(),
             needed_by: Vec::new(),
             behind: Vec::new(),
@@ -407,7 +438,7 @@ impl Conductor {
         }
         match event {
             Event::Began => self.began(out),
-            Event::Asked { ticket, route, idempotent } => self.asked(ticket, route, idempotent, out),
+            Event::Asked { ticket, route, idempotent, key } => self.asked(ticket, route, idempotent, key, out),
             Event::Headed { ticket, instance } => self.headed(ticket, instance, out),
             Event::Answered { ticket, instance, outcome } => self.answered(ticket, instance, outcome, None, out),
             Event::Deferred { ticket, instance, outcome, after } => {
@@ -475,6 +506,11 @@ impl Conductor {
     /// When to come back with [`Event::Elapsed`], and what for. Always later than the last `handle`.
     pub fn deadline(&self) -> Option<(Time, Timer)> {
         self.timers.next()
+    }
+
+    /// Whether keys of requests decide which of a platform's instances gets them; `platform` is its index.
+    pub fn goes_by_keys(&self, platform: u32) -> bool {
+        self.platforms.get(platform as usize).is_some_and(|platform| platform.balance == Balance::Sticky)
     }
 
     /// The routing table, to be asked before an [`Event::Asked`] is made.

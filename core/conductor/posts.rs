@@ -230,9 +230,9 @@ impl Conductor {
         };
         post.place = Place::Out { ticket };
         post.attempts += 1;
-        let route = post.route;
+        let (route, key) = (post.route, (post.key != 0).then_some(post.key));
         self.posts.by_ticket.insert(ticket, id);
-        self.asked(ticket, Some(route), true, out);
+        self.asked(ticket, Some(route), true, key, out);
     }
 
     /// Its body could not be brought to mind now.

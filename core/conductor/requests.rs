@@ -12,9 +12,9 @@
 
 use std::time::Duration;
 
-use crate::balance::{usual_after, Load, Silence};
+use crate::balance::{standing, usual_after, Load, Silence};
 use crate::breaker::{Finding, Mode, TRIAL_RETRY_AFTER};
-use crate::config::Host;
+use crate::config::{Balance, Host};
 use crate::dead_letter;
 use crate::event::{Action, Answer, Instance, Outcome, Refusal, Ticket};
 use crate::instances::SLEPT_THROUGH;
@@ -24,7 +24,7 @@ use crate::router::RouteId;
 use crate::shutdown::Phase;
 use crate::time::Time;
 use crate::timers::Timer;
-use crate::Conductor;
+use crate::{Conductor, Platform};
 
 /// What is known of a request that has not ended.
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +38,8 @@ pub(crate) struct Request {
     attempts: u32,
     misses: u32,
     pub(crate) idempotent: bool,
+    /// Which instance it goes to, where keys decide.
+    key: Option<u64>,
     /// When the present attempt began, and when it will have been slow.
     pub(crate) given_at: Time,
     pub(crate) slow_at: Time,
@@ -89,7 +91,14 @@ const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
 pub(crate) const NOT_SOON: Duration = Duration::from_secs(60);
 
 impl Conductor {
-    pub(crate) fn asked(&mut self, ticket: Ticket, route: Option<RouteId>, idempotent: bool, out: &mut Vec<Action>) {
+    pub(crate) fn asked(
+        &mut self,
+        ticket: Ticket,
+        route: Option<RouteId>,
+        idempotent: bool,
+        key: Option<u64>,
+        out: &mut Vec<Action>,
+    ) {
         let Some((route, rule)) = route.and_then(|route| Some((route, self.router.rule(route)?))) else {
             self.stats.no_route += 1;
             return self.turn_away(ticket, Answer::NoRoute, out);
@@ -126,6 +135,7 @@ impl Conductor {
             attempts: 0,
             misses: 0,
             idempotent: is_idempotent,
+            key,
             given_at: self.now,
             slow_at: self.now,
             headed_late: false,
@@ -162,7 +172,7 @@ impl Conductor {
 
     /// Gives the request to an instance, or queues it, or refuses it.
     fn place(&mut self, ticket: Ticket, avoid: Option<u32>, out: &mut Vec<Action>) {
-        let &mut Request { platform, deadline, .. } = self.request_mut(ticket);
+        let &mut Request { platform, deadline, key, .. } = self.request_mut(ticket);
         let platform = platform as usize;
         if self.now >= deadline {
             return self.end_waiting(ticket, out);
@@ -172,7 +182,7 @@ impl Conductor {
         }
         let picked = match avoid {
             Some(avoid) => self.pick_again(platform, avoid),
-            None => self.pick(platform, None),
+            None => self.pick(platform, key, None),
         };
         if let (Some(avoid), None, Some(until)) = (avoid, picked, self.deferred_until(platform)) {
             // Nobody else takes it now, and those who would want not to be asked yet.
@@ -201,20 +211,58 @@ impl Conductor {
         }
     }
 
-    /// The instance that gets the next request: the better of two drawn at random; if neither takes requests, or the
-    /// better one is silent, the best of all. `avoid` is taken only if nothing else is to be had.
-    fn pick(&mut self, platform: usize, avoid: Option<u32>) -> Option<usize> {
+    /// The instance that gets the next request, as the platform balances them. `avoid` is taken only if nothing else is to
+    /// be had.
+    fn pick(&mut self, platform: usize, key: Option<u64>, avoid: Option<u32>) -> Option<usize> {
         if !self.platform_admits(platform) {
             return None;
         }
-        let best = self.pick_closed(platform, avoid);
+        let best = match (self.platforms[platform].balance, key) {
+            (Balance::RoundRobin | Balance::Weighted, _) => self.pick_in_turn(platform, avoid),
+            (Balance::Sticky, Some(key)) => self.pick_by_key(platform, key, avoid),
+            (Balance::LeastInFlight, _) | (Balance::Sticky, None) => self.pick_of_two(platform, avoid),
+        };
         if best.is_none() && self.panics(platform) {
             return self.pick_cut_off(platform, avoid);
         }
         best
     }
 
-    fn pick_closed(&mut self, platform: usize, avoid: Option<u32>) -> Option<usize> {
+    /// Whose turn it is. Those that are silent, or that come back and are spared this time, are passed over if there is
+    /// another.
+    fn pick_in_turn(&mut self, platform: usize, avoid: Option<u32>) -> Option<usize> {
+        let mut turns = std::mem::take(&mut self.platforms[platform].turns);
+        let mut picked = None;
+        for is_choosy in [true, false] {
+            let Platform { first, count, .. } = self.platforms[platform];
+            let candidates = (0..count as usize).filter_map(|position| {
+                let slot = first as usize + position;
+                let takes = avoid != Some(slot as u32) && self.takes_requests(slot);
+                let is_well =
+                    takes && (!is_choosy || self.load(slot).silence == Silence::NONE && !self.is_spared(slot));
+                is_well.then(|| (position, self.platforms[platform].shares[position].weight))
+            });
+            picked = turns.next(candidates).map(|position| first as usize + position);
+            if picked.is_some() {
+                break;
+            }
+        }
+        self.platforms[platform].turns = turns;
+        picked.or_else(|| avoid.map(|slot| slot as usize).filter(|slot| self.takes_requests(*slot)))
+    }
+
+    /// The one that stands best with the key among those that take requests.
+    fn pick_by_key(&mut self, platform: usize, key: u64, avoid: Option<u32>) -> Option<usize> {
+        let first = self.platforms[platform].first as usize;
+        let shares = &self.platforms[platform].shares;
+        let takers = self.platforms[platform].slots().filter(|slot| self.takes_requests(*slot));
+        let others = takers.filter(|slot| avoid != Some(*slot as u32));
+        let best = others.max_by_key(|slot| standing(key, shares[slot - first].identity));
+        best.or_else(|| avoid.map(|slot| slot as usize).filter(|slot| self.takes_requests(*slot)))
+    }
+
+    /// The better of two drawn at random; if neither takes requests, or the better one is silent, the best of all.
+    fn pick_of_two(&mut self, platform: usize, avoid: Option<u32>) -> Option<usize> {
         let first = self.platforms[platform].first as usize;
         let count = u64::from(self.platforms[platform].count);
         if count == 1 {
@@ -785,7 +833,7 @@ impl Conductor {
                 self.end_waiting(ticket, out);
                 continue;
             }
-            if let Some(slot) = self.pick(platform, None) {
+            if let Some(slot) = self.pick(platform, request.key, None) {
                 self.platforms[platform].queue.pop_front();
                 self.platforms[platform].stats.queue_duration.record(self.now - request.queued_at);
                 self.dispatch(ticket, slot, out);

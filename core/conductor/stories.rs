@@ -81,7 +81,7 @@ impl Story {
         let ticket = Ticket::new(self.tickets, 0);
         let route = self.conductor.router().to(platform);
         assert!(route.is_some(), "every platform has a rule of its own");
-        (ticket, self.happens(Event::Asked { ticket, route, idempotent: false }))
+        (ticket, self.happens(Event::Asked { ticket, route, idempotent: false, key: None }))
     }
 
     fn reload(&mut self, platform: u32, edition: u32) -> Vec<Action> {

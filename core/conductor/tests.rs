@@ -48,7 +48,7 @@ impl Bench {
     }
 
     fn asked(&mut self) -> Event {
-        Event::Asked { ticket: self.ticket(), route: Some(RouteId(0)), idempotent: true }
+        Event::Asked { ticket: self.ticket(), route: Some(RouteId(0)), idempotent: true, key: None }
     }
 
     fn answered(&self, outcome: Outcome) -> Event {

@@ -21,7 +21,7 @@ use crate::handle::PlatformOrder;
 use crate::http;
 use crate::metrics::{self, Format};
 use crate::problem::Problem;
-use crate::shell::Listed;
+use crate::shell::{Listed, KEY_HEADER};
 
 pub(crate) use dead_letters::{
     dead_letter_json, dead_letters_json, no_letter, purged_json, read_listing, read_purge, replaying_json, Listing,
@@ -334,6 +334,16 @@ struct Ask<'a> {
     kind: Cow<'a, str>,
     #[serde(borrow, default)]
     path: Cow<'a, str>,
+    /// `POST` if absent.
+    #[serde(borrow, default)]
+    method: Cow<'a, str>,
+    #[serde(borrow, default)]
+    host: Cow<'a, str>,
+    #[serde(borrow, default)]
+    headers: BTreeMap<Cow<'a, str>, Cow<'a, str>>,
+    /// The same as the header `Demi-Key`.
+    #[serde(borrow, default)]
+    key: Option<Text<'a>>,
     #[serde(borrow, default)]
     content: Option<Text<'a>>,
     #[serde(borrow, default)]
@@ -353,8 +363,11 @@ pub(crate) fn read_ask<T>(body: &[u8], take: impl FnOnce(&Request<'_>, &str) -> 
     if body.trim_ascii_start().starts_with(b"[") {
         return Err(Problem::new(400, format!("the body is a list, which is no request; {example}")));
     }
-    let ask: Ask<'_> = serde_json::from_slice(body)
+    let mut ask: Ask<'_> = serde_json::from_slice(body)
         .map_err(|error| Problem::new(400, format!("the body is not a request: {error}; {example}")))?;
+    if let Some(key) = ask.key.take() {
+        ask.headers.insert(Cow::Borrowed(KEY_HEADER), key.0);
+    }
     let (content_type, body) = match (&ask.content, ask.json) {
         (Some(_), Some(_)) => return Err(Problem::new(400, "content and json exclude each other; send one of them")),
         (Some(content), None) => ("text/plain; charset=utf-8", content.0.as_bytes()),
@@ -364,16 +377,39 @@ pub(crate) fn read_ask<T>(body: &[u8], take: impl FnOnce(&Request<'_>, &str) -> 
     if !ask.path.is_empty() && !is_target(&ask.path) {
         return Err(Problem::new(400, format!("path {:?} must begin with / and have no spaces", ask.path)));
     }
+    let headers = header_lines(&ask.headers, content_type)?;
+    let stated = ask.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("content-type"));
+    let content_type = stated.map_or(content_type, |(_, value)| value.trim());
     let request = Request {
         from: &ask.from,
         kind: &ask.kind,
-        method: "POST",
+        method: if ask.method.is_empty() { "POST" } else { &ask.method },
         target: &ask.path,
         content_type,
+        host: &ask.host,
+        headers: &headers,
         body,
-        ..Request::default()
     };
+    check_asked(&request)?;
     Ok(take(&request, &ask.to))
+}
+
+/// The headers of a message as lines; with its type, because who has headers says everything by them.
+fn header_lines(headers: &BTreeMap<Cow<'_, str>, Cow<'_, str>>, content_type: &str) -> Result<Vec<u8>, Problem> {
+    let mut lines = Vec::new();
+    let mut is_typed = headers.is_empty() || content_type.is_empty();
+    for (name, value) in headers {
+        lines.extend_from_slice(format!("{name}: {value}\r\n").as_bytes());
+        // None may bring others along.
+        if name.contains([':', '\r', '\n']) || value.contains(['\r', '\n']) {
+            return Err(Problem::new(400, format!("header {name:?} is not a name with a value of one line")));
+        }
+        is_typed |= name.eq_ignore_ascii_case("content-type");
+    }
+    if !is_typed {
+        lines.extend_from_slice(format!("Content-Type: {content_type}\r\n").as_bytes());
+    }
+    Ok(lines)
 }
 
 /// Whether what a host program asks may be passed on over HTTP: nobody has parsed it yet.
@@ -404,7 +440,16 @@ fn is_target(path: &str) -> bool {
 
 /// What the router is asked of a request.
 pub(crate) fn question<'q>(request: &Request<'q>, by_path: bool) -> Question<'q> {
-    Question { from: request.from, kind: request.kind, path: request.path(), content: request.body, by_path }
+    Question {
+        from: request.from,
+        kind: request.kind,
+        method: request.method,
+        host: request.host,
+        path: request.path(),
+        headers: request.headers,
+        content: request.body,
+        by_path,
+    }
 }
 
 /// Whether the caller says that asking twice does no harm.
@@ -452,13 +497,44 @@ mod tests {
     }
 
     #[test]
+    fn a_message_may_say_what_a_plain_request_says_by_itself() {
+        let ask = br#"{"method":"PUT","host":"a.example","headers":{"X-B":"c","X-A":"\u00e9"},"path":"/x?y"}"#;
+        let told = |request: &Request<'_>| {
+            let question = question(request, false);
+            (question.method.to_owned(), question.host.to_owned(), question.headers.to_vec(), question.path.to_owned())
+        };
+        let (method, host, headers, path) = read_ask(ask, |request, _| told(request)).expect("it is right");
+        assert_eq!((method.as_str(), host.as_str(), path.as_str()), ("PUT", "a.example", "/x"));
+        assert_eq!(headers, "X-A: \u{e9}\r\nX-B: c\r\n".as_bytes());
+        assert_eq!(read_ask(b"{}", |request, _| told(request)).expect("it is right").0, "POST");
+        let typed = |headers: &str| {
+            let ask = format!(r#"{{"headers":{headers},"json":1}}"#);
+            let both = |request: &Request<'_>| (request.content_type.to_owned(), request.headers.to_vec());
+            read_ask(ask.as_bytes(), |request, _| both(request)).expect("it is right")
+        };
+        assert_eq!(typed(r#"{"A":"b"}"#), (JSON.to_owned(), b"A: b\r\nContent-Type: application/json\r\n".to_vec()));
+        assert_eq!(typed(r#"{"content-TYPE":"a/b"}"#), ("a/b".to_owned(), b"content-TYPE: a/b\r\n".to_vec()));
+        assert_eq!(typed("{}"), (JSON.to_owned(), Vec::new()));
+    }
+
+    #[test]
     fn a_request_is_text_or_json_and_never_both() {
         let body = |json: &[u8]| read_ask(json, |request, _| (request.content_type.to_owned(), request.body.to_vec()));
         assert_eq!(body(br#"{"content":"a\nb"}"#).expect("it is text").1, b"a\nb");
         assert_eq!(body(br#"{"json":{"a": 1}}"#).expect("it is JSON").1, br#"{"a": 1}"#);
-        for wrong in
-            [&br#"{"content":"a","json":1}"#[..], b"{", b"[]", br#"{"contents":"a"}"#, br#"{"path":"a"}"#, b"\xff"]
-        {
+        for wrong in [
+            &br#"{"content":"a","json":1}"#[..],
+            b"{",
+            b"[]",
+            br#"{"contents":"a"}"#,
+            br#"{"path":"a"}"#,
+            br#"{"method":"GET /"}"#,
+            br#"{"host":"a b"}"#,
+            br#"{"headers":{"A b":"c"}}"#,
+            br#"{"headers":{"A":"b\r\nC: d"}}"#,
+            br#"{"headers":{"A: b\r\nC":"d"}}"#,
+            b"\xff",
+        ] {
             assert_eq!(body(wrong).expect_err("it is wrong").status(), 400);
         }
     }

@@ -21,6 +21,7 @@
 mod json;
 mod outline;
 mod reading;
+mod routes;
 
 use std::collections::HashSet;
 use std::fmt;
@@ -57,6 +58,17 @@ pub struct Problem {
     pub remedy: String,
 }
 
+impl Problem {
+    /// As one line: `PATH:LINE:COLUMN: what; remedy`.
+    pub fn at(&self, path: &Path) -> String {
+        let (Problem { line, column, what, remedy }, path) = (self, path.display());
+        match line {
+            0 => format!("{path}: {what}; {remedy}"),
+            _ => format!("{path}:{line}:{column}: {what}; {remedy}"),
+        }
+    }
+}
+
 /// Every mistake in a file, in the order of the file, at most [`PROBLEMS_MAX`].
 ///
 /// `Display` prints one line each: `PATH:LINE:COLUMN: what; remedy`.
@@ -75,11 +87,7 @@ impl fmt::Display for Problems {
         let path = self.path.display();
         for (index, problem) in self.problems.iter().enumerate() {
             let newline = if index == 0 { "" } else { "\n" };
-            let Problem { line, column, what, remedy } = problem;
-            match line {
-                0 => write!(formatter, "{newline}{path}: {what}; {remedy}")?,
-                _ => write!(formatter, "{newline}{path}:{line}:{column}: {what}; {remedy}")?,
-            }
+            write!(formatter, "{newline}{}", problem.at(&self.path))?;
         }
         if self.more {
             write!(formatter, "\n{path}: there are more mistakes than these {PROBLEMS_MAX}; correct these first")?;
@@ -96,6 +104,8 @@ pub struct Loaded {
     /// The configuration. The platforms of plugins stand behind those of the file, in the order in which they were found;
     /// behind them the stand-ins (see [`plugins::is_stand_in`]).
     pub config: Config,
+    /// What is most likely not meant so, but keeps nothing from starting: rules that can never match.
+    pub warnings: Vec<Problem>,
     /// Plugins, and whole directories of them, that cannot be used, each with the reason.
     pub refused: Vec<Refused>,
     /// Notices what has changed in the files since.
@@ -130,7 +140,8 @@ pub fn load(path: &Path, adapters: &[&str]) -> Result<Loaded, Problems> {
             rescan.stands_in(platform, refused);
         }
     }
-    Ok(Loaded { config, refused, rescan })
+    let warnings = routes::warnings(&config, without_mark(&text));
+    Ok(Loaded { config, warnings, refused, rescan })
 }
 
 /// The directories in which plugin folders are looked for. Absolute, because a child's program is looked for from its
@@ -244,6 +255,15 @@ pub(crate) fn text_of(bytes: Vec<u8>, path: &Path) -> Result<String, Problems> {
 /// Every mistake in the text.
 pub fn parse(text: &str, path: &Path, adapters: &[&str]) -> Result<Config, Problems> {
     check(text, path, &reading::CONFIG, |config: &mut Config| config.mistakes(adapters))
+}
+
+/// Line and column of each route of a configuration file that [`load`] has found no mistake in, from 1, in the order of
+/// the file. Blocks on the file system.
+///
+/// # Errors
+/// If the file cannot be read.
+pub fn route_places(path: &Path) -> Result<Vec<(usize, usize)>, Problems> {
+    read_text(path).map(|text| routes::places(without_mark(&text)))
 }
 
 /// Where a configuration file says that Demi listens (`http.listen`), for whoever wants to speak to the Demi that runs:

@@ -40,6 +40,7 @@ use crate::tokens::Source;
 use crate::upstream::{Checkup, Upstreams};
 use crate::workers::{self, Worker};
 
+pub(crate) use callers::KEY_HEADER;
 use dead_letters::Replays;
 use minutes::MinuteBook;
 pub(crate) use orders::{unix_day, Desk};
@@ -438,6 +439,9 @@ impl Shell {
                 }
             }
             Action::Exit(code) => self.end(code),
+            Action::Deliver { post } => log::error!("{post:?}"),
+            Action::Settle { post, ticket } => log::error!("{post:?} {ticket:?}"),
+            Action::BuryPost { post, grave, attempts } => log::error!("{post:?} {grave:?} {attempts}"),
             Action::Weigh => self.weigh(),
             Action::Trim { instance } => self.children.trim(instance, &mut self.kit),
             Action::Adopt { platform, edition } => self.adopt(platform, edition),

@@ -317,7 +317,9 @@ impl Ledger {
     fn note_event(&mut self, now: Time, event: &Event, actions: &[Action]) -> Turn {
         let mut turn = Turn::default();
         match *event {
-            Event::Asked { ticket, route, idempotent } => self.note_asked(now, ticket, route, idempotent, &mut turn),
+            Event::Asked { ticket, route, idempotent, key: _ } => {
+                self.note_asked(now, ticket, route, idempotent, &mut turn)
+            }
             Event::PostLoaded { ticket, .. } => {
                 let route = self.deliveries.remove(&ticket);
                 self.note_asked(now, ticket, route, true, &mut turn);

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use demi_conductor::config::{
-    Bounded, Breaker, Check, Config, Health, Host, OnFailure, Outliers, OwnBreaker, Platform, Posts, Reachability,
-    Recovery, Restart, Retry, Route, Sampling, Shutdown, Start,
+    Balance, Bounded, Breaker, Check, Config, Health, Host, OnFailure, Outliers, OwnBreaker, Platform, Posts,
+    Reachability, Recovery, Restart, Retry, Route, Sampling, Shutdown, Start,
 };
 use demi_conductor::{Question, Random, RouteId, Router};
 
@@ -172,6 +172,16 @@ fn platform(random: &mut Random, index: usize, ranks: &[u64]) -> Platform {
     let in_flight_max = (random.below(3) > 0).then(|| bounded(1 + random.below(6)));
     platform.in_flight_max = in_flight_max.filter(|_| host != Host::Inline);
     platform.queue_max = below(random, 12);
+    // By the index and not by a draw: what else is drawn must not depend on it.
+    platform.balance = match index % 4 {
+        1 => Balance::Sticky,
+        2 => Balance::RoundRobin,
+        3 if host == Host::Http => Balance::Weighted,
+        _ => Balance::LeastInFlight,
+    };
+    if platform.balance == Balance::Weighted {
+        platform.weights = (0..u64::from(instances)).map(|upstream| bounded(1 + 2 * upstream)).collect();
+    }
     draw_lifecycle(&mut platform, random);
     platform.breaker = OwnBreaker {
         failures: (random.below(4) == 0).then(|| bounded(1 + random.below(5))),

@@ -107,7 +107,7 @@ impl Bench {
     /// Asks; returns who was given the request, unless it must wait.
     fn ask(&mut self) -> Option<(demi::conductor::Ticket, Instance)> {
         let ticket = self.book.issue();
-        self.handle(Event::Asked { ticket, route: Some(RouteId(0)), idempotent: false });
+        self.handle(Event::Asked { ticket, route: Some(RouteId(0)), idempotent: false, key: None });
         let dispatched = match self.out.last() {
             Some(Action::Dispatch { ticket, instance }) => Some((*ticket, *instance)),
             _ => None,

@@ -18,6 +18,7 @@ mod procfs;
 mod report;
 mod request;
 mod restart;
+mod route;
 
 #[path = "../../benches/limit/forwarder.rs"]
 mod forwarder;
@@ -33,7 +34,7 @@ use argh::FromArgs;
 pub type Outcome<T> = Result<T, String>;
 
 #[derive(FromArgs)]
-/// Measures a running Demi: latency, cost per request, memory, restarts; and decisions, health checks, discovery.
+/// Measures a running Demi: latency, cost per request, memory, restarts; and decisions, routing, health checks, discovery.
 struct Arguments {
     #[argh(subcommand)]
     command: Command,
@@ -50,6 +51,7 @@ enum Command {
     Limit(limit::Arguments),
     Memory(memory::Arguments),
     Restart(restart::Arguments),
+    Route(route::Arguments),
     Frozen(frozen::Arguments),
     ServeBare(ServeBare),
     ForwardBare(ForwardBare),
@@ -87,6 +89,7 @@ fn main() -> ExitCode {
         Command::Limit(arguments) => limit::run(&arguments),
         Command::Memory(arguments) => memory::run(&arguments),
         Command::Restart(arguments) => restart::run(&arguments),
+        Command::Route(arguments) => route::run(&arguments),
         Command::Frozen(arguments) => frozen::run(&arguments),
         Command::ServeBare(ServeBare { port }) => {
             listen(port).and_then(|listener| responder::serve(listener).map_err(|error| error.to_string()))

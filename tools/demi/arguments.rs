@@ -47,6 +47,7 @@ enum RawCommand {
     Isolate(RawIsolate),
     Close(RawClose),
     Plugin(RawPlugin),
+    Route(RawRoute),
 }
 
 /// Run until told to stop (the default).
@@ -333,6 +334,75 @@ struct RawServe {
     adapter: String,
 }
 
+/// Ask the routing table.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "route")]
+struct RawRoute {
+    #[argh(subcommand)]
+    command: RawRouteCommand,
+}
+
+#[derive(FromArgs)]
+#[argh(subcommand)]
+enum RawRouteCommand {
+    Test(RawRouteTest),
+}
+
+/// Tell which rule takes a request, where it goes, and why the other rules do not take it. Asks the configuration; Demi need
+/// not run. Ends with 1 if no rule matches.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "test")]
+struct RawRouteTest {
+    /// where the request comes from, such as discord
+    #[argh(option, default = "String::new()")]
+    platform: String,
+    /// its kind, such as message
+    #[argh(option, default = "String::new()")]
+    kind: String,
+    /// its method; default: POST, or GET with --http
+    #[argh(option)]
+    method: Option<String>,
+    /// the host that it is for
+    #[argh(option, default = "String::new()")]
+    host: String,
+    /// its path; a query is left out
+    #[argh(option, default = "String::new()")]
+    path: String,
+    /// 'Name: value', as often as there are headers
+    #[argh(option, from_str_fn(header))]
+    header: Vec<String>,
+    /// its text
+    #[argh(option, default = "String::new()")]
+    content: String,
+    /// a plain HTTP request, which only rules with a path or a host take
+    #[argh(switch)]
+    http: bool,
+    /// configuration file; default: the one that `demi run` takes
+    #[argh(option)]
+    config: Option<PathBuf>,
+    /// print JSON
+    #[argh(switch)]
+    json: bool,
+}
+
+impl RawRouteTest {
+    fn asked(self, config: Option<PathBuf>) -> RouteAsked {
+        let (method, from) = if self.http { ("GET", "http") } else { ("POST", "") };
+        RouteAsked {
+            from: if self.platform.is_empty() { from.to_owned() } else { self.platform },
+            kind: self.kind,
+            method: self.method.unwrap_or_else(|| method.to_owned()),
+            host: self.host,
+            path: self.path.split('?').next().unwrap_or_default().to_owned(),
+            headers: self.header.concat(),
+            content: self.content,
+            is_plain_http: self.http,
+            config: self.config.or(config),
+            json: self.json,
+        }
+    }
+}
+
 /// What the command line asks for.
 pub(crate) enum Command {
     Version,
@@ -382,6 +452,7 @@ pub(crate) enum Command {
     PluginServe {
         adapter: String,
     },
+    RouteTest(RouteAsked),
     /// `demi guard`, which help does not tell of: only Demi starts it.
     Guard,
 }
@@ -391,6 +462,21 @@ pub(crate) struct RunOptions {
     pub(crate) config: Option<PathBuf>,
     pub(crate) log_level: log::LevelFilter,
     pub(crate) dry_run: bool,
+}
+
+/// What the routing table is asked.
+pub(crate) struct RouteAsked {
+    pub(crate) from: String,
+    pub(crate) kind: String,
+    pub(crate) method: String,
+    pub(crate) host: String,
+    pub(crate) path: String,
+    /// Lines, each ended by CRLF.
+    pub(crate) headers: String,
+    pub(crate) content: String,
+    pub(crate) is_plain_http: bool,
+    pub(crate) config: Option<PathBuf>,
+    pub(crate) json: bool,
 }
 
 /// Which Demi to talk to, and whether a program reads the answer.
@@ -514,6 +600,9 @@ impl From<Raw> for Command {
                 RawPluginCommand::Serve(serve) => Command::PluginServe { adapter: serve.adapter },
                 RawPluginCommand::Reload(raw) => raw.order(Order::Reload, config),
             },
+            RawCommand::Route(route) => match route.command {
+                RawRouteCommand::Test(test) => Command::RouteTest(test.asked(config)),
+            },
         }
     }
 }
@@ -571,6 +660,15 @@ fn lines(word: &str) -> Result<usize, String> {
     match word.parse() {
         Ok(count @ 1..=1000) => Ok(count),
         _ => Err(format!("{word:?} is not a number of lines from 1 to 1000")),
+    }
+}
+
+fn header(word: &str) -> Result<String, String> {
+    match word.split_once(':') {
+        Some((name, value)) if !name.is_empty() && !word.contains(['\r', '\n']) => {
+            Ok(format!("{}: {}\r\n", name.trim(), value.trim()))
+        }
+        _ => Err(format!("{word:?} is not a header; write it as 'Name: value'")),
     }
 }
 
@@ -637,6 +735,7 @@ mod tests {
             (&["dead", "edit", "1", "--content-type", "a\r\nb"], "text/plain"),
             (&["platforms", "--address", "localhost"], "127.0.0.1:8787"),
             (&["platforms", "--address", ":80"], "127.0.0.1:8787"),
+            (&["route", "test", "--header", "x"], "Name: value"),
             (&["plugin", "new", "x", "--lang", "cobol"], "python, node, rust or sh"),
         ] {
             assert!(refused(words).contains(remedy), "{words:?}: {}", refused(words));
@@ -645,7 +744,7 @@ mod tests {
 
     #[test]
     fn every_command_explains_itself() {
-        let commands: [&[&str]; 23] = [
+        let commands: [&[&str]; 24] = [
             &["run"],
             &["platforms"],
             &["health"],
@@ -669,6 +768,8 @@ mod tests {
             &["plugin", "check"],
             &["plugin", "serve"],
             &["plugin", "reload"],
+            &["route"],
+            &["route", "test"],
         ];
         for words in commands {
             let help = refused(&[words, &["--help"]].concat());

@@ -16,6 +16,7 @@ mod order;
 mod page;
 mod plan;
 mod platforms;
+mod route;
 mod run;
 mod scaffold;
 mod serve;
@@ -58,6 +59,7 @@ fn main() -> ExitCode {
         Command::PluginNew { name, language, folder } => scaffold::write(&name, language, folder),
         Command::PluginCheck { path } => check::check(&path),
         Command::PluginServe { adapter } => serve::serve(&adapter),
+        Command::RouteTest(asked) => route::test(&asked),
         Command::Guard => guard(),
     }
 }

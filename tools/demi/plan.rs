@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use demi::conductor::config::Start;
 use demi::config_file::Loaded;
 use demi::plugins::{is_stand_in, names_demi, Refused};
-use demi::{Config, Host, Mistake, Platform};
+use demi::{Config, Host, Mistake, Platform, Route};
 
 /// Checks what only the machine can tell: whether commands exist and may be executed. Those of plugins were checked when
 /// they were found.
@@ -76,15 +76,9 @@ pub(crate) fn describe(loaded: &Loaded, path: &Path) -> String {
             let _ = writeln!(text, "  {line}");
         }
     }
-    let _ = writeln!(text, "routes         first match wins");
+    let _ = writeln!(text, "routes         higher priority first, then this order; first match wins");
     for (index, route) in config.routes.iter().enumerate() {
-        let matchers = [
-            route.from.as_ref().map(|from| format!("from {from}")),
-            route.kind.as_ref().map(|kind| format!("kind {kind}")),
-            route.path.as_ref().map(|path| format!("path {path}")),
-            route.content.as_ref().map(|content| format!("content {content:?}")),
-        ];
-        let matchers: Vec<String> = matchers.into_iter().flatten().collect();
+        let matchers = matchers(route);
         let what = if matchers.is_empty() {
             "every other message (POST /v1/requests)".to_owned()
         } else {
@@ -92,8 +86,32 @@ pub(crate) fn describe(loaded: &Loaded, path: &Path) -> String {
         };
         let _ = writeln!(text, "  {:>2}  {what} → {} within {} ms", index + 1, route.to, route.timeout_ms.value());
     }
+    if !loaded.warnings.is_empty() {
+        let _ = writeln!(text, "warnings       what is most likely not meant so");
+    }
+    for warning in &loaded.warnings {
+        let _ = writeln!(text, "  {}", warning.at(path));
+    }
     let _ = writeln!(text, "nothing was started and nothing was written");
     text
+}
+
+/// What a route looks at.
+pub(crate) fn matchers(route: &Route) -> Vec<String> {
+    let texts = [
+        (route.priority != 0).then(|| format!("priority {}", route.priority)),
+        route.from.as_ref().map(|from| format!("from {from}")),
+        route.kind.as_ref().map(|kind| format!("kind {kind}")),
+        route.method.as_ref().map(|method| format!("method {method}")),
+        route.host.as_ref().map(|host| format!("host {host}")),
+        route.path.as_ref().map(|path| format!("path {path}")),
+    ];
+    let headers = route.headers.iter().map(|(name, value)| format!("header {name} {value:?}"));
+    let content = route.content.as_ref().map(|content| match route.ignore_case {
+        true => format!("content {content:?} in any case"),
+        false => format!("content {content:?}"),
+    });
+    texts.into_iter().flatten().chain(headers).chain(content).collect()
 }
 
 fn names(config: &Config, order: &[usize]) -> String {
@@ -138,16 +156,13 @@ fn host(platform: &Platform) -> String {
 
 /// Commands to try at once, made from the routes there are.
 pub(crate) fn suggestions(config: &Config, address: SocketAddr) -> Vec<String> {
-    let everything = config
-        .routes
-        .iter()
-        .any(|route| route.from.is_none() && route.kind.is_none() && route.path.is_none() && route.content.is_none());
+    let everything = config.routes.iter().any(|route| matchers(&Route { priority: 0, ..route.clone() }).is_empty());
     let mut lines = Vec::new();
     if everything {
         lines.push(format!("try: curl http://{address}/v1/requests -d '{{\"content\":\"hello\"}}'"));
     }
-    let path = config.routes.iter().find_map(|route| route.path.as_deref());
-    if let Some(path) = path {
+    let mut paths = config.routes.iter().filter_map(|route| route.path.as_deref());
+    if let Some(path) = paths.find(|path| !path.contains('{')) {
         lines.push(format!("try: curl http://{address}{}", path.strip_suffix("/*").unwrap_or(path)));
     }
     lines.push(format!("try: curl http://{address}/v1/platforms"));

@@ -55,7 +55,7 @@ fn conduct_with_log(options: &RunOptions, began: Instant) -> ExitCode {
 }
 
 fn run(loaded: &Loaded, path: &Path, began: Instant) -> ExitCode {
-    let Loaded { config, refused, rescan } = loaded;
+    let Loaded { config, warnings, refused, rescan } = loaded;
     let base = path.parent().map(Path::to_path_buf).unwrap_or_default();
     let options = Options {
         base,
@@ -78,6 +78,9 @@ fn run(loaded: &Loaded, path: &Path, began: Instant) -> ExitCode {
     raise_descriptor_limit();
     for mistake in plan::check(config).err().unwrap_or_default() {
         log::warn!("{}: {mistake}; it is tried again and again meanwhile", path.display());
+    }
+    for warning in warnings {
+        log::warn!("{}", warning.at(path));
     }
     for refused in refused {
         for line in format!("{refused}{}", plan::consequence(config, refused)).lines() {

@@ -432,7 +432,7 @@ fn a_plugin_lies_behind_what_the_configuration_names_and_nothing_else() {
     home.plugin("e", "hasty", "breaker: (open_ms: 400)");
     let text = "(breaker: (open_ms: 10, open_max_ms: 300), reachability: [(name: \"internet\", check: Gateway), \
                 (name: \"tunnel\", check: Platform(\"vpn\"))], routes: [(to: \"server\")])";
-    let Loaded { config, refused, mut rescan } = loaded(&home, text).unwrap();
+    let Loaded { config, refused, mut rescan, .. } = loaded(&home, text).unwrap();
     let names: Vec<&str> = config.platforms.iter().map(|platform| platform.name.as_str()).collect();
     assert_eq!(names, ["near", "vpn", "server"], "the last two are named by the configuration");
     assert_eq!(config.mistakes(&[]), []);

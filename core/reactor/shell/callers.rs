@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use demi_conductor::balance::fingerprint;
 use demi_conductor::{Answer, Conductor, Errand, Event, Outcome, Refusal, RouteId, Ticket};
 use demi_platform::{FaultKind, RequestBuf};
 
@@ -40,6 +41,9 @@ impl Kept {
 
 /// A request with this header, whatever its value, is told how far it is in interim responses with a header of this name.
 pub(super) const PROGRESS_HEADER: &str = "Demi-Progress";
+
+/// Requests with the same value of this header go to the same instance, if their platform is balanced so.
+pub(crate) const KEY_HEADER: &str = "Demi-Key";
 
 impl Shell {
     /// Takes one complete request from the listener. False if there is none.
@@ -166,6 +170,10 @@ impl Shell {
             Origin::Caller(_) | Origin::Plugin { .. } | Origin::Replay { .. } | Origin::Nobody => None,
         };
         let platform = route.and_then(|route| conductor.router().rule(route)).map(|rule| rule.platform);
+        let key = platform.filter(|platform| conductor.goes_by_keys(*platform)).and_then(|_| {
+            let key = http::header(request.request().headers, KEY_HEADER)?;
+            Some(fingerprint(key))
+        });
         let ticket = self.kit.calls.open(request, origin, platform);
         if let Some(call) = self.kit.calls.get(ticket) {
             call.route = route;
@@ -173,7 +181,7 @@ impl Shell {
         if let Some(place) = connection {
             self.listener.ticketed(place, ticket);
         }
-        self.kit.events.push_back(Event::Asked { ticket, route, idempotent });
+        self.kit.events.push_back(Event::Asked { ticket, route, idempotent, key });
         ticket
     }
 

@@ -533,7 +533,9 @@ impl World {
             let patience = self.random.span_below(self.ledger.timeout(route) * 3 / 2);
             self.come(patience, Coming::HangsUp(ticket));
         }
-        self.come(Duration::ZERO, Coming::News(Event::Asked { ticket, route, idempotent }));
+        // Few keys, so that some meet again; every fourth request has none.
+        let key = Some(ticket.number() % 13).filter(|_| !ticket.number().is_multiple_of(4));
+        self.come(Duration::ZERO, Coming::News(Event::Asked { ticket, route, idempotent, key }));
         ticket
     }
 

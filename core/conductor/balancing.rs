@@ -1,0 +1,138 @@
+//! How requests are spread over the instances of a platform, each way told as a short story.
+
+use crate::config::{Balance, Bounded, Config, Host, Platform, Route};
+use crate::{Action, Conductor, Event, Instance, Outcome, RouteId, Ticket, Time, Verdict};
+
+struct Story {
+    conductor: Conductor,
+    tickets: u32,
+}
+
+impl Story {
+    /// One platform of so many services, all well.
+    fn begin(balance: Balance, weights: &[u64], upstreams: usize) -> Story {
+        let mut platform = Platform::new("web", Host::Http);
+        platform.balance = balance;
+        platform.upstreams = (0..upstreams).map(|upstream| format!("127.0.0.1:{}", 3000 + upstream)).collect();
+        platform.weights = weights.iter().map(|weight| Bounded::new(*weight).expect("it is in range")).collect();
+        let config = Config { platforms: vec![platform], routes: vec![Route::to("web")], ..Config::default() };
+        assert_eq!(config.mistakes(&[]), []);
+        let mut story = Story { conductor: Conductor::new(&config, 1), tickets: 0 };
+        story.happens(Event::Began);
+        story
+    }
+
+    /// Has every probe pass but those of this slot, which fail.
+    fn happens_with(&mut self, at: Time, event: Event, ill: Option<u32>) -> Vec<Action> {
+        let mut out = Vec::new();
+        self.conductor.handle(at, event, &mut out);
+        self.conductor.check();
+        for action in out.clone() {
+            let news = match action {
+                Action::Start { instance, .. } => Event::Started { instance },
+                Action::Probe { instance } if ill == Some(instance.slot) => {
+                    Event::Probed { instance, verdict: Verdict::Fail }
+                }
+                Action::Probe { instance } => Event::Probed { instance, verdict: Verdict::Pass },
+                _ => continue,
+            };
+            out.extend(self.happens_with(at, news, ill));
+        }
+        out
+    }
+
+    fn happens(&mut self, event: Event) -> Vec<Action> {
+        self.happens_with(Time::ZERO, event, None)
+    }
+
+    fn ask(&mut self, at: Time, key: Option<u64>) -> (Ticket, Instance) {
+        self.tickets += 1;
+        let ticket = Ticket::new(self.tickets, 0);
+        let asked = Event::Asked { ticket, route: Some(RouteId(0)), idempotent: false, key };
+        let dispatch = |action: &Action| match action {
+            Action::Dispatch { ticket, instance } => Some((*ticket, *instance)),
+            _ => None,
+        };
+        self.happens_with(at, asked, None).iter().find_map(dispatch).expect("an instance is free")
+    }
+
+    /// Asks, and has it answered at once; the slot that was asked.
+    fn slot(&mut self, at: Time, key: Option<u64>) -> u32 {
+        let (ticket, instance) = self.ask(at, key);
+        self.happens_with(at, Event::Answered { ticket, instance, outcome: Outcome::Replied }, None);
+        instance.slot
+    }
+
+    /// This slot fails its probes until it is out.
+    fn falls_ill(&mut self, slot: u32) -> Time {
+        let mut at = Time::ZERO;
+        while let Some((next, _)) = self.conductor.deadline().filter(|(next, _)| *next <= Time::from_millis(30_000)) {
+            at = next;
+            self.happens_with(at, Event::Elapsed, Some(slot));
+        }
+        at
+    }
+}
+
+#[test]
+fn each_instance_has_its_turn() {
+    let mut story = Story::begin(Balance::RoundRobin, &[], 3);
+    let slots: Vec<u32> = (0..6).map(|_| story.slot(Time::ZERO, None)).collect();
+    assert_eq!(slots, [0, 1, 2, 0, 1, 2]);
+}
+
+#[test]
+fn a_turn_of_an_instance_that_is_out_goes_to_the_next() {
+    let mut story = Story::begin(Balance::RoundRobin, &[], 3);
+    let at = story.falls_ill(1);
+    let slots: Vec<u32> = (0..4).map(|_| story.slot(at, None)).collect();
+    assert_eq!(slots, [0, 2, 0, 2]);
+}
+
+#[test]
+fn an_instance_is_asked_as_often_as_its_weight_says() {
+    let mut story = Story::begin(Balance::Weighted, &[3, 1], 2);
+    let slots: Vec<u32> = (0..8).map(|_| story.slot(Time::ZERO, None)).collect();
+    assert_eq!(slots, [0, 0, 1, 0, 0, 0, 1, 0]);
+}
+
+#[test]
+fn a_key_stays_with_its_instance_and_comes_back_to_it() {
+    let mut story = Story::begin(Balance::Sticky, &[], 4);
+    let before: Vec<u32> = (0..200).map(|key| story.slot(Time::ZERO, Some(key))).collect();
+    assert_eq!((0..200).map(|key| story.slot(Time::ZERO, Some(key))).collect::<Vec<u32>>(), before);
+    for slot in 0..4 {
+        assert!(before.contains(&slot), "no key is with {slot}");
+    }
+    let at = story.falls_ill(2);
+    for (key, slot) in (0..200).zip(before) {
+        let now = story.slot(at, Some(key));
+        assert!(now != 2 && (slot == 2 || slot == now), "key {key} went from {slot} to {now}");
+    }
+}
+
+#[test]
+fn a_request_without_a_key_goes_where_there_is_least_to_do() {
+    let mut story = Story::begin(Balance::Sticky, &[], 2);
+    let (_, busy) = story.ask(Time::ZERO, None);
+    assert_ne!(story.slot(Time::ZERO, None), busy.slot);
+}
+
+#[test]
+fn weights_are_for_services_and_one_for_each() {
+    let mut platform = Platform::new("web", Host::Http);
+    platform.upstreams = vec!["127.0.0.1:3000".to_owned(), "127.0.0.1:3001".to_owned()];
+    let weights = |numbers: &[u64]| numbers.iter().filter_map(|number| Bounded::new(*number)).collect();
+    let mut told = |balance, numbers: &[u64]| {
+        (platform.balance, platform.weights) = (balance, weights(numbers));
+        let mistakes = Config { platforms: vec![platform.clone()], ..Config::default() }.mistakes(&[]);
+        mistakes.into_iter().map(|mistake| mistake.at).collect::<Vec<String>>()
+    };
+    assert_eq!(told(Balance::Weighted, &[3, 1]), Vec::<String>::new());
+    assert_eq!(told(Balance::Weighted, &[3]), ["platforms[0].weights"]);
+    assert_eq!(told(Balance::RoundRobin, &[3, 1]), ["platforms[0].weights"]);
+    platform = Platform::new("echo", Host::Inline);
+    platform.balance = Balance::Weighted;
+    let mistakes = Config { platforms: vec![platform], ..Config::default() }.mistakes(&["echo"]);
+    assert_eq!(mistakes[0].at, "platforms[0].balance");
+}

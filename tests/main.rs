@@ -16,6 +16,7 @@ mod plugin_protocol;
 mod plugin_tools;
 mod plugins;
 mod processes;
+mod proxy_rewriting;
 mod proxying;
 mod regressions;
 mod sockets;

@@ -167,12 +167,23 @@ fn what_is_meant_for_the_far_end_gets_there_and_nothing_else() {
     let mut lines: Vec<&str> = head.trim_end().split("\r\n").collect();
     assert_eq!(lines.remove(0), "POST /up/x?y=1 HTTP/1.1");
     lines.sort_unstable();
-    assert_eq!(lines, ["Content-Length: 5", "Host: named", "X-End: 1"]);
+    let told = [
+        "Content-Length: 5",
+        "Forwarded: for=127.0.0.1;host=\"named\";proto=http",
+        "Host: named",
+        "Via: 1.1 demi",
+        "X-End: 1",
+        "X-Forwarded-For: 127.0.0.1",
+        "X-Forwarded-Host: named",
+        "X-Forwarded-Proto: http",
+    ];
+    assert_eq!(lines, told);
 
     assert_eq!((answer.status, answer.body.as_str()), (418, "tea"));
     assert_eq!((answer.header("Content-Type"), answer.header("X-Far")), (Some("text/tea"), Some("1")));
     assert_eq!(answer.head.matches("Set-Cookie").count(), 2);
     assert_eq!(answer.head.matches("Date: ").count(), 1);
+    assert_eq!(answer.header("Via"), Some("1.1 demi"));
     assert_ne!(answer.header("Date"), Some("never"));
     for hop in ["Keep-Alive", "Connection", "X-Hop"] {
         assert_eq!(answer.header(hop), None, "{answer:?}");

@@ -8,6 +8,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+mod proxy;
+
+pub use proxy::{Proxy, PROXY_HEADERS_MAX};
+
 /// Everything a person can set. Every field has a default, so `()` is a valid file.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -121,6 +125,8 @@ pub struct Http {
     pub body_timeout_ms: Bounded<100, HOUR_MS, 10_000>,
     /// Idle connections kept to each upstream address.
     pub upstream_idle_max: Bounded<0, 1024, 64>,
+    /// A connection to an upstream that nobody has used for this long is closed.
+    pub upstream_idle_ms: Bounded<100, HOUR_MS, 30_000>,
 }
 
 impl Default for Http {
@@ -137,6 +143,7 @@ impl Default for Http {
             head_timeout_ms: Bounded::default(),
             body_timeout_ms: Bounded::default(),
             upstream_idle_max: Bounded::default(),
+            upstream_idle_ms: Bounded::default(),
         }
     }
 }
@@ -698,6 +705,9 @@ pub struct Route {
     /// What becomes of a call that failed for good.
     #[serde(default)]
     pub on_failure: OnFailure,
+    /// For a platform with host `Http`: what is changed of what is passed on.
+    #[serde(default)]
+    pub proxy: Proxy,
 }
 
 impl Route {
@@ -715,6 +725,7 @@ impl Route {
             hedge: false,
             idempotent: false,
             on_failure: OnFailure::Error,
+            proxy: Proxy::default(),
         }
     }
 }
@@ -777,7 +788,11 @@ impl Config {
         }
         self.check_reachability(&names, &mut found);
         for (index, route) in self.routes.iter().enumerate() {
-            route.check(&format!("routes[{index}]"), &names, &mut found);
+            let at = format!("routes[{index}]");
+            route.check(&at, &names, &mut found);
+            let to = self.platforms.iter().find(|platform| platform.name == route.to);
+            let is_http = to.is_none_or(|platform| platform.host == Host::Http);
+            route.proxy.check(&format!("{at}.proxy"), route, is_http, &mut found);
         }
         found.0
     }

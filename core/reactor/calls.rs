@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use demi_conductor::config::Proxy;
 use demi_conductor::{Instance, Ticket, TicketBook};
 use demi_platform::{Fault, Reply, Request, RequestBuf};
 use serde_json::value::RawValue;
 
+use crate::forward::Hop;
 use crate::handle::Caller;
 
 /// Who waits for an answer.
@@ -30,6 +32,10 @@ pub(crate) struct Call {
     pub(crate) wants_progress: bool,
     /// Index of the platform that it was routed to.
     pub(crate) platform: Option<u32>,
+    /// From whom it came, if it is passed on as it came.
+    pub(crate) hop: Option<Hop>,
+    /// What its route changes of it, if it is passed on.
+    pub(crate) proxy: Option<Arc<Proxy>>,
     /// The attempt whose answer counts.
     pub(crate) attempt: Attempt,
     /// That of a second instance, which was asked while the first had not answered.
@@ -171,6 +177,8 @@ impl Calls {
             origin,
             wants_progress: false,
             platform,
+            hop: None,
+            proxy: None,
             attempt: Attempt { reply, ..Attempt::default() },
             double: None,
         });

@@ -114,6 +114,8 @@ pub struct RequestHead<'b> {
 pub struct ResponseHead<'b> {
     /// 100 to 599. The caller skips a 1xx head and reads on; a 101 that nobody asked for is the caller's to refuse.
     pub status: u16,
+    /// HTTP/1.1; false is HTTP/1.0.
+    pub http11: bool,
     /// Where the body ends.
     pub framing: Framing,
     /// The connection may carry another request once the body is done.
@@ -243,6 +245,7 @@ pub fn parse_response<'b>(
     };
     Ok(Some(ResponseHead {
         status,
+        http11,
         framing,
         keep_alive: fields.keep_alive(http11) && framing != Framing::UntilClose && status != 101,
         content_type: fields.content_type.and_then(ascii),

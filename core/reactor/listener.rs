@@ -13,7 +13,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -23,6 +23,7 @@ use mio::net::{TcpListener, TcpStream};
 use mio::{Interest, Registry};
 use slab::Slab;
 
+use crate::forward::Hop;
 use crate::http::{self, Body, Framing, Limits, Malformed};
 use crate::kit::{Incoming, Kit, Outgoing, Readiness, READS_PER_TURN};
 use crate::problem::Problem;
@@ -33,6 +34,8 @@ pub(crate) struct Arrival {
     pub(crate) place: usize,
     pub(crate) serial: u64,
     pub(crate) request: Arc<RequestBuf>,
+    /// From whom it came.
+    pub(crate) hop: Hop,
 }
 
 /// What of a request its answer must heed.
@@ -80,6 +83,7 @@ enum State {
 
 struct Client {
     stream: TcpStream,
+    peer: IpAddr,
     serial: u64,
     state: State,
     incoming: Incoming,
@@ -214,7 +218,7 @@ impl Listener {
         (self.accepts_on, self.accepts_later) = (false, false);
         for _ in 0..ACCEPTS_PER_TURN {
             match self.socket.accept() {
-                Ok((stream, _)) => self.welcome(stream, now, kit),
+                Ok((stream, peer)) => self.welcome(stream, peer.ip(), now, kit),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted) => {
                 }
@@ -233,7 +237,7 @@ impl Listener {
         self.accepts_on
     }
 
-    fn welcome(&mut self, mut stream: TcpStream, now: Time, kit: &mut Kit) {
+    fn welcome(&mut self, mut stream: TcpStream, peer: IpAddr, now: Time, kit: &mut Kit) {
         if self.clients.len() >= self.settings.connections_max.size() {
             self.counts.refused += 1;
             let mut refusal = Vec::new();
@@ -255,6 +259,7 @@ impl Listener {
         self.next_serial += 1;
         self.clients.insert(Client {
             stream,
+            peer,
             serial: self.next_serial,
             state: State::Idle,
             incoming: Incoming::default(),
@@ -516,7 +521,8 @@ impl Listener {
     fn complete(&mut self, place: usize, request: Arc<RequestBuf>, exchange: Exchange) {
         let client = &mut self.clients[place];
         client.state = State::Waiting { ticket: None, exchange };
-        self.arrivals.push_back(Arrival { place, serial: client.serial, request });
+        let hop = Hop { from: client.peer, is_http11: exchange.is_http11 };
+        self.arrivals.push_back(Arrival { place, serial: client.serial, request, hop });
     }
 
     /// The next complete request.

@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use demi_conductor::config::{Config, Host};
+use demi_conductor::config::{Config, Host, Proxy};
 use demi_conductor::lifecycle::Reason;
 use demi_conductor::{
     Action, Answer, Conductor, Errand, Event, Exit, Instance, Order, Outcome, Signal, Ticket, Time, Verdict,
@@ -113,6 +113,8 @@ pub(crate) struct Shell {
     children: Children,
     upstreams: Upstreams,
     lookouts: Lookouts,
+    /// By the number of the route: what it changes of what it passes on.
+    proxies: Vec<Option<Arc<Proxy>>>,
     signals: Option<Signals>,
     /// By the index of the platform.
     roster: Vec<Listed>,
@@ -165,6 +167,7 @@ impl Shell {
             children: Children::new(config.http.body_bytes_max.value(), yard),
             upstreams: Upstreams::new(&config.http),
             lookouts: Lookouts::new(config),
+            proxies: config.routes.iter().map(|route| rewriting(&route.proxy)).collect(),
             signals,
             roster,
             desk,
@@ -673,6 +676,11 @@ impl Drop for Shell {
     fn drop(&mut self) {
         self.leave_nothing();
     }
+}
+
+/// What a route changes, if it changes anything.
+fn rewriting(proxy: &Proxy) -> Option<Arc<Proxy>> {
+    (*proxy != Proxy::default()).then(|| Arc::new(proxy.clone()))
 }
 
 fn not_started(name: &str, error: &std::io::Error, why: &mut Option<String>) -> Exit {

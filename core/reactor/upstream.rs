@@ -21,6 +21,7 @@ use mio::Interest;
 use slab::Slab;
 
 use crate::calls::Link;
+use crate::forward;
 use crate::http::{self, Body, Framing, Limits};
 use crate::kit::{outcome_of_status, Incoming, Kit, Outgoing, Readiness, READS_PER_TURN};
 use crate::tokens::Source;
@@ -96,6 +97,7 @@ pub(crate) struct Upstreams {
     /// Idle connections by slot, the one used last at the end.
     idle: BTreeMap<u32, Vec<usize>>,
     idle_max: usize,
+    idle_time: Duration,
     limits: Limits,
     /// Connections that have more to read than one turn allows.
     unread: Vec<usize>,
@@ -116,6 +118,7 @@ impl Upstreams {
             connections: Slab::new(),
             idle: BTreeMap::new(),
             idle_max: settings.upstream_idle_max.size(),
+            idle_time: settings.upstream_idle_ms.millis(),
             // An upstream's answer is passed on as it comes, so its length needs no bound.
             limits: Limits { head_bytes_max: 64 * 1024, headers_max: http::HEADERS_MAX, body_bytes_max: u64::MAX },
             unread: Vec::new(),
@@ -133,13 +136,16 @@ impl Upstreams {
 
     fn ask(&mut self, place: usize, ticket: Ticket, now: Time, kit: &mut Kit) {
         let connection = &mut self.connections[place];
-        let Some((request, attempt)) = kit.calls.task(ticket, connection.instance) else { return };
+        let Some(attempt) = kit.calls.attempt(ticket, connection.instance) else { return };
         attempt.link = Link::Upstream(place);
-        let request = request.request();
+        let Some(call) = kit.calls.get(ticket) else { return };
+        let request = call.request.request();
         connection.since = now;
         connection.purpose =
             Purpose::Call(Errand { ticket, is_head: request.method == "HEAD", is_idempotent: request.is_idempotent() });
-        write_request(&mut connection.outgoing.bytes, &request, connection.address);
+        let out = &mut connection.outgoing.bytes;
+        forward::write_request_head(out, &request, connection.address, call.proxy.as_deref(), call.hop);
+        write_body(out, &request);
         self.ready(place, Readiness::default(), now, kit);
     }
 
@@ -212,7 +218,8 @@ impl Upstreams {
                     let Checkup { method, path, .. } = &*checkup;
                     let request = demi_platform::Request { method, target: path, ..Default::default() };
                     let connection = &mut self.connections[place];
-                    write_request(&mut connection.outgoing.bytes, &request, address);
+                    forward::write_request_head(&mut connection.outgoing.bytes, &request, address, None, None);
+                    write_body(&mut connection.outgoing.bytes, &request);
                     connection.checkup = Some(checkup);
                 }
             }
@@ -391,12 +398,13 @@ impl Upstreams {
             }
         };
         let instance = connection.instance;
+        let proxy = kit.calls.get(errand.ticket).and_then(|call| call.proxy.clone());
         let Some(attempt) = kit.calls.attempt(errand.ticket, instance) else { return self.close(place, kit) };
         attempt.reply.clear();
         attempt.reply.status = head.status;
         attempt.reply.content_type.push_str(head.content_type.unwrap_or_default());
         attempt.head.clear();
-        http::copy_end_to_end(head.headers_bytes, |name| name.eq_ignore_ascii_case(b"date"), &mut attempt.head);
+        forward::write_response_lines(&mut attempt.head, &head, proxy.as_deref());
         attempt.has_head = true;
         attempt.deferred = match head.status {
             429 | 503 => http::retry_after(head.headers_bytes),
@@ -560,11 +568,15 @@ impl Upstreams {
         }
     }
 
-    /// Gives up answers that have stopped flowing, and connections that nobody has used for as long.
+    /// Gives up answers that have stopped flowing, and connections that nobody has used for long.
     pub(crate) fn sweep(&mut self, now: Time, kit: &mut Kit) {
         let is_silent = |connection: &Connection| {
-            let flows = matches!(connection.progress, Progress::Flowing(_)) && !connection.is_paused;
-            (flows || matches!(connection.purpose, Purpose::Idle)) && now - connection.since > SILENCE_MAX
+            let silence_max = match (connection.purpose, connection.progress) {
+                (Purpose::Idle, _) => self.idle_time,
+                (_, Progress::Flowing(_)) if !connection.is_paused => SILENCE_MAX,
+                _ => return false,
+            };
+            now - connection.since > silence_max
         };
         let silent: Vec<usize> =
             self.connections.iter().filter(|(_, other)| is_silent(other)).map(|(place, _)| place).collect();
@@ -599,22 +611,8 @@ fn content_length(headers: &[u8]) -> Option<u64> {
     std::str::from_utf8(http::header(headers, "content-length")?).ok()?.parse().ok()
 }
 
-/// Writes a request as this hop sends it: end-to-end headers of the caller, our own framing.
-fn write_request(out: &mut Vec<u8>, request: &demi_platform::Request<'_>, address: SocketAddr) {
-    let target = if request.target.is_empty() { "/" } else { request.target };
-    out.extend_from_slice(request.method.as_bytes());
-    out.push(b' ');
-    out.extend_from_slice(target.as_bytes());
-    out.extend_from_slice(b" HTTP/1.1\r\n");
-    if request.host.is_empty() {
-        http::write_header(out, "Host", address.to_string().as_bytes());
-    } else {
-        http::write_header(out, "Host", request.host.as_bytes());
-    }
-    http::copy_end_to_end(request.headers, |name| name.eq_ignore_ascii_case(b"host"), out);
-    if request.headers.is_empty() && !request.content_type.is_empty() {
-        http::write_header(out, "Content-Type", request.content_type.as_bytes());
-    }
+/// Ends the head of a request whose body is at hand with our own framing, and appends the body.
+fn write_body(out: &mut Vec<u8>, request: &demi_platform::Request<'_>) {
     let is_expected = matches!(request.method, "POST" | "PUT" | "PATCH");
     if is_expected || !request.body.is_empty() {
         http::write_length(out, request.body.len() as u64);

@@ -21,6 +21,7 @@ Config(
         head_timeout_ms: 10000,
         body_timeout_ms: 10000,
         upstream_idle_max: 64,
+        upstream_idle_ms: 30000,
     ),
     store: (path: "demi-data", cache_bytes: 1048576, dead_letters_max: 10000),
     health: (
@@ -93,7 +94,19 @@ Config(
             idempotent: true,
             on_failure: DeadLetter,
         ),
-        (content: Contains("http://"), to: "web"),
+        (
+            content: Contains("http://"),
+            path: "/web/*",
+            to: "web",
+            proxy: (
+                strip_prefix: "/web",
+                preserve_host: false,
+                request_headers: {"X-Told": "1"},
+                remove_request_headers: ["Cookie"],
+                response_headers: {"Cache-Control": "no-store"},
+                remove_response_headers: ["Server"],
+            ),
+        ),
         (content: Exact("// no comment"), to: "voice", on_failure: Error), // the last one
     ],
 )

@@ -50,7 +50,7 @@ impl Shell {
     }
 
     fn arrived(&mut self, arrival: Arrival, conductor: &Conductor) {
-        let Arrival { place, serial, request } = arrival;
+        let Arrival { place, serial, request, hop } = arrival;
         let view = request.request();
         let origin = Origin::Client { place, serial };
         if !self.hosts.take(view.host) {
@@ -66,7 +66,9 @@ impl Shell {
             let route = conductor.router().find(&api::question(&view, true));
             let (idempotent, wants_progress) = (api::is_idempotent(&view), wants_progress(view.headers));
             let ticket = self.ask(request, origin, route, idempotent, conductor);
-            self.note_wish_for_progress(ticket, wants_progress);
+            if let Some(call) = self.kit.calls.get(ticket) {
+                (call.hop, call.wants_progress) = (Some(hop), wants_progress);
+            }
             return;
         };
         if !matches!(view.method, "GET" | "HEAD") && !self.hosts.take_sender(view.headers) {
@@ -177,6 +179,9 @@ impl Shell {
         };
         let platform = route.and_then(|route| conductor.router().rule(route)).map(|rule| rule.platform);
         let ticket = self.kit.calls.open(request, origin, platform);
+        if let Some(call) = self.kit.calls.get(ticket) {
+            call.proxy = route.and_then(|route| self.proxies.get(route.0 as usize)?.clone());
+        }
         if let Some(place) = connection {
             self.listener.ticketed(place, ticket);
         }

@@ -17,6 +17,7 @@ mod plugin_tools;
 mod plugins;
 mod processes;
 mod proxy_rewriting;
+mod proxy_tunnels;
 mod proxying;
 mod regressions;
 mod sockets;

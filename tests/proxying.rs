@@ -97,6 +97,20 @@ impl Peer {
         Some(())
     }
 
+    /// The next bytes, whatever they are. Panics if the connection ends before.
+    pub fn take(&mut self, count: usize) -> Vec<u8> {
+        while self.bytes.len() < count {
+            self.read().expect("the connection has not ended");
+        }
+        self.bytes.drain(..count).collect()
+    }
+
+    /// All bytes until the connection ends.
+    pub fn take_all(&mut self) -> Vec<u8> {
+        while self.read().is_some() {}
+        std::mem::take(&mut self.bytes)
+    }
+
     /// Sends, as far as the other side takes it.
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
         let _ = self.stream.write_all(bytes.as_ref());

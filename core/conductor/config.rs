@@ -125,6 +125,8 @@ pub struct Http {
     pub body_timeout_ms: Bounded<100, HOUR_MS, 10_000>,
     /// Idle connections kept to each upstream address.
     pub upstream_idle_max: Bounded<0, 1024, 64>,
+    /// A tunnel (an upgrade, such as WebSocket) through which nothing has moved for this long is ended.
+    pub tunnel_idle_ms: Bounded<100, { 24 * HOUR_MS }, HOUR_MS>,
     /// A connection to an upstream that nobody has used for this long is closed.
     pub upstream_idle_ms: Bounded<100, HOUR_MS, 30_000>,
 }
@@ -143,6 +145,7 @@ impl Default for Http {
             head_timeout_ms: Bounded::default(),
             body_timeout_ms: Bounded::default(),
             upstream_idle_max: Bounded::default(),
+            tunnel_idle_ms: Bounded::default(),
             upstream_idle_ms: Bounded::default(),
         }
     }

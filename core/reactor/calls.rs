@@ -10,6 +10,7 @@ use serde_json::value::RawValue;
 
 use crate::forward::Hop;
 use crate::handle::Caller;
+use crate::upload::Upload;
 
 /// Who waits for an answer.
 pub(crate) enum Origin {
@@ -36,6 +37,8 @@ pub(crate) struct Call {
     pub(crate) hop: Option<Hop>,
     /// What its route changes of it, if it is passed on.
     pub(crate) proxy: Option<Arc<Proxy>>,
+    /// What its client sends while it is under way.
+    pub(crate) upload: Option<Box<Upload>>,
     /// The attempt whose answer counts.
     pub(crate) attempt: Attempt,
     /// That of a second instance, which was asked while the first had not answered.
@@ -59,6 +62,8 @@ pub(crate) struct Attempt {
     pub(crate) length: Option<u64>,
     /// An upstream's answer says that nothing was done, and when to ask again.
     pub(crate) deferred: Option<Duration>,
+    /// Its upstream sends nothing more through the tunnel that it has become.
+    pub(crate) is_over: bool,
     /// Or why there is none.
     pub(crate) fault: Option<Fault>,
 }
@@ -179,6 +184,7 @@ impl Calls {
             platform,
             hop: None,
             proxy: None,
+            upload: None,
             attempt: Attempt { reply, ..Attempt::default() },
             double: None,
         });
@@ -188,6 +194,11 @@ impl Calls {
     /// The request with this ticket, if it is still under way.
     pub(crate) fn get(&mut self, ticket: Ticket) -> Option<&mut Call> {
         self.table.get_mut(ticket.slot())?.as_mut().filter(|call| call.ticket == ticket)
+    }
+
+    /// What the client of this request still sends, if it does.
+    pub(crate) fn upload(&mut self, ticket: Ticket) -> Option<&mut Upload> {
+        self.get(ticket)?.upload.as_deref_mut()
     }
 
     /// Ends the request and retires its ticket. `recycle` takes what is left of it.
@@ -202,6 +213,7 @@ impl Calls {
         self.get(ticket)?;
         let call = self.table[ticket.slot()].take()?;
         self.book.retire(ticket);
+        self.let_go(call.upload.as_ref().map_or(0, |upload| upload.bytes.len()));
         let held = call.request.len();
         Some((call, held))
     }
@@ -233,6 +245,13 @@ impl Calls {
     }
 }
 
+impl Call {
+    /// Whether it offers its service to change protocols.
+    pub(crate) fn offers_upgrade(&self) -> bool {
+        self.hop.is_some_and(|hop| hop.offers(self.request.request().headers))
+    }
+}
+
 impl Attempt {
     /// How long whoever had the request wants not to be asked again.
     pub(crate) fn retry_after(&self) -> Option<Duration> {
@@ -244,6 +263,7 @@ impl Attempt {
         self.reply.clear();
         self.head.clear();
         (self.has_head, self.length, self.deferred, self.fault) = (false, None, None, None);
+        self.is_over = false;
         (self.instance, self.link) = (None, Link::None);
     }
 }

@@ -13,9 +13,16 @@ use crate::http;
 pub(crate) struct Hop {
     pub(crate) from: IpAddr,
     pub(crate) is_http11: bool,
+    /// It offers to change protocols.
+    pub(crate) upgrades: bool,
 }
 
 impl Hop {
+    /// Whether there is a protocol that the service may be offered.
+    pub(crate) fn offers(self, headers: &[u8]) -> bool {
+        self.upgrades && offered(headers).next().is_some()
+    }
+
     /// Whether what it says of hops before it is believed: only what runs on this machine is. Nothing else can connect as
     /// long as Demi listens on loopback alone.
     fn is_trusted(self) -> bool {
@@ -61,6 +68,49 @@ pub(crate) fn write_request_head(
     for (name, value) in proxy.into_iter().flat_map(|proxy| &proxy.request_headers) {
         http::write_header(out, name, value.as_bytes());
     }
+}
+
+/// Appends the lines that offer the service the protocols that the client wants to speak.
+pub(crate) fn write_offer(out: &mut Vec<u8>, headers: &[u8]) {
+    out.extend_from_slice(b"Connection: Upgrade\r\nUpgrade: ");
+    for (index, protocol) in offered(headers).enumerate() {
+        out.extend_from_slice(if index > 0 { b", " } else { b"" });
+        out.extend_from_slice(protocol);
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends the lines that tell the client which protocols are spoken from here on. False if the service chose none, or
+/// one that it was not offered.
+pub(crate) fn write_choice(out: &mut Vec<u8>, answer: &[u8], request: &[u8]) -> bool {
+    let mut chosen = protocols(answer).peekable();
+    if chosen.peek().is_none() {
+        return false;
+    }
+    out.extend_from_slice(b"Connection: Upgrade\r\n");
+    for protocol in chosen {
+        if !offered(request).any(|offer| offer.eq_ignore_ascii_case(protocol)) {
+            return false;
+        }
+        out.extend_from_slice(b"Upgrade: ");
+        out.extend_from_slice(protocol);
+        out.extend_from_slice(b"\r\n");
+    }
+    true
+}
+
+fn protocols(headers: &[u8]) -> impl Iterator<Item = &[u8]> {
+    values(headers, "upgrade").flat_map(http::list).filter(|protocol| !protocol.is_empty())
+}
+
+/// The protocols of an offer that may be carried. HTTP itself, plain or in TLS, is not: the requests in such a tunnel would
+/// pass by all routes, limits and rewritings ("h2c smuggling").
+fn offered(headers: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let is_http = |protocol: &[u8]| {
+        let name = protocol.split(|byte| *byte == b'/').next().unwrap_or_default();
+        ["h2", "h2c", "h3", "http", "tls"].iter().any(|known| name.eq_ignore_ascii_case(known.as_bytes()))
+    };
+    protocols(headers).filter(move |protocol| !is_http(protocol))
 }
 
 /// Appends the end-to-end header lines of an upstream's answer as its caller gets them. `Date` is written anew.
@@ -200,7 +250,7 @@ mod tests {
 
     fn head(request: &Request<'_>, proxy: Option<&Proxy>, from: &str) -> String {
         let mut out = Vec::new();
-        let hop = Hop { from: from.parse().expect("it is an address"), is_http11: true };
+        let hop = Hop { from: from.parse().expect("it is an address"), is_http11: true, upgrades: false };
         let address = "127.0.0.1:3000".parse().expect("it is an address");
         write_request_head(&mut out, request, address, proxy, Some(hop));
         String::from_utf8(out).expect("it is text")
@@ -243,6 +293,25 @@ mod tests {
         assert_eq!(value(&strange, "X-Forwarded-Proto"), Some("http"));
         assert_eq!(value(&strange, "X-Forwarded-Host"), Some("named:80"));
         assert_eq!(value(&strange, "Forwarded"), Some("for=192.0.2.1;host=\"named:80\";proto=http"));
+    }
+
+    #[test]
+    fn a_protocol_that_would_carry_requests_past_the_routes_is_not_offered() {
+        let hop = Hop { from: "127.0.0.1".parse().expect("it is an address"), is_http11: true, upgrades: true };
+        let offer = b"Upgrade: h2c, WebSocket\r\nupgrade: , TLS/1.0\r\nUpgrade: HTTP/2.0, x/1\r\n";
+        let mut out = Vec::new();
+        write_offer(&mut out, offer);
+        assert_eq!(out, b"Connection: Upgrade\r\nUpgrade: WebSocket, x/1\r\n");
+        assert!(hop.offers(offer) && !hop.offers(b"Upgrade: h2c\r\n") && !hop.offers(b""));
+        assert!(!Hop { upgrades: false, ..hop }.offers(offer));
+        for (answer, is_right) in [
+            (b"Upgrade: websocket\r\n".as_slice(), true),
+            (b"Upgrade: h2c\r\n", false),
+            (b"Upgrade: websocket, y\r\n", false),
+            (b"X: 1\r\n", false),
+        ] {
+            assert_eq!(write_choice(&mut Vec::new(), answer, offer), is_right, "{answer:?}");
+        }
     }
 
     #[test]

@@ -101,6 +101,8 @@ pub struct RequestHead<'b> {
     pub keep_alive: bool,
     /// The peer waits for `100 Continue` before it sends the body; false when there is no body to wait for.
     pub expect_continue: bool,
+    /// The peer offers to change protocols (RFC 9110 §7.8); false if a body comes first, which nobody would wait for.
+    pub upgrades: bool,
     /// The value of `Content-Type`; `None` too when it is not ASCII.
     pub content_type: Option<&'b str>,
     /// The header lines as sent, each ended by CRLF, without the empty line at the end.
@@ -196,6 +198,7 @@ pub fn parse_request<'b>(buf: &'b [u8], limits: &Limits) -> Result<Option<Reques
         keep_alive: fields.keep_alive(http11),
         // RFC 9110 §10.1.1: an HTTP/1.0 peer cannot know what a 100 is.
         expect_continue: http11 && fields.expect_continue && has_body,
+        upgrades: http11 && fields.upgrades && !has_body,
         content_type: fields.content_type.and_then(ascii),
         headers_bytes,
         len: blank + head_bytes,
@@ -351,6 +354,7 @@ struct Fields<'b> {
     other_coding: bool,
     close: bool,
     persist: bool,
+    upgrades: bool,
     connection_options: usize,
     expect_continue: bool,
     expect_other: bool,
@@ -393,6 +397,7 @@ impl<'b> Fields<'b> {
         for option in list(value).filter(|option| !option.is_empty()) {
             self.close |= option.eq_ignore_ascii_case(b"close");
             self.persist |= option.eq_ignore_ascii_case(b"keep-alive");
+            self.upgrades |= option.eq_ignore_ascii_case(b"upgrade");
             self.connection_options += 1;
         }
         if self.connection_options > CONNECTION_OPTIONS_MAX {
@@ -445,7 +450,7 @@ fn parse_length(value: &[u8]) -> Result<u64, Malformed> {
 }
 
 /// The elements of a comma-separated list, trimmed, the empty ones too.
-fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|&byte| byte == b',').map(trim)
 }
 

@@ -9,7 +9,7 @@
 //! |---|---|
 //! | what the conductor orders, and what people do | `shell.rs` |
 //! | clients | `listener.rs`, `http.rs`, `origin.rs`, `problem.rs` |
-//! | platforms | `workers.rs`, `children.rs`, `upstream.rs`, `forward.rs` |
+//! | platforms | `workers.rs`, `children.rs`, `upstream.rs`, `forward.rs`, `upload.rs` |
 //! | plugin folders | `plugins.rs` |
 //! | what platforms depend on | `reach.rs` |
 //! | what children find around themselves | `spawn.rs`, `sandbox.rs`, `cgroup.rs` |
@@ -49,6 +49,7 @@ mod spawn;
 mod start;
 mod store;
 mod tokens;
+mod upload;
 mod upstream;
 mod warden;
 mod weigh;

@@ -3,13 +3,16 @@
 //! ```text
 //!            first byte            whole head             whole body              answered
 //!   Idle ──────────────► Head ───────────────► Body ──────────────► Waiting ──────────────► Idle, or Closing
-//!                                                                      │                      ▲
-//!                                                                      └──► Streaming ────────┘
+//!                                                                      │ │                    ▲          ▲
+//!                                                                      │ └──► Streaming ──────┘          │
+//!                                                                      └────► Tunnel ────────────────────┘
 //! ```
 //!
 //! One request of a connection is answered at a time; what a client pipelines waits in its buffer. While a request
 //! waits for its answer nothing is read from its connection, so that a fast client is slowed by its own socket; nor is
 //! anything while much of earlier answers is still to be taken. A connection with nothing under way owns no buffer.
+
+mod tunnel;
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
@@ -44,6 +47,7 @@ struct Exchange {
     is_http11: bool,
     keeps_alive: bool,
     is_head: bool,
+    upgrades: bool,
 }
 
 /// How a streamed body is framed for the client.
@@ -77,6 +81,14 @@ enum State {
         exchange: Exchange,
         framing: StreamFraming,
     },
+    /// Another protocol is spoken with the service.
+    Tunnel {
+        ticket: Ticket,
+        /// The client sends nothing more.
+        is_over: bool,
+        /// Nor does the service.
+        is_shut: bool,
+    },
     /// What is left is written, then the connection is closed.
     Closing,
 }
@@ -100,6 +112,8 @@ struct Client {
     is_dirty: bool,
     /// To be gone on with in this turn or the next.
     is_listed: bool,
+    /// What it sends is not taken as fast as it comes: nothing is read of it.
+    is_held: bool,
     /// Its last answer is as long as it lasts: only a reset can say that it was cut off.
     ends_by_close: bool,
 }
@@ -121,6 +135,8 @@ pub(crate) struct Listener {
     arrivals: VecDeque<Arrival>,
     /// Connections that may go on: more to read, or something pipelined.
     listed: VecDeque<usize>,
+    /// Calls whose clients have sent something to be passed on.
+    moved: VecDeque<Ticket>,
     dirty: Vec<usize>,
     date: Date,
     counts: Counts,
@@ -137,6 +153,9 @@ pub(crate) struct Counts {
     /// Requests refused at `bodies_bytes_max`.
     pub(crate) bodies_full: u64,
     pub(crate) timed_out: u64,
+    /// Connections that have become tunnels, and those that are some now.
+    pub(crate) tunnels: u64,
+    pub(crate) tunnels_open: usize,
 }
 
 /// How much of a streamed answer may wait for a slow client before its upstream is paused.
@@ -173,6 +192,7 @@ impl Listener {
             accepts_later: false,
             arrivals: VecDeque::new(),
             listed: VecDeque::new(),
+            moved: VecDeque::new(),
             dirty: Vec::new(),
             date: Date::default(),
             counts: Counts::default(),
@@ -190,7 +210,7 @@ impl Listener {
     }
 
     pub(crate) fn counts(&self) -> Counts {
-        self.counts
+        Counts { tunnels_open: self.tunnels(), ..self.counts }
     }
 
     /// Begins to accept.
@@ -271,6 +291,7 @@ impl Listener {
             is_behind: false,
             is_dirty: false,
             is_listed: false,
+            is_held: false,
             ends_by_close: false,
         });
     }
@@ -292,17 +313,16 @@ impl Listener {
 
     /// The client is gone; whoever works for it is told.
     fn hang_up(&mut self, place: usize, kit: &mut Kit) {
-        if let Some(State::Waiting { ticket: Some(ticket), .. } | State::Streaming { ticket, .. }) =
-            self.clients.get(place).map(|client| &client.state)
-        {
-            kit.events.push_back(Event::Gone { ticket: *ticket });
+        if let Some(ticket) = self.clients.get(place).and_then(|client| client.state.ticket()) {
+            kit.events.push_back(Event::Gone { ticket });
         }
         self.close(place, kit);
     }
 
     fn close(&mut self, place: usize, kit: &mut Kit) {
         let mut client = self.clients.remove(place);
-        let is_cut_off = matches!(client.state, State::Streaming { .. }) || !client.outgoing.is_empty();
+        let is_under_way = matches!(client.state, State::Streaming { .. } | State::Tunnel { .. });
+        let is_cut_off = is_under_way || !client.outgoing.is_empty();
         if client.ends_by_close && is_cut_off {
             // A system that does not do this ends it as if it were whole; nothing better is left to do.
             let _ = rustix::net::sockopt::set_socket_linger(&client.stream, Some(Duration::ZERO));
@@ -397,8 +417,10 @@ impl Listener {
     fn end_of_input(&mut self, place: usize, kit: &mut Kit) {
         let client = &mut self.clients[place];
         (client.is_readable, client.sees_end) = (false, true);
-        if let State::Head | State::Body { .. } = client.state {
-            self.counts.malformed += 1;
+        match client.state {
+            State::Head | State::Body { .. } => self.counts.malformed += 1,
+            State::Tunnel { .. } => return self.end_of_tunnel(place, kit),
+            State::Idle | State::Waiting { .. } | State::Streaming { .. } | State::Closing => {}
         }
         self.finish(place, kit);
     }
@@ -425,6 +447,7 @@ impl Listener {
                 State::Idle | State::Head => self.understand_head(place, rest, now, kit),
                 State::Body { .. } => self.understand_body(place, rest, now, kit),
                 State::Closing => Ok(rest.len()),
+                State::Tunnel { .. } => Ok(self.carry(place, rest, now, kit)),
                 State::Waiting { .. } | State::Streaming { .. } => return taken,
             };
             match understood {
@@ -464,8 +487,12 @@ impl Listener {
         if kit.calls.bytes() + length > self.settings.bodies_bytes_max.size() {
             return Err(Malformed { status: 503, why: "too many bytes of request bodies are held; ask again later" });
         }
-        let exchange =
-            Exchange { is_http11: head.http11, keeps_alive: head.keep_alive, is_head: head.method == "HEAD" };
+        let exchange = Exchange {
+            is_http11: head.http11,
+            keeps_alive: head.keep_alive,
+            is_head: head.method == "HEAD",
+            upgrades: head.upgrades,
+        };
         let mut request = kit.calls.buffer();
         let parts = Request {
             from: "http",
@@ -521,7 +548,7 @@ impl Listener {
     fn complete(&mut self, place: usize, request: Arc<RequestBuf>, exchange: Exchange) {
         let client = &mut self.clients[place];
         client.state = State::Waiting { ticket: None, exchange };
-        let hop = Hop { from: client.peer, is_http11: exchange.is_http11 };
+        let hop = Hop { from: client.peer, is_http11: exchange.is_http11, upgrades: exchange.upgrades };
         self.arrivals.push_back(Arrival { place, serial: client.serial, request, hop });
     }
 
@@ -656,7 +683,11 @@ impl Listener {
     /// Adds to an answer that flows. Returns whether its source should pause: the client is slow.
     pub(crate) fn stream(&mut self, place: usize, serial: u64, bytes: &[u8], now: Time) -> bool {
         let Some(client) = self.clients.get_mut(place).filter(|client| client.serial == serial) else { return false };
-        let State::Streaming { framing, .. } = &mut client.state else { return false };
+        let framing = match &mut client.state {
+            State::Streaming { framing, .. } => framing,
+            State::Tunnel { .. } => &mut StreamFraming::UntilClose,
+            State::Idle | State::Head | State::Body { .. } | State::Waiting { .. } | State::Closing => return false,
+        };
         match framing {
             StreamFraming::Chunked => http::write_chunk(&mut client.outgoing.bytes, bytes),
             StreamFraming::UntilClose => client.outgoing.bytes.extend_from_slice(bytes),
@@ -680,13 +711,17 @@ impl Listener {
     /// Whether the answer to this connection has begun to flow.
     pub(crate) fn is_streaming(&self, place: usize, serial: u64) -> bool {
         let client = self.clients.get(place).filter(|client| client.serial == serial);
-        client.is_some_and(|client| matches!(client.state, State::Streaming { .. }))
+        client.is_some_and(|client| matches!(client.state, State::Streaming { .. } | State::Tunnel { .. }))
     }
 
     /// The answer that flows has ended; `is_whole` or broken off, which a client can only be told by closing.
     pub(crate) fn end_stream(&mut self, place: usize, serial: u64, is_whole: bool, now: Time, kit: &mut Kit) {
         let Some(client) = self.client(place, serial) else { return };
-        let State::Streaming { exchange, framing, .. } = client.state else { return };
+        let (keeps_alive, framing) = match client.state {
+            State::Streaming { exchange, framing, .. } => (exchange.keeps_alive, framing),
+            State::Tunnel { .. } => (false, StreamFraming::UntilClose),
+            State::Idle | State::Head | State::Body { .. } | State::Waiting { .. } | State::Closing => return,
+        };
         if !is_whole || matches!(framing, StreamFraming::Length(1..)) {
             // What was already produced is still sent, then the connection ends before the body does.
             let _ = client.outgoing.write_to(&mut client.stream);
@@ -695,7 +730,7 @@ impl Listener {
         if framing == StreamFraming::Chunked {
             http::write_last_chunk(&mut client.outgoing.bytes);
         }
-        client.state = if exchange.keeps_alive { State::Idle } else { State::Closing };
+        client.state = if keeps_alive { State::Idle } else { State::Closing };
         client.since = now;
         let client = &mut self.clients[place];
         mark_dirty(place, client, &mut self.dirty, now);
@@ -731,10 +766,13 @@ impl Listener {
                 client.taken_at = now;
                 client.is_behind = false;
                 kit.take_back(&mut client.outgoing.bytes);
-                if matches!(client.state, State::Closing) {
-                    self.linger(place, kit);
-                } else {
-                    self.list_if_more(place);
+                match client.state {
+                    State::Closing => self.linger(place, kit),
+                    State::Tunnel { is_shut: true, .. } => {
+                        // If it cannot be told, it is gone, and the poll says so.
+                        let _ = client.stream.shutdown(std::net::Shutdown::Write);
+                    }
+                    _ => self.list_if_more(place),
                 }
             }
             Ok(false) => {
@@ -816,17 +854,25 @@ enum Late {
 impl Client {
     /// Whether what is read now can be made use of.
     fn listens(&self) -> bool {
-        !matches!(self.state, State::Waiting { .. } | State::Streaming { .. })
-            && (self.outgoing.len() <= UNTAKEN_BYTES_MAX || matches!(self.state, State::Closing))
+        match self.state {
+            State::Idle | State::Head | State::Body { .. } => self.outgoing.len() <= UNTAKEN_BYTES_MAX,
+            State::Waiting { .. } | State::Streaming { .. } => false,
+            State::Tunnel { is_over, .. } => !is_over && !self.is_held,
+            State::Closing => true,
+        }
     }
 
     fn is_disconnected(&self) -> bool {
-        self.stream.peer_addr().is_err() || !matches!(self.stream.take_error(), Ok(None))
+        // A tunnel may be shut in both directions with its last bytes unread.
+        let is_shut = self.stream.peer_addr().is_err() && !matches!(self.state, State::Tunnel { .. });
+        is_shut || !matches!(self.stream.take_error(), Ok(None))
     }
 
     fn late(&self, now: Time, settings: &config::Http) -> Option<Late> {
         let body_timeout = settings.body_timeout_ms.millis();
-        if !self.outgoing.is_empty() && now - self.taken_at > body_timeout {
+        // How long a tunnel may stand still is looked at where it ends.
+        let is_tunnel = matches!(self.state, State::Tunnel { .. });
+        if !is_tunnel && !self.outgoing.is_empty() && now - self.taken_at > body_timeout {
             return Some(Late::Deaf);
         }
         let waited = now - self.since;
@@ -835,7 +881,18 @@ impl Client {
             State::Head => (waited > settings.head_timeout_ms.millis()).then_some(Late::Told("the head took too long")),
             State::Body { .. } => (waited > body_timeout).then_some(Late::Told("the body took too long")),
             State::Closing => (waited > LINGER && self.outgoing.is_empty()).then_some(Late::Quietly),
-            State::Waiting { .. } | State::Streaming { .. } => None,
+            State::Waiting { .. } | State::Streaming { .. } | State::Tunnel { .. } => None,
+        }
+    }
+}
+
+impl State {
+    /// The call that is under way.
+    fn ticket(&self) -> Option<Ticket> {
+        match self {
+            State::Waiting { ticket, .. } => *ticket,
+            State::Streaming { ticket, .. } | State::Tunnel { ticket, .. } => Some(*ticket),
+            State::Idle | State::Head | State::Body { .. } | State::Closing => None,
         }
     }
 }

@@ -364,12 +364,16 @@ impl Shell {
 
     /// Moves the bodies of streamed answers from their upstreams to their clients.
     pub(crate) fn move_streams(&mut self) {
+        self.move_uploads();
         while let Some(ticket) = self.upstreams.next_relay() {
             let Some(call) = self.kit.calls.get(ticket) else { continue };
             match call.origin {
                 Origin::Client { place, serial } => {
                     let is_slow = self.listener.stream(place, serial, &call.attempt.reply.body, self.now);
                     call.attempt.reply.body.clear();
+                    if call.attempt.is_over {
+                        self.listener.shut(place, serial, self.now);
+                    }
                     if let (true, Link::Upstream(upstream)) = (is_slow, call.attempt.link) {
                         self.upstreams.pause(ticket, upstream, true);
                         if !self.paused.contains(&ticket) {
@@ -386,6 +390,21 @@ impl Shell {
                     }
                 }
                 Origin::Caller(_) | Origin::Plugin { .. } | Origin::Nobody => {}
+            }
+        }
+    }
+
+    /// Moves what clients send while their requests are under way, and has more of it read where it was taken.
+    fn move_uploads(&mut self) {
+        while let Some(ticket) = self.listener.next_moved() {
+            if let Some(Link::Upstream(upstream)) = self.kit.calls.get(ticket).map(|call| call.attempt.link) {
+                self.upstreams.feed(ticket, upstream, self.now, &mut self.kit);
+            }
+        }
+        while let Some(ticket) = self.upstreams.next_hungry() {
+            let origin = self.kit.calls.get(ticket).map(|call| &call.origin);
+            if let Some(Origin::Client { place, serial }) = origin {
+                self.listener.read_on(*place, *serial, self.now);
             }
         }
     }
@@ -520,7 +539,12 @@ impl Shell {
                     self.bays[instance.slot as usize].name.as_bytes(),
                 );
             }
-            self.listener.begin_stream(place, serial, ticket, status, &attempt.head, length, self.now);
+            if status == 101 {
+                self.listener.begin_tunnel(place, serial, ticket, &attempt.head, self.now);
+                call.upload = Some(Box::default());
+            } else {
+                self.listener.begin_stream(place, serial, ticket, status, &attempt.head, length, self.now);
+            }
         }
         if let Link::Upstream(upstream) = call.attempt.link {
             self.upstreams.relay(ticket, upstream, self.now, &mut self.kit);

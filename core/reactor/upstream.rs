@@ -52,6 +52,8 @@ struct Errand {
     ticket: Ticket,
     is_head: bool,
     is_idempotent: bool,
+    /// It offers to change protocols.
+    upgrades: bool,
 }
 
 /// How far the answer is.
@@ -63,6 +65,21 @@ enum Progress {
     Announced(Body),
     /// The body flows.
     Flowing(Body),
+    /// Another protocol is spoken. `is_over`: the upstream sends nothing more.
+    Tunnel { is_over: bool },
+}
+
+/// How far what a client sends while its request is under way has been passed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Uplink {
+    /// There is nothing.
+    None,
+    /// The client's half of a tunnel.
+    Tunnel,
+    /// The client's half has ended, and the upstream is to be told once it has all.
+    Ending,
+    /// It was told.
+    Over,
 }
 
 struct Connection {
@@ -76,6 +93,7 @@ struct Connection {
     /// What has come of the body that a probe asks for, as far as it is looked at.
     looked_at: Vec<u8>,
     outgoing: Outgoing,
+    uplink: Uplink,
     incoming: Incoming,
     is_connected: bool,
     /// It has served a request before: the upstream may have closed it just now.
@@ -103,12 +121,19 @@ pub(crate) struct Upstreams {
     unread: Vec<usize>,
     /// Calls whose body has moved forward.
     relays: VecDeque<Ticket>,
+    /// Calls of which more may be read that their clients send.
+    hungry: VecDeque<Ticket>,
+    tunnel_idle_time: Duration,
 }
 
 /// Reads of a body that flows in one turn: what a slow client does not take must be noticed before there is much of it.
 const FLOWING_READS_PER_TURN: usize = 2;
 /// So much of the answer to a probe is looked at.
 const LOOKED_AT_BYTES_MAX: usize = 64 * 1024;
+/// What a client sends is taken while less than this waits for its upstream.
+const UPLINK_BYTES_MAX: usize = 64 * 1024;
+/// A tunnel whose one half has ended may stand still so long.
+const HALF_TUNNEL_IDLE_MAX: Duration = Duration::from_secs(60);
 /// A body that flows may pause so long before it counts as broken off.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 
@@ -123,12 +148,19 @@ impl Upstreams {
             limits: Limits { head_bytes_max: 64 * 1024, headers_max: http::HEADERS_MAX, body_bytes_max: u64::MAX },
             unread: Vec::new(),
             relays: VecDeque::new(),
+            hungry: VecDeque::new(),
+            tunnel_idle_time: settings.tunnel_idle_ms.millis(),
         }
     }
 
     /// Sends a request. What becomes of it is an event.
     pub(crate) fn handle(&mut self, ticket: Ticket, instance: Instance, address: SocketAddr, now: Time, kit: &mut Kit) {
-        let Some(place) = self.idle_or_new(instance, address, now, kit) else {
+        // What cannot be sent twice must not meet a connection that its upstream has just closed.
+        let place = match kit.calls.get(ticket).is_some_and(|call| call.offers_upgrade()) {
+            true => self.connect(instance, address, Purpose::Idle, now, kit),
+            false => self.idle_or_new(instance, address, now, kit),
+        };
+        let Some(place) = place else {
             return kit.events.push_back(Event::Answered { ticket, instance, outcome: Outcome::Unsent });
         };
         self.ask(place, ticket, now, kit);
@@ -141,10 +173,14 @@ impl Upstreams {
         let Some(call) = kit.calls.get(ticket) else { return };
         let request = call.request.request();
         connection.since = now;
-        connection.purpose =
-            Purpose::Call(Errand { ticket, is_head: request.method == "HEAD", is_idempotent: request.is_idempotent() });
+        let upgrades = call.offers_upgrade();
+        let (is_head, is_idempotent) = (request.method == "HEAD", request.is_idempotent());
+        connection.purpose = Purpose::Call(Errand { ticket, is_head, is_idempotent, upgrades });
         let out = &mut connection.outgoing.bytes;
         forward::write_request_head(out, &request, connection.address, call.proxy.as_deref(), call.hop);
+        if upgrades {
+            forward::write_offer(out, request.headers);
+        }
         write_body(out, &request);
         self.ready(place, Readiness::default(), now, kit);
     }
@@ -183,6 +219,7 @@ impl Upstreams {
             checkup: None,
             looked_at: Vec::new(),
             outgoing: Outgoing::new(kit.buffer()),
+            uplink: Uplink::None,
             incoming: Incoming::default(),
             is_connected: false,
             is_used: false,
@@ -257,18 +294,79 @@ impl Upstreams {
                 return self.probed(place, Verdict::Pass, kit);
             }
         }
-        // What cannot be written is told by what is read: an upstream may refuse a long request early.
-        if connection.outgoing.write_to(&mut connection.stream).is_err() {
-            connection.is_readable = true;
-        }
-        kit.take_back(&mut connection.outgoing.bytes);
+        self.write(place, now, kit);
         self.read(place, now, kit);
+    }
+
+    /// Writes what it can, and takes more of what the client sends where there is room.
+    fn write(&mut self, place: usize, now: Time, kit: &mut Kit) {
+        self.take_upload(place, now, kit);
+        let Some(connection) = self.connections.get_mut(place) else { return };
+        match connection.outgoing.write_to(&mut connection.stream) {
+            Ok(true) if connection.uplink == Uplink::Ending => {
+                connection.uplink = Uplink::Over;
+                // If it cannot be told, it is gone, and what is read tells that.
+                let _ = connection.stream.shutdown(std::net::Shutdown::Write);
+                self.end_tunnel_if_over(place, kit);
+            }
+            Ok(_) => kit.take_back(&mut connection.outgoing.bytes),
+            // What cannot be written is told by what is read: an upstream may refuse a long request early.
+            Err(_) => {
+                connection.is_readable = true;
+                self.note_unread(place);
+            }
+        }
+    }
+
+    /// A client has sent something to be passed on.
+    pub(crate) fn feed(&mut self, ticket: Ticket, place: usize, now: Time, kit: &mut Kit) {
+        if self.connections.get(place).is_some_and(|connection| connection.serves(ticket) && connection.is_connected) {
+            self.write(place, now, kit);
+        }
+    }
+
+    /// The next call of which more may be read that its client sends.
+    pub(crate) fn next_hungry(&mut self) -> Option<Ticket> {
+        self.hungry.pop_front()
+    }
+
+    /// Takes what the client sends, if there is room for it.
+    fn take_upload(&mut self, place: usize, now: Time, kit: &mut Kit) {
+        let connection = &mut self.connections[place];
+        let Purpose::Call(errand) = connection.purpose else { return };
+        if connection.uplink != Uplink::Tunnel || connection.outgoing.len() >= UPLINK_BYTES_MAX {
+            return;
+        }
+        let Some(upload) = kit.calls.upload(errand.ticket) else { return };
+        let taken = upload.bytes.len();
+        connection.outgoing.bytes.append(&mut upload.bytes);
+        if upload.is_done {
+            connection.uplink = Uplink::Ending;
+        } else {
+            self.hungry.push_back(errand.ticket);
+        }
+        if taken > 0 {
+            connection.since = now;
+        }
+        kit.calls.let_go(taken);
+    }
+
+    /// Both halves of a tunnel have ended: that is its answer.
+    fn end_tunnel_if_over(&mut self, place: usize, kit: &mut Kit) {
+        let connection = &self.connections[place];
+        if let (Progress::Tunnel { is_over: true }, Uplink::Over, Purpose::Call(errand)) =
+            (connection.progress, connection.uplink, connection.purpose)
+        {
+            kit.ended(errand.ticket, connection.instance, Outcome::Replied);
+            self.close(place, kit);
+        }
     }
 
     fn read(&mut self, place: usize, now: Time, kit: &mut Kit) {
         for reads in 0..READS_PER_TURN {
             let Some(connection) = self.connections.get_mut(place) else { return };
-            if reads >= FLOWING_READS_PER_TURN && matches!(connection.progress, Progress::Flowing(_)) {
+            let flows = matches!(connection.progress, Progress::Flowing(_) | Progress::Tunnel { .. });
+            if reads >= FLOWING_READS_PER_TURN && flows {
                 break;
             }
             if !connection.is_readable || connection.waits() {
@@ -295,6 +393,9 @@ impl Upstreams {
                     return;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) if matches!(connection.progress, Progress::Tunnel { .. }) => {
+                    return self.fail(place, Outcome::Broken, kit);
+                }
                 Err(_) => return self.closed_by_peer(place, now, kit),
             }
         }
@@ -316,7 +417,8 @@ impl Upstreams {
             (Progress::Head, Purpose::Probe) => self.take_probe(place, kit),
             (Progress::Flowing(body), Purpose::Call(errand)) => self.take_body(place, errand, body, kit),
             (Progress::Flowing(body), Purpose::Probe) => self.take_probe_body(place, body, kit),
-            (Progress::Announced(_), _) | (_, Purpose::Idle) => {}
+            (Progress::Tunnel { .. }, Purpose::Call(errand)) => self.carry(place, errand, kit),
+            (Progress::Announced(_), _) | (Progress::Tunnel { .. }, Purpose::Probe) | (_, Purpose::Idle) => {}
         }
     }
 
@@ -387,6 +489,7 @@ impl Upstreams {
         let head = loop {
             match http::parse_response(&connection.incoming.rest()[interim..], errand.is_head, &self.limits) {
                 Ok(None) => return connection.incoming.take(interim, kit),
+                Ok(Some(head)) if head.status == 101 && errand.upgrades => break head,
                 // Nobody asked it to change protocols.
                 Ok(Some(head)) if head.status == 101 => return self.fail(place, Outcome::Broken, kit),
                 Ok(Some(head)) if head.status < 200 => interim += head.len,
@@ -399,13 +502,25 @@ impl Upstreams {
         };
         let instance = connection.instance;
         let proxy = kit.calls.get(errand.ticket).and_then(|call| call.proxy.clone());
-        let Some(attempt) = kit.calls.attempt(errand.ticket, instance) else { return self.close(place, kit) };
+        let task = kit.calls.task(errand.ticket, instance);
+        let Some((request, attempt)) = task else { return self.close(place, kit) };
         attempt.reply.clear();
         attempt.reply.status = head.status;
         attempt.reply.content_type.push_str(head.content_type.unwrap_or_default());
         attempt.head.clear();
         forward::write_response_lines(&mut attempt.head, &head, proxy.as_deref());
         attempt.has_head = true;
+        let length = interim + head.len;
+        if head.status == 101 {
+            if !forward::write_choice(&mut attempt.head, head.headers_bytes, request.request().headers) {
+                log::debug!("{} changes to a protocol that it was not offered", connection.address);
+                return self.fail(place, Outcome::Broken, kit);
+            }
+            connection.keeps_alive = false;
+            connection.incoming.take(length, kit);
+            connection.progress = Progress::Announced(Body::new(Framing::UntilClose, u64::MAX));
+            return kit.events.push_back(Event::Headed { ticket: errand.ticket, instance });
+        }
         attempt.deferred = match head.status {
             429 | 503 => http::retry_after(head.headers_bytes),
             _ => None,
@@ -419,7 +534,6 @@ impl Upstreams {
         };
         connection.keeps_alive = head.keep_alive && head.framing != Framing::UntilClose;
         let mut body = Body::new(head.framing, u64::MAX);
-        let length = interim + head.len;
         match body.decode(&connection.incoming.rest()[length..], &mut attempt.reply.body) {
             Err(_) => self.fail(place, Outcome::Broken, kit),
             Ok(taken) if body.is_done() => {
@@ -438,7 +552,12 @@ impl Upstreams {
     pub(crate) fn relay(&mut self, ticket: Ticket, place: usize, now: Time, kit: &mut Kit) {
         let Some(connection) = self.connections.get_mut(place) else { return };
         let Progress::Announced(body) = connection.progress else { return };
-        connection.progress = Progress::Flowing(body);
+        let attempt = kit.calls.attempt(ticket, connection.instance);
+        if attempt.is_some_and(|attempt| attempt.reply.status == 101) {
+            (connection.progress, connection.uplink) = (Progress::Tunnel { is_over: false }, Uplink::Tunnel);
+        } else {
+            connection.progress = Progress::Flowing(body);
+        }
         self.relays.push_back(ticket);
         self.advance(place, kit);
         self.read(place, now, kit);
@@ -459,6 +578,17 @@ impl Upstreams {
                 }
             }
         }
+    }
+
+    /// Passes on what the upstream sends through a tunnel.
+    fn carry(&mut self, place: usize, errand: Errand, kit: &mut Kit) {
+        let connection = &mut self.connections[place];
+        let attempt = kit.calls.attempt(errand.ticket, connection.instance);
+        let Some(attempt) = attempt else { return self.close(place, kit) };
+        attempt.reply.body.extend_from_slice(connection.incoming.rest());
+        let length = connection.incoming.rest().len();
+        connection.incoming.take(length, kit);
+        self.relays.push_back(errand.ticket);
     }
 
     /// The answer is complete; the connection is kept if both sides want that.
@@ -498,6 +628,15 @@ impl Upstreams {
                 connection.keeps_alive = false;
                 return self.finish(place, errand, kit);
             }
+        }
+        if let (Progress::Tunnel { is_over: false }, Purpose::Call(errand)) = (connection.progress, connection.purpose)
+        {
+            (connection.progress, connection.is_readable) = (Progress::Tunnel { is_over: true }, false);
+            if let Some(attempt) = kit.calls.attempt(errand.ticket, connection.instance) {
+                attempt.is_over = true;
+            }
+            self.relays.push_back(errand.ticket);
+            return self.end_tunnel_if_over(place, kit);
         }
         // An idle connection may be closed just as it is used again; asking again does no harm if the method says so.
         let is_stale = connection.is_used && !connection.has_heard;
@@ -574,6 +713,10 @@ impl Upstreams {
             let silence_max = match (connection.purpose, connection.progress) {
                 (Purpose::Idle, _) => self.idle_time,
                 (_, Progress::Flowing(_)) if !connection.is_paused => SILENCE_MAX,
+                (_, Progress::Tunnel { is_over }) if is_over || connection.uplink != Uplink::Tunnel => {
+                    self.tunnel_idle_time.min(HALF_TUNNEL_IDLE_MAX)
+                }
+                (_, Progress::Tunnel { .. }) => self.tunnel_idle_time,
                 _ => return false,
             };
             now - connection.since > silence_max
@@ -581,7 +724,9 @@ impl Upstreams {
         let silent: Vec<usize> =
             self.connections.iter().filter(|(_, other)| is_silent(other)).map(|(place, _)| place).collect();
         for place in silent {
-            self.fail(place, Outcome::Broken, kit);
+            let is_tunnel = matches!(self.connections[place].progress, Progress::Tunnel { .. });
+            // That nothing moves through a tunnel is no sign of illness.
+            self.fail(place, if is_tunnel { Outcome::Replied } else { Outcome::Broken }, kit);
         }
     }
 
@@ -599,7 +744,7 @@ impl Connection {
 
     /// It must not read on: the conductor has not decided yet, or the taker is slow.
     fn waits(&self) -> bool {
-        self.is_paused || matches!(self.progress, Progress::Announced(_))
+        self.is_paused || matches!(self.progress, Progress::Announced(_) | Progress::Tunnel { is_over: true })
     }
 }
 

@@ -21,6 +21,7 @@ Config(
         head_timeout_ms: 10000,
         body_timeout_ms: 10000,
         upstream_idle_max: 64,
+        tunnel_idle_ms: 3600000,
         upstream_idle_ms: 30000,
     ),
     store: (path: "demi-data", cache_bytes: 1048576, dead_letters_max: 10000),

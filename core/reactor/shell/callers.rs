@@ -267,7 +267,9 @@ impl Shell {
         });
         match std::mem::replace(&mut call.origin, Origin::Nobody) {
             Origin::Client { place, serial } if self.listener.is_streaming(place, serial) => {
-                self.listener.end_stream(place, serial, problem.is_none(), self.now, &mut self.kit);
+                // Demi's own end breaks an answer off; a tunnel has no end of its own, and is closed in order.
+                let is_ordered = matches!(answer, Answer::Refused(..)) && self.listener.is_tunnel(place, serial);
+                self.listener.end_stream(place, serial, problem.is_none() || is_ordered, self.now, &mut self.kit);
             }
             Origin::Client { place, serial } => match problem {
                 Some(problem) => self.listener.respond_problem(place, serial, &problem, self.now, &mut self.kit),

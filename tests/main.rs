@@ -18,6 +18,7 @@ mod plugins;
 mod processes;
 mod proxy_rewriting;
 mod proxy_tunnels;
+mod proxy_uploads;
 mod proxying;
 mod regressions;
 mod sockets;

@@ -72,22 +72,76 @@ impl Upstream {
 impl Peer {
     /// The next request: its head and its body, which is as long as it says. `None` when the connection ends.
     pub fn request(&mut self) -> Option<(String, Vec<u8>)> {
+        let head = self.head()?;
+        let mut body = Vec::new();
+        if head.contains("\r\nTransfer-Encoding: chunked\r\n") {
+            while let Some(chunk) = self.chunk()? {
+                body.extend_from_slice(&chunk);
+            }
+            self.trailers()?;
+        } else {
+            let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: ")?.parse().ok()).unwrap_or(0);
+            body = self.bytes(length)?;
+        }
+        Some((head, body))
+    }
+
+    /// The next head; what follows stays to be read. `None` when the connection ends.
+    pub fn head(&mut self) -> Option<String> {
         let end = loop {
             match self.bytes.windows(4).position(|end| end == b"\r\n\r\n") {
                 Some(end) => break end + 4,
                 None => self.read()?,
             }
         };
-        let head = String::from_utf8(self.bytes.drain(..end).collect()).expect("a head is text");
-        let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: ")?.parse().ok()).unwrap_or(0);
-        while self.bytes.len() < length {
-            self.read()?;
-        }
         self.asked.fetch_add(1, Ordering::SeqCst);
         if self.number == 0 {
             self.number = self.asked_connections.fetch_add(1, Ordering::SeqCst) + 1;
         }
-        Some((head, self.bytes.drain(..length).collect()))
+        Some(String::from_utf8(self.bytes.drain(..end).collect()).expect("a head is text"))
+    }
+
+    /// The next chunk; `Some(None)` after the last, before the trailers.
+    pub fn chunk(&mut self) -> Option<Option<Vec<u8>>> {
+        let line = self.line()?;
+        let length = usize::from_str_radix(&line, 16).unwrap_or_else(|_| panic!("{line:?} is no chunk size"));
+        if length == 0 {
+            return Some(None);
+        }
+        let chunk = self.bytes(length)?;
+        assert_eq!(self.line()?, "", "a chunk ends where its size says");
+        Some(Some(chunk))
+    }
+
+    /// The lines behind the last chunk.
+    pub fn trailers(&mut self) -> Option<Vec<String>> {
+        let mut lines = Vec::new();
+        loop {
+            match self.line()? {
+                line if line.is_empty() => return Some(lines),
+                line => lines.push(line),
+            }
+        }
+    }
+
+    fn line(&mut self) -> Option<String> {
+        let end = loop {
+            match self.bytes.windows(2).position(|end| end == b"\r\n") {
+                Some(end) => break end,
+                None => self.read()?,
+            }
+        };
+        let line = String::from_utf8_lossy(&self.bytes[..end]).into_owned();
+        self.bytes.drain(..end + 2);
+        Some(line)
+    }
+
+    /// The next bytes; `None` if the connection ends before.
+    pub fn bytes(&mut self, count: usize) -> Option<Vec<u8>> {
+        while self.bytes.len() < count {
+            self.read()?;
+        }
+        Some(self.bytes.drain(..count).collect())
     }
 
     fn read(&mut self) -> Option<()> {
@@ -99,10 +153,15 @@ impl Peer {
 
     /// The next bytes, whatever they are. Panics if the connection ends before.
     pub fn take(&mut self, count: usize) -> Vec<u8> {
-        while self.bytes.len() < count {
-            self.read().expect("the connection has not ended");
+        self.bytes(count).expect("the connection has not ended")
+    }
+
+    /// Some of the next bytes, at most so many; `None` if the connection ends.
+    pub fn some(&mut self, most: usize) -> Option<Vec<u8>> {
+        if self.bytes.is_empty() {
+            self.read()?;
         }
-        self.bytes.drain(..count).collect()
+        Some(self.bytes.drain(..most.min(self.bytes.len())).collect())
     }
 
     /// All bytes until the connection ends.
@@ -182,9 +241,9 @@ fn what_is_meant_for_the_far_end_gets_there_and_nothing_else() {
     assert_eq!(lines.remove(0), "POST /up/x?y=1 HTTP/1.1");
     lines.sort_unstable();
     let told = [
-        "Content-Length: 5",
         "Forwarded: for=127.0.0.1;host=\"named\";proto=http",
         "Host: named",
+        "Transfer-Encoding: chunked",
         "Via: 1.1 demi",
         "X-End: 1",
         "X-Forwarded-For: 127.0.0.1",

@@ -115,6 +115,8 @@ pub struct Http {
     pub headers_max: Bounded<8, 256, 100>,
     /// Longest request body, bytes; a longer one is answered 413.
     pub body_bytes_max: Bounded<0, 67_108_864, 1_048_576>,
+    /// Longest request body that an `Http` platform is sent as it comes, bytes; a longer one is answered 413. 0: no bound.
+    pub body_stream_bytes_max: Bounded<0, { 1 << 50 }, { 1 << 30 }>,
     /// Most bytes of request bodies held at once over all connections; beyond it 503.
     pub bodies_bytes_max: Bounded<65_536, 1_073_741_824, 16_777_216>,
     /// A connection without a request is closed after this.
@@ -140,6 +142,7 @@ impl Default for Http {
             head_bytes_max: Bounded::default(),
             headers_max: Bounded::default(),
             body_bytes_max: Bounded::default(),
+            body_stream_bytes_max: Bounded::default(),
             bodies_bytes_max: Bounded::default(),
             idle_timeout_ms: Bounded::default(),
             head_timeout_ms: Bounded::default(),

@@ -85,6 +85,14 @@ pub enum Event {
         /// The caller says that asking twice does no harm (a safe method, an idempotency key).
         idempotent: bool,
     },
+    /// More of a request's body went to an instance, or the last of it, and nobody has it any more: it cannot be asked again,
+    /// and its time begins anew. Only where the answer has not begun does it matter.
+    Moved {
+        /// Whose body.
+        ticket: Ticket,
+        /// To whom it goes.
+        instance: Instance,
+    },
     /// The head of an answer is there and its body is still flowing.
     Headed {
         /// Whose answer.

@@ -54,6 +54,7 @@ mod swap;
 mod tests;
 mod time;
 mod timers;
+mod uploads;
 
 use std::collections::VecDeque;
 
@@ -391,6 +392,7 @@ impl Conductor {
         match event {
             Event::Began => self.began(out),
             Event::Asked { ticket, route, idempotent } => self.asked(ticket, route, idempotent, out),
+            Event::Moved { ticket, instance } => self.moved(ticket, instance),
             Event::Headed { ticket, instance } => self.headed(ticket, instance, out),
             Event::Answered { ticket, instance, outcome } => self.answered(ticket, instance, outcome, None, out),
             Event::Deferred { ticket, instance, outcome, after } => {

@@ -201,6 +201,19 @@ impl Calls {
         self.get(ticket)?.upload.as_deref_mut()
     }
 
+    /// Keeps no more of the body that had come when the request was put: it was passed on.
+    pub(crate) fn drop_part(&mut self, ticket: Ticket) {
+        let Some(call) = self.get(ticket) else { return };
+        let request = Arc::make_mut(&mut call.request);
+        let part = request.request().body.len();
+        if part > 0 {
+            let left = request.len() - part;
+            request.body_mut().truncate(left);
+            request.body_mut().shrink_to_fit();
+            self.let_go(part);
+        }
+    }
+
     /// Ends the request and retires its ticket. `recycle` takes what is left of it.
     pub(crate) fn close(&mut self, ticket: Ticket) -> Option<Call> {
         let (call, held) = self.close_and_hold(ticket)?;
@@ -246,6 +259,11 @@ impl Calls {
 }
 
 impl Call {
+    /// Whether it goes on after it was put to its service, so that it cannot be put again.
+    pub(crate) fn goes_on(&self) -> bool {
+        self.upload.is_some() || self.offers_upgrade()
+    }
+
     /// Whether it offers its service to change protocols.
     pub(crate) fn offers_upgrade(&self) -> bool {
         self.hop.is_some_and(|hop| hop.offers(self.request.request().headers))

@@ -644,6 +644,20 @@ impl Body {
         Body { state, room: body_bytes_max, extension_bytes: 0 }
     }
 
+    /// At most so many bytes of payload more may come.
+    ///
+    /// # Errors
+    /// 413 if more than that is announced already.
+    pub fn limit(&mut self, bytes: u64) -> Result<(), Malformed> {
+        self.room = self.room.min(bytes);
+        match self.state {
+            State::Length { left } | State::ChunkData { left } if left > self.room => {
+                refuse(413, "the body is too long")
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Takes bytes from the front of `input`, appends their payload to `out` and returns how many it took: all of
     /// them, or fewer if the message ends within, in which case [`Body::is_done`] is true.
     ///

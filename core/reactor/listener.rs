@@ -12,6 +12,7 @@
 //! waits for its answer nothing is read from its connection, so that a fast client is slowed by its own socket; nor is
 //! anything while much of earlier answers is still to be taken. A connection with nothing under way owns no buffer.
 
+mod streaming;
 mod tunnel;
 
 use std::collections::VecDeque;
@@ -39,6 +40,8 @@ pub(crate) struct Arrival {
     pub(crate) request: Arc<RequestBuf>,
     /// From whom it came.
     pub(crate) hop: Hop,
+    /// Its body is still coming, and how long it is in all, if that is known; `None` if it has come.
+    pub(crate) rest: Option<Option<u64>>,
 }
 
 /// What of a request its answer must heed.
@@ -71,6 +74,8 @@ enum State {
         request: Arc<RequestBuf>,
         exchange: Exchange,
         held: usize,
+        /// How it is framed, if a service might take it as it comes.
+        part: Option<Framing>,
     },
     Waiting {
         ticket: Option<Ticket>,
@@ -112,6 +117,10 @@ struct Client {
     is_dirty: bool,
     /// To be gone on with in this turn or the next.
     is_listed: bool,
+    /// Of a request that is under way: the body that is still coming.
+    rest: Option<Body>,
+    /// It waits for a 100 before it sends its body.
+    owes_continue: bool,
     /// What it sends is not taken as fast as it comes: nothing is read of it.
     is_held: bool,
     /// Its last answer is as long as it lasts: only a reset can say that it was cut off.
@@ -126,6 +135,8 @@ pub(crate) struct Listener {
     next_serial: u64,
     settings: config::Http,
     limits: Limits,
+    /// Some service takes bodies as they come.
+    are_streamed: bool,
     is_draining: bool,
     /// More connections may wait: gone on with in the next turn.
     accepts_on: bool,
@@ -187,6 +198,7 @@ impl Listener {
                 body_bytes_max: settings.body_bytes_max.value(),
             },
             settings: settings.clone(),
+            are_streamed: false,
             is_draining: false,
             accepts_on: false,
             accepts_later: false,
@@ -291,6 +303,8 @@ impl Listener {
             is_behind: false,
             is_dirty: false,
             is_listed: false,
+            rest: None,
+            owes_continue: false,
             is_held: false,
             ends_by_close: false,
         });
@@ -420,6 +434,10 @@ impl Listener {
         match client.state {
             State::Head | State::Body { .. } => self.counts.malformed += 1,
             State::Tunnel { .. } => return self.end_of_tunnel(place, kit),
+            State::Waiting { .. } | State::Streaming { .. } if client.rest.is_some() => {
+                self.counts.malformed += 1;
+                return self.hang_up(place, kit);
+            }
             State::Idle | State::Waiting { .. } | State::Streaming { .. } | State::Closing => {}
         }
         self.finish(place, kit);
@@ -448,7 +466,7 @@ impl Listener {
                 State::Body { .. } => self.understand_body(place, rest, now, kit),
                 State::Closing => Ok(rest.len()),
                 State::Tunnel { .. } => Ok(self.carry(place, rest, now, kit)),
-                State::Waiting { .. } | State::Streaming { .. } => return taken,
+                State::Waiting { .. } | State::Streaming { .. } => self.understand_rest(place, rest, now, kit),
             };
             match understood {
                 Ok(0) => return taken,
@@ -463,7 +481,11 @@ impl Listener {
                         }
                         _ => self.counts.malformed += 1,
                     }
-                    self.refuse(place, &problem, now, kit);
+                    match self.clients.get(place).map(|client| &client.state) {
+                        // In the middle of an answer there is no place for another.
+                        Some(State::Streaming { .. }) => self.hang_up(place, kit),
+                        _ => self.refuse(place, &problem, now, kit),
+                    }
                     return bytes.len();
                 }
             }
@@ -480,7 +502,13 @@ impl Listener {
             }
             return Ok(0);
         };
+        let may_stream = self.may_stream(&head);
+        let client = &mut self.clients[place];
         let length = match head.framing {
+            Framing::Length(_) if may_stream => 0,
+            Framing::Length(length) if length > self.settings.body_bytes_max.value() => {
+                return Err(Malformed { status: 413, why: "the body is too long" });
+            }
             Framing::Length(length) => length as usize,
             Framing::Empty | Framing::Chunked | Framing::UntilClose => 0,
         };
@@ -509,14 +537,17 @@ impl Listener {
         if head.framing == Framing::Empty {
             self.complete(place, request, exchange);
         } else {
-            if head.expect_continue && head.len == bytes.len() {
-                client.outgoing.bytes.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
-                mark_dirty(place, client, &mut self.dirty, now);
-            }
-            let body = Body::new(head.framing, self.limits.body_bytes_max);
-            client.state = State::Body { body, request, exchange, held: 0 };
+            client.owes_continue = head.expect_continue && head.len == bytes.len();
+            let bytes_max = if may_stream { self.limits.body_bytes_max } else { self.settings.body_bytes_max.value() };
+            let body = Body::new(head.framing, bytes_max);
+            let part = may_stream.then_some(head.framing);
+            client.state = State::Body { body, request, exchange, held: 0, part };
             if body.is_done() {
                 self.understand_body(place, b"", now, kit)?;
+            } else if may_stream && head.len == bytes.len() {
+                self.part_if_enough(place, kit);
+            } else if !may_stream {
+                self.continue_if_owed(place, now);
             }
         }
         Ok(head.len)
@@ -524,7 +555,7 @@ impl Listener {
 
     fn understand_body(&mut self, place: usize, bytes: &[u8], now: Time, kit: &mut Kit) -> Result<usize, Malformed> {
         let client = &mut self.clients[place];
-        let State::Body { body, request, exchange, held } = &mut client.state else { return Ok(0) };
+        let State::Body { body, request, exchange, held, .. } = &mut client.state else { return Ok(0) };
         let exchange = *exchange;
         let request_bytes = Arc::make_mut(request);
         let before = request_bytes.len();
@@ -541,6 +572,8 @@ impl Listener {
                 kit.calls.let_go(held);
                 self.complete(place, request, exchange);
             }
+        } else {
+            self.part_if_enough(place, kit);
         }
         Ok(taken)
     }
@@ -549,7 +582,7 @@ impl Listener {
         let client = &mut self.clients[place];
         client.state = State::Waiting { ticket: None, exchange };
         let hop = Hop { from: client.peer, is_http11: exchange.is_http11, upgrades: exchange.upgrades };
-        self.arrivals.push_back(Arrival { place, serial: client.serial, request, hop });
+        self.arrivals.push_back(Arrival { place, serial: client.serial, request, hop, rest: None });
     }
 
     /// The next complete request.
@@ -559,10 +592,12 @@ impl Listener {
 
     /// The request of this connection has become a call.
     pub(crate) fn ticketed(&mut self, place: usize, ticket: Ticket) {
-        if let Some(State::Waiting { ticket: waiting, .. }) =
-            self.clients.get_mut(place).map(|client| &mut client.state)
-        {
+        let Some(client) = self.clients.get_mut(place) else { return };
+        if let State::Waiting { ticket: waiting, .. } = &mut client.state {
             *waiting = Some(ticket);
+            // Whoever waits for a 100 gets it from whoever takes the body.
+            client.is_held = client.owes_continue;
+            self.list_if_more(place);
         }
     }
 
@@ -587,7 +622,7 @@ impl Listener {
         let date = self.date.text();
         let Some(client) = self.clients.get_mut(place).filter(|client| client.serial == serial) else { return };
         let State::Waiting { exchange, .. } = client.state else { return };
-        let keeps_alive = exchange.keeps_alive && !is_draining;
+        let keeps_alive = client.forget_rest() && exchange.keeps_alive && !is_draining;
         if client.outgoing.bytes.capacity() == 0 {
             client.outgoing.bytes = kit.buffer();
         }
@@ -634,9 +669,14 @@ impl Listener {
     fn refuse(&mut self, place: usize, problem: &Problem, now: Time, kit: &mut Kit) {
         let date = self.date.text();
         let Some(client) = self.clients.get_mut(place) else { return };
-        if let State::Body { request, held, .. } = std::mem::replace(&mut client.state, State::Closing) {
-            kit.calls.let_go(held);
-            kit.calls.give_back(request);
+        client.forget_rest();
+        match std::mem::replace(&mut client.state, State::Closing) {
+            State::Body { request, held, .. } => {
+                kit.calls.let_go(held);
+                kit.calls.give_back(request);
+            }
+            State::Waiting { ticket: Some(ticket), .. } => kit.events.push_back(Event::Gone { ticket }),
+            _ => {}
         }
         client.incoming.clear();
         client.since = now;
@@ -667,7 +707,7 @@ impl Listener {
             None => StreamFraming::UntilClose,
         };
         client.ends_by_close = framing == StreamFraming::UntilClose;
-        exchange.keeps_alive &= !is_draining && !client.ends_by_close;
+        exchange.keeps_alive &= !is_draining && !client.ends_by_close && client.rest.is_none();
         let out = &mut client.outgoing.bytes;
         write_head(out, status, "", headers, date, connection_line(exchange, exchange.keeps_alive));
         match (framing, length) {
@@ -730,6 +770,7 @@ impl Listener {
         if framing == StreamFraming::Chunked {
             http::write_last_chunk(&mut client.outgoing.bytes);
         }
+        client.forget_rest();
         client.state = if keeps_alive { State::Idle } else { State::Closing };
         client.since = now;
         let client = &mut self.clients[place];
@@ -856,7 +897,7 @@ impl Client {
     fn listens(&self) -> bool {
         match self.state {
             State::Idle | State::Head | State::Body { .. } => self.outgoing.len() <= UNTAKEN_BYTES_MAX,
-            State::Waiting { .. } | State::Streaming { .. } => false,
+            State::Waiting { .. } | State::Streaming { .. } => self.rest.is_some() && !self.is_held,
             State::Tunnel { is_over, .. } => !is_over && !self.is_held,
             State::Closing => true,
         }
@@ -881,6 +922,11 @@ impl Client {
             State::Head => (waited > settings.head_timeout_ms.millis()).then_some(Late::Told("the head took too long")),
             State::Body { .. } => (waited > body_timeout).then_some(Late::Told("the body took too long")),
             State::Closing => (waited > LINGER && self.outgoing.is_empty()).then_some(Late::Quietly),
+            // Of a body that nobody takes its client is not to blame.
+            State::Waiting { .. } if self.listens() => {
+                (waited > body_timeout).then_some(Late::Told("the body took too long"))
+            }
+            State::Streaming { .. } if self.listens() => (waited > body_timeout).then_some(Late::Deaf),
             State::Waiting { .. } | State::Streaming { .. } | State::Tunnel { .. } => None,
         }
     }

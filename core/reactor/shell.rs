@@ -34,6 +34,7 @@ use crate::plugins;
 use crate::reach::Lookouts;
 use crate::spawn::{Recipe, Yard};
 use crate::tokens::Source;
+use crate::upload::{Passage, Upload};
 use crate::upstream::{Checkup, Upstreams};
 use crate::workers::{self, Worker};
 
@@ -136,7 +137,7 @@ impl Shell {
     #[allow(clippy::too_many_arguments)]
     pub(crate) fn new(
         kit: Kit,
-        listener: Listener,
+        mut listener: Listener,
         mailbox: Mailbox,
         postbox: Postbox,
         clerk: Clerk,
@@ -147,6 +148,7 @@ impl Shell {
         dead_letters: u64,
         config: &Config,
     ) -> Shell {
+        listener.stream_bodies(config.platforms.iter().any(|platform| platform.host == Host::Http));
         let bays = (0..)
             .zip(&config.platforms)
             .flat_map(|(number, platform)| {
@@ -484,6 +486,10 @@ impl Shell {
     }
 
     fn hedge(&mut self, ticket: Ticket, instance: Instance) {
+        if self.kit.calls.upload(ticket).is_some() {
+            // Of what passes through there is one copy.
+            return self.kit.ended(ticket, instance, Outcome::Busy);
+        }
         self.kit.calls.double(ticket, instance);
         self.put(ticket, instance);
     }
@@ -541,7 +547,7 @@ impl Shell {
             }
             if status == 101 {
                 self.listener.begin_tunnel(place, serial, ticket, &attempt.head, self.now);
-                call.upload = Some(Box::default());
+                call.upload = Some(Box::new(Upload::new(Passage::Tunnel)));
             } else {
                 self.listener.begin_stream(place, serial, ticket, status, &attempt.head, length, self.now);
             }

@@ -25,6 +25,7 @@ use crate::forward;
 use crate::http::{self, Body, Framing, Limits};
 use crate::kit::{outcome_of_status, Incoming, Kit, Outgoing, Readiness, READS_PER_TURN};
 use crate::tokens::Source;
+use crate::upload::Passage;
 
 /// How an upstream is asked how it is.
 #[derive(Debug)]
@@ -76,6 +77,10 @@ enum Uplink {
     None,
     /// The client's half of a tunnel.
     Tunnel,
+    /// A body of known length.
+    Length,
+    /// A body in chunks.
+    Chunked,
     /// The client's half has ended, and the upstream is to be told once it has all.
     Ending,
     /// It was told.
@@ -156,7 +161,7 @@ impl Upstreams {
     /// Sends a request. What becomes of it is an event.
     pub(crate) fn handle(&mut self, ticket: Ticket, instance: Instance, address: SocketAddr, now: Time, kit: &mut Kit) {
         // What cannot be sent twice must not meet a connection that its upstream has just closed.
-        let place = match kit.calls.get(ticket).is_some_and(|call| call.offers_upgrade()) {
+        let place = match kit.calls.get(ticket).is_some_and(|call| call.goes_on()) {
             true => self.connect(instance, address, Purpose::Idle, now, kit),
             false => self.idle_or_new(instance, address, now, kit),
         };
@@ -181,7 +186,20 @@ impl Upstreams {
         if upgrades {
             forward::write_offer(out, request.headers);
         }
-        write_body(out, &request);
+        match call.upload.as_ref().map(|upload| upload.passage) {
+            Some(Passage::Body { length: Some(length) }) => {
+                connection.uplink = Uplink::Length;
+                http::write_length(out, length);
+                out.extend_from_slice(b"\r\n");
+                out.extend_from_slice(request.body);
+            }
+            Some(Passage::Body { length: None }) => {
+                connection.uplink = Uplink::Chunked;
+                out.extend_from_slice(b"Transfer-Encoding: chunked\r\n\r\n");
+                http::write_chunk(out, request.body);
+            }
+            Some(Passage::Tunnel) | None => write_body(out, &request),
+        }
         self.ready(place, Readiness::default(), now, kit);
     }
 
@@ -301,20 +319,30 @@ impl Upstreams {
     /// Writes what it can, and takes more of what the client sends where there is room.
     fn write(&mut self, place: usize, now: Time, kit: &mut Kit) {
         self.take_upload(place, now, kit);
-        let Some(connection) = self.connections.get_mut(place) else { return };
-        match connection.outgoing.write_to(&mut connection.stream) {
-            Ok(true) if connection.uplink == Uplink::Ending => {
-                connection.uplink = Uplink::Over;
-                // If it cannot be told, it is gone, and what is read tells that.
-                let _ = connection.stream.shutdown(std::net::Shutdown::Write);
-                self.end_tunnel_if_over(place, kit);
+        loop {
+            let connection = &mut self.connections[place];
+            match connection.outgoing.write_to(&mut connection.stream) {
+                // The poll says nothing more of a socket that has taken all: what has come meanwhile goes at once.
+                Ok(true) => {
+                    if !self.take_upload(place, now, kit) {
+                        break;
+                    }
+                }
+                Ok(false) => return,
+                // What cannot be written is told by what is read: an upstream may refuse a long request early.
+                Err(_) => {
+                    connection.is_readable = true;
+                    return self.note_unread(place);
+                }
             }
-            Ok(_) => kit.take_back(&mut connection.outgoing.bytes),
-            // What cannot be written is told by what is read: an upstream may refuse a long request early.
-            Err(_) => {
-                connection.is_readable = true;
-                self.note_unread(place);
-            }
+        }
+        let connection = &mut self.connections[place];
+        kit.take_back(&mut connection.outgoing.bytes);
+        if connection.uplink == Uplink::Ending {
+            connection.uplink = Uplink::Over;
+            // If it cannot be told, it is gone, and what is read tells that.
+            let _ = connection.stream.shutdown(std::net::Shutdown::Write);
+            self.end_tunnel_if_over(place, kit);
         }
     }
 
@@ -330,25 +358,41 @@ impl Upstreams {
         self.hungry.pop_front()
     }
 
-    /// Takes what the client sends, if there is room for it.
-    fn take_upload(&mut self, place: usize, now: Time, kit: &mut Kit) {
+    /// Takes what the client sends, if there is room for it. Whether there is more to write.
+    fn take_upload(&mut self, place: usize, now: Time, kit: &mut Kit) -> bool {
         let connection = &mut self.connections[place];
-        let Purpose::Call(errand) = connection.purpose else { return };
-        if connection.uplink != Uplink::Tunnel || connection.outgoing.len() >= UPLINK_BYTES_MAX {
-            return;
+        let Purpose::Call(errand) = connection.purpose else { return false };
+        let is_up = matches!(connection.uplink, Uplink::Tunnel | Uplink::Length | Uplink::Chunked);
+        if !is_up || connection.outgoing.len() >= UPLINK_BYTES_MAX {
+            return false;
         }
-        let Some(upload) = kit.calls.upload(errand.ticket) else { return };
-        let taken = upload.bytes.len();
-        connection.outgoing.bytes.append(&mut upload.bytes);
-        if upload.is_done {
-            connection.uplink = Uplink::Ending;
+        let Some(upload) = kit.calls.upload(errand.ticket) else { return false };
+        let (taken, is_done) = (upload.bytes.len(), upload.is_done);
+        let out = &mut connection.outgoing.bytes;
+        if connection.uplink == Uplink::Chunked {
+            http::write_chunk(out, &upload.bytes);
+            upload.bytes.clear();
+            if is_done {
+                http::write_last_chunk(out);
+            }
         } else {
-            self.hungry.push_back(errand.ticket);
+            out.append(&mut upload.bytes);
         }
-        if taken > 0 {
+        if taken > 0 || is_done {
             connection.since = now;
+            if connection.uplink != Uplink::Tunnel {
+                let instance = connection.instance;
+                kit.events.push_back(Event::Moved { ticket: errand.ticket, instance });
+                kit.calls.drop_part(errand.ticket);
+            }
         }
         kit.calls.let_go(taken);
+        match (is_done, connection.uplink) {
+            (true, Uplink::Tunnel) => connection.uplink = Uplink::Ending,
+            (true, _) => connection.uplink = Uplink::None,
+            (false, _) => self.hungry.push_back(errand.ticket),
+        }
+        !connection.outgoing.is_empty()
     }
 
     /// Both halves of a tunnel have ended: that is its answer.
@@ -610,7 +654,8 @@ impl Upstreams {
         };
         kit.ended(errand.ticket, instance, outcome);
         let idle = self.idle.entry(instance.slot).or_default();
-        let is_clean = connection.incoming.is_empty() && connection.outgoing.is_empty();
+        let is_sent = connection.outgoing.is_empty() && connection.uplink == Uplink::None;
+        let is_clean = connection.incoming.is_empty() && is_sent;
         if connection.keeps_alive && is_clean && idle.len() < self.idle_max {
             connection.purpose = Purpose::Idle;
             connection.progress = Progress::Head;

@@ -382,6 +382,7 @@ impl Ledger {
                     }
                 }
             }
+            Event::Moved { .. } => unreachable!("bodies do not move in the world"),
             Event::Extended { .. }
             | Event::Reinitialized { .. }
             | Event::Reached { .. }

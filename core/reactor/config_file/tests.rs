@@ -16,6 +16,7 @@ Config(
         head_bytes_max: 0x4000,
         headers_max: 100,
         body_bytes_max: 1048576,
+        body_stream_bytes_max: 1073741824,
         bodies_bytes_max: 16777216,
         idle_timeout_ms: 60000,
         head_timeout_ms: 10000,

@@ -74,6 +74,7 @@ impl Listener {
         let Some(client) = self.clients.get_mut(place).filter(|client| client.serial == serial) else { return };
         if client.is_held {
             (client.is_held, client.since) = (false, now);
+            self.continue_if_owed(place, now);
             self.list_if_more(place);
         }
     }

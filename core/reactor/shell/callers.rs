@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use demi_conductor::config::{Host, OnFailure};
 use demi_conductor::{Answer, Conductor, Errand, Event, Outcome, Refusal, RouteId, Ticket};
 use demi_platform::{FaultKind, RequestBuf};
 
@@ -17,6 +18,7 @@ use crate::kit::outcome_of_status;
 use crate::listener::Arrival;
 use crate::problem::Problem;
 use crate::store::DeadLetter;
+use crate::upload::{Passage, Upload};
 
 /// What became of a request as a dead letter.
 #[derive(Clone, Copy)]
@@ -50,8 +52,14 @@ impl Shell {
     }
 
     fn arrived(&mut self, arrival: Arrival, conductor: &Conductor) {
-        let Arrival { place, serial, request, hop } = arrival;
+        let Arrival { place, serial, request, hop, rest } = arrival;
         let view = request.request();
+        if rest.is_some() {
+            let is_sound = self.hosts.take(view.host) && !has_dot_segments(view.path());
+            if !(is_sound && self.is_streamed(conductor.router().find(&api::question(&view, true)), conductor)) {
+                return self.listener.gather(place, serial, request, self.now, &mut self.kit);
+            }
+        }
         let origin = Origin::Client { place, serial };
         if !self.hosts.take(view.host) {
             self.listener.respond_problem(place, serial, &misdirected(view.host), self.now, &mut self.kit);
@@ -68,6 +76,7 @@ impl Shell {
             let ticket = self.ask(request, origin, route, idempotent, conductor);
             if let Some(call) = self.kit.calls.get(ticket) {
                 (call.hop, call.wants_progress) = (Some(hop), wants_progress);
+                call.upload = rest.map(|length| Box::new(Upload::new(Passage::Body { length })));
             }
             return;
         };
@@ -107,6 +116,13 @@ impl Shell {
             }
         }
         self.kit.calls.give_back(request);
+    }
+
+    /// Whether what a route leads to takes bodies as they come. What may have to be kept as a dead letter is gathered.
+    fn is_streamed(&self, route: Option<RouteId>, conductor: &Conductor) -> bool {
+        let Some(rule) = route.and_then(|route| conductor.router().rule(route)) else { return false };
+        let host = self.roster[rule.platform as usize].present_blueprint().host;
+        host == Host::Http && rule.on_failure == OnFailure::Error
     }
 
     fn asked_over_api(&mut self, place: usize, serial: u64, request: &RequestBuf, conductor: &Conductor) {

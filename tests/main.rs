@@ -17,6 +17,7 @@ mod plugin_tools;
 mod plugins;
 mod processes;
 mod proxy_rewriting;
+mod proxy_trailers;
 mod proxy_tunnels;
 mod proxy_uploads;
 mod proxying;

@@ -241,8 +241,10 @@ fn what_is_meant_for_the_far_end_gets_there_and_nothing_else() {
     assert_eq!(lines.remove(0), "POST /up/x?y=1 HTTP/1.1");
     lines.sort_unstable();
     let told = [
+        "Connection: TE",
         "Forwarded: for=127.0.0.1;host=\"named\";proto=http",
         "Host: named",
+        "TE: trailers",
         "Transfer-Encoding: chunked",
         "Via: 1.1 demi",
         "X-End: 1",

@@ -62,6 +62,8 @@ pub(crate) struct Attempt {
     pub(crate) length: Option<u64>,
     /// An upstream's answer says that nothing was done, and when to ask again.
     pub(crate) deferred: Option<Duration>,
+    /// Trailer lines of an upstream's answer in chunks, as they came.
+    pub(crate) trailers: Vec<u8>,
     /// Its upstream sends nothing more through the tunnel that it has become.
     pub(crate) is_over: bool,
     /// Or why there is none.
@@ -282,6 +284,7 @@ impl Attempt {
         self.head.clear();
         (self.has_head, self.length, self.deferred, self.fault) = (false, None, None, None);
         self.is_over = false;
+        self.trailers.clear();
         (self.instance, self.link) = (None, Link::None);
     }
 }

@@ -63,11 +63,40 @@ pub(crate) fn write_request_head(
         http::write_header(out, "Content-Type", request.content_type.as_bytes());
     }
     if let Some(hop) = hop {
+        let takes_trailers = |value: &[u8]| http::list(value).any(|coding| coding.eq_ignore_ascii_case(b"trailers"));
+        if hop.is_http11 && values(request.headers, "te").any(takes_trailers) {
+            out.extend_from_slice(b"Connection: TE\r\nTE: trailers\r\n");
+        }
         write_way(out, request, proxy, hop, replaces);
     }
     for (name, value) in proxy.into_iter().flat_map(|proxy| &proxy.request_headers) {
         http::write_header(out, name, value.as_bytes());
     }
+}
+
+/// Appends what the head of a message in chunks says of its trailers.
+pub(crate) fn write_announcement(out: &mut Vec<u8>, headers: &[u8]) {
+    for value in values(headers, "trailer") {
+        out.extend_from_slice(b"Trailer: ");
+        out.extend_from_slice(value);
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
+/// Appends the end of a body in chunks with those of its trailers that its service may get.
+pub(crate) fn write_request_end(out: &mut Vec<u8>, trailers: &[u8], proxy: Option<&Proxy>) {
+    let mut passed = Vec::new();
+    let replaces = |name: &[u8]| proxy.is_some_and(|proxy| proxy.replaces_in_request(name));
+    http::copy_trailers(trailers, replaces, &mut passed);
+    http::write_last_chunk(out, &passed);
+}
+
+/// Those trailers of an answer that its caller may get.
+pub(crate) fn response_trailers(trailers: &[u8], proxy: Option<&Proxy>) -> Vec<u8> {
+    let mut passed = Vec::new();
+    let replaces = |name: &[u8]| proxy.is_some_and(|proxy| proxy.replaces_in_response(name));
+    http::copy_trailers(trailers, replaces, &mut passed);
+    passed
 }
 
 /// Appends the lines that offer the service the protocols that the client wants to speak.
@@ -118,6 +147,9 @@ pub(crate) fn write_response_lines(out: &mut Vec<u8>, head: &http::ResponseHead<
     let replaces = |name: &[u8]| proxy.is_some_and(|proxy| proxy.replaces_in_response(name));
     let is_ours = |name: &[u8]| name.eq_ignore_ascii_case(b"date") || name.eq_ignore_ascii_case(b"via");
     http::copy_end_to_end(head.headers_bytes, |name| is_ours(name) || replaces(name), out);
+    if head.framing == http::Framing::Chunked {
+        write_announcement(out, head.headers_bytes);
+    }
     write_via(out, head.headers_bytes, head.http11);
     for (name, value) in proxy.into_iter().flat_map(|proxy| &proxy.response_headers) {
         http::write_header(out, name, value.as_bytes());

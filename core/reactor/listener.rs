@@ -32,6 +32,7 @@ use crate::http::{self, Body, Framing, Limits, Malformed};
 use crate::kit::{Incoming, Kit, Outgoing, Readiness, READS_PER_TURN};
 use crate::problem::Problem;
 use crate::tokens::Source;
+use crate::upload::Upload;
 
 /// A request that is complete, and whose connection waits for an answer.
 pub(crate) struct Arrival {
@@ -40,8 +41,8 @@ pub(crate) struct Arrival {
     pub(crate) request: Arc<RequestBuf>,
     /// From whom it came.
     pub(crate) hop: Hop,
-    /// Its body is still coming, and how long it is in all, if that is known; `None` if it has come.
-    pub(crate) rest: Option<Option<u64>>,
+    /// It may be put to a service before all of its body has come, or with trailers.
+    pub(crate) upload: Option<Box<Upload>>,
 }
 
 /// What of a request its answer must heed.
@@ -119,6 +120,8 @@ struct Client {
     is_listed: bool,
     /// Of a request that is under way: the body that is still coming.
     rest: Option<Body>,
+    /// Trailers of a body that a service might take as it comes.
+    trailers: Vec<u8>,
     /// It waits for a 100 before it sends its body.
     owes_continue: bool,
     /// What it sends is not taken as fast as it comes: nothing is read of it.
@@ -304,6 +307,7 @@ impl Listener {
             is_dirty: false,
             is_listed: false,
             rest: None,
+            trailers: Vec::new(),
             owes_continue: false,
             is_held: false,
             ends_by_close: false,
@@ -555,11 +559,14 @@ impl Listener {
 
     fn understand_body(&mut self, place: usize, bytes: &[u8], now: Time, kit: &mut Kit) -> Result<usize, Malformed> {
         let client = &mut self.clients[place];
-        let State::Body { body, request, exchange, held, .. } = &mut client.state else { return Ok(0) };
+        let State::Body { body, request, exchange, held, part } = &mut client.state else { return Ok(0) };
         let exchange = *exchange;
         let request_bytes = Arc::make_mut(request);
         let before = request_bytes.len();
-        let taken = body.decode(bytes, request_bytes.body_mut())?;
+        let taken = match part {
+            Some(_) => body.decode_with_trailers(bytes, request_bytes.body_mut(), &mut client.trailers)?,
+            None => body.decode(bytes, request_bytes.body_mut())?,
+        };
         let grown = request_bytes.len() - before;
         *held += grown;
         kit.calls.hold(grown);
@@ -567,7 +574,7 @@ impl Listener {
         if kit.calls.bytes() > self.settings.bodies_bytes_max.size() {
             return Err(Malformed { status: 503, why: "too many bytes of request bodies are held; ask again later" });
         }
-        if body.is_done() {
+        if body.is_done() && client.trailers.is_empty() {
             if let State::Body { request, held, .. } = std::mem::replace(&mut client.state, State::Idle) {
                 kit.calls.let_go(held);
                 self.complete(place, request, exchange);
@@ -582,7 +589,7 @@ impl Listener {
         let client = &mut self.clients[place];
         client.state = State::Waiting { ticket: None, exchange };
         let hop = Hop { from: client.peer, is_http11: exchange.is_http11, upgrades: exchange.upgrades };
-        self.arrivals.push_back(Arrival { place, serial: client.serial, request, hop, rest: None });
+        self.arrivals.push_back(Arrival { place, serial: client.serial, request, hop, upload: None });
     }
 
     /// The next complete request.
@@ -755,7 +762,16 @@ impl Listener {
     }
 
     /// The answer that flows has ended; `is_whole` or broken off, which a client can only be told by closing.
-    pub(crate) fn end_stream(&mut self, place: usize, serial: u64, is_whole: bool, now: Time, kit: &mut Kit) {
+    /// `trailers` go with one that is sent in chunks: lines, each ended by CRLF.
+    pub(crate) fn end_stream(
+        &mut self,
+        place: usize,
+        serial: u64,
+        is_whole: bool,
+        trailers: &[u8],
+        now: Time,
+        kit: &mut Kit,
+    ) {
         let Some(client) = self.client(place, serial) else { return };
         let (keeps_alive, framing) = match client.state {
             State::Streaming { exchange, framing, .. } => (exchange.keeps_alive, framing),
@@ -768,7 +784,7 @@ impl Listener {
             return self.close(place, kit);
         }
         if framing == StreamFraming::Chunked {
-            http::write_last_chunk(&mut client.outgoing.bytes);
+            http::write_last_chunk(&mut client.outgoing.bytes, trailers);
         }
         client.forget_rest();
         client.state = if keeps_alive { State::Idle } else { State::Closing };

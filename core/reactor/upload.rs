@@ -12,6 +12,8 @@ pub(crate) const UPLOAD_BYTES_MAX: usize = 64 * 1024;
 pub(crate) struct Upload {
     pub(crate) passage: Passage,
     pub(crate) bytes: Vec<u8>,
+    /// Trailer lines of a body in chunks, as they came; at most as many as a message may have.
+    pub(crate) trailers: Vec<u8>,
     /// All has come.
     pub(crate) is_done: bool,
 }
@@ -28,7 +30,7 @@ pub(crate) enum Passage {
 impl Upload {
     /// Nothing has come yet.
     pub(crate) fn new(passage: Passage) -> Upload {
-        Upload { passage, bytes: Vec::new(), is_done: false }
+        Upload { passage, bytes: Vec::new(), trailers: Vec::new(), is_done: false }
     }
 
     /// Whether more may be put in.

@@ -195,6 +195,7 @@ impl Upstreams {
             }
             Some(Passage::Body { length: None }) => {
                 connection.uplink = Uplink::Chunked;
+                forward::write_announcement(out, request.headers);
                 out.extend_from_slice(b"Transfer-Encoding: chunked\r\n\r\n");
                 http::write_chunk(out, request.body);
             }
@@ -366,14 +367,15 @@ impl Upstreams {
         if !is_up || connection.outgoing.len() >= UPLINK_BYTES_MAX {
             return false;
         }
-        let Some(upload) = kit.calls.upload(errand.ticket) else { return false };
+        let Some(call) = kit.calls.get(errand.ticket) else { return false };
+        let Some(upload) = &mut call.upload else { return false };
         let (taken, is_done) = (upload.bytes.len(), upload.is_done);
         let out = &mut connection.outgoing.bytes;
         if connection.uplink == Uplink::Chunked {
             http::write_chunk(out, &upload.bytes);
             upload.bytes.clear();
             if is_done {
-                http::write_last_chunk(out);
+                forward::write_request_end(out, &upload.trailers, call.proxy.as_deref());
             }
         } else {
             out.append(&mut upload.bytes);
@@ -546,6 +548,7 @@ impl Upstreams {
         };
         let instance = connection.instance;
         let proxy = kit.calls.get(errand.ticket).and_then(|call| call.proxy.clone());
+        let takes_trailers = kit.calls.get(errand.ticket).and_then(|call| call.hop).is_some_and(|hop| hop.is_http11);
         let task = kit.calls.task(errand.ticket, instance);
         let Some((request, attempt)) = task else { return self.close(place, kit) };
         attempt.reply.clear();
@@ -578,9 +581,14 @@ impl Upstreams {
         };
         connection.keeps_alive = head.keep_alive && head.framing != Framing::UntilClose;
         let mut body = Body::new(head.framing, u64::MAX);
-        match body.decode(&connection.incoming.rest()[length..], &mut attempt.reply.body) {
+        attempt.trailers.clear();
+        let rest = &connection.incoming.rest()[length..];
+        let decoded = body.decode_with_trailers(rest, &mut attempt.reply.body, &mut attempt.trailers);
+        // Only what flows has trailers; an answer that may be tried again does without.
+        let flows = takes_trailers && !attempt.trailers.is_empty() && head.status < 500 && attempt.deferred.is_none();
+        match decoded {
             Err(_) => self.fail(place, Outcome::Broken, kit),
-            Ok(taken) if body.is_done() => {
+            Ok(taken) if body.is_done() && !flows => {
                 connection.incoming.take(length + taken, kit);
                 self.finish(place, errand, kit);
             }
@@ -611,7 +619,8 @@ impl Upstreams {
         let connection = &mut self.connections[place];
         let attempt = kit.calls.attempt(errand.ticket, connection.instance);
         let Some(attempt) = attempt else { return self.close(place, kit) };
-        match body.decode(connection.incoming.rest(), &mut attempt.reply.body) {
+        let (rest, out) = (connection.incoming.rest(), &mut attempt.reply.body);
+        match body.decode_with_trailers(rest, out, &mut attempt.trailers) {
             Err(_) => self.fail(place, Outcome::Broken, kit),
             Ok(taken) => {
                 connection.incoming.take(taken, kit);

@@ -7,9 +7,10 @@ use demi_platform::RequestBuf;
 
 use super::{mark_dirty, Arrival, Client, Listener, State};
 use crate::forward::Hop;
-use crate::http::{Framing, Malformed, RequestHead};
+use crate::http::{Body, Framing, Malformed, RequestHead};
 use crate::kit::Kit;
 use crate::problem::Problem;
+use crate::upload::{Passage, Upload};
 
 /// A body that is longer is looked at when so much of it has come: whoever gets it may take it as it comes.
 const PART_BYTES_MAX: u64 = 64 * 1024;
@@ -49,13 +50,16 @@ impl Listener {
         if length.is_some() && !client.owes_continue && (held as u64) < PART_BYTES_MAX {
             return;
         }
+        let mut upload = Box::new(Upload::new(Passage::Body { length }));
+        upload.trailers = std::mem::take(&mut client.trailers);
         if let State::Body { body, request, exchange, held, .. } = std::mem::replace(&mut client.state, State::Closing)
         {
             kit.calls.let_go(held);
             client.state = State::Waiting { ticket: None, exchange };
-            (client.rest, client.is_held) = (Some(body), true);
+            upload.is_done = body.is_done();
+            (client.rest, client.is_held) = (Some(body).filter(|body| !body.is_done()), true);
             let hop = Hop { from: client.peer, is_http11: exchange.is_http11, upgrades: false };
-            self.arrivals.push_back(Arrival { place, serial: client.serial, request, hop, rest: Some(length) });
+            self.arrivals.push_back(Arrival { place, serial: client.serial, request, hop, upload: Some(upload) });
         }
     }
 
@@ -64,10 +68,10 @@ impl Listener {
         let Some(client) = self.clients.get_mut(place).filter(|client| client.serial == serial) else {
             return kit.calls.give_back(request);
         };
-        let (State::Waiting { exchange, .. }, Some(mut body)) = (&client.state, client.rest.take()) else {
-            return kit.calls.give_back(request);
-        };
-        let exchange = *exchange;
+        let State::Waiting { exchange, .. } = client.state else { return kit.calls.give_back(request) };
+        // There may be nothing left but the trailers, which have come.
+        let rest = client.rest.take();
+        let mut body = rest.unwrap_or(Body::new(Framing::Empty, 0));
         let held = request.request().body.len();
         let bytes_max = self.settings.body_bytes_max.value();
         if held as u64 > bytes_max || body.limit(bytes_max - held as u64).is_err() {
@@ -76,8 +80,12 @@ impl Listener {
             return self.refuse(place, &Problem::new(413, "the body is too long"), now, kit);
         }
         kit.calls.hold(held);
-        client.state = State::Body { body, request, exchange, held, part: None };
         (client.is_held, client.since) = (false, now);
+        if body.is_done() {
+            kit.calls.let_go(held);
+            return self.complete(place, request, exchange);
+        }
+        client.state = State::Body { body, request, exchange, held, part: None };
         self.continue_if_owed(place, now);
         self.list_if_more(place);
     }
@@ -104,7 +112,7 @@ impl Listener {
         let Some(body) = &mut client.rest else { return Ok(0) };
         let Some(upload) = kit.calls.upload(ticket) else { return Ok(0) };
         let before = upload.bytes.len();
-        let decoded = body.decode(bytes, &mut upload.bytes);
+        let decoded = body.decode_with_trailers(bytes, &mut upload.bytes, &mut upload.trailers);
         let grown = upload.bytes.len() - before;
         client.since = now;
         client.is_held = !upload.has_room();

@@ -12,13 +12,13 @@ use super::{Burial, Shell, INSTANCE_HEADER};
 use crate::api::{self, Facts, Page};
 use crate::calls::{Call, Origin};
 use crate::chronicle::unix_ms;
+use crate::forward;
 use crate::handle::{Answered, Caller};
 use crate::http;
 use crate::kit::outcome_of_status;
 use crate::listener::Arrival;
 use crate::problem::Problem;
 use crate::store::DeadLetter;
-use crate::upload::{Passage, Upload};
 
 /// What became of a request as a dead letter.
 #[derive(Clone, Copy)]
@@ -52,9 +52,9 @@ impl Shell {
     }
 
     fn arrived(&mut self, arrival: Arrival, conductor: &Conductor) {
-        let Arrival { place, serial, request, hop, rest } = arrival;
+        let Arrival { place, serial, request, hop, upload } = arrival;
         let view = request.request();
-        if rest.is_some() {
+        if upload.is_some() {
             let is_sound = self.hosts.take(view.host) && !has_dot_segments(view.path());
             if !(is_sound && self.is_streamed(conductor.router().find(&api::question(&view, true)), conductor)) {
                 return self.listener.gather(place, serial, request, self.now, &mut self.kit);
@@ -76,7 +76,7 @@ impl Shell {
             let ticket = self.ask(request, origin, route, idempotent, conductor);
             if let Some(call) = self.kit.calls.get(ticket) {
                 (call.hop, call.wants_progress) = (Some(hop), wants_progress);
-                call.upload = rest.map(|length| Box::new(Upload::new(Passage::Body { length })));
+                call.upload = upload;
             }
             return;
         };
@@ -285,7 +285,9 @@ impl Shell {
             Origin::Client { place, serial } if self.listener.is_streaming(place, serial) => {
                 // Demi's own end breaks an answer off; a tunnel has no end of its own, and is closed in order.
                 let is_ordered = matches!(answer, Answer::Refused(..)) && self.listener.is_tunnel(place, serial);
-                self.listener.end_stream(place, serial, problem.is_none() || is_ordered, self.now, &mut self.kit);
+                let trailers = forward::response_trailers(&call.attempt.trailers, call.proxy.as_deref());
+                let is_whole = problem.is_none() || is_ordered;
+                self.listener.end_stream(place, serial, is_whole, &trailers, self.now, &mut self.kit);
             }
             Origin::Client { place, serial } => match problem {
                 Some(problem) => self.listener.respond_problem(place, serial, &problem, self.now, &mut self.kit),
@@ -412,7 +414,7 @@ impl Shell {
         if call.attempt.has_head && is_head {
             // Its length is that of an answer to a GET, which only its upstream knows.
             self.listener.begin_stream(place, serial, call.ticket, reply.status, &headers, call.attempt.length, now);
-            self.listener.end_stream(place, serial, true, now, kit);
+            self.listener.end_stream(place, serial, true, b"", now, kit);
         } else {
             self.listener.respond(place, serial, reply.status, content_type, &headers, &reply.body, now, kit);
         }

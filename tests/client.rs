@@ -74,12 +74,18 @@ impl Client {
     pub fn chunk(&mut self) -> Option<Vec<u8>> {
         let line = self.line();
         let length = usize::from_str_radix(&line, 16).unwrap_or_else(|_| panic!("{line:?} is no chunk size"));
+        if length == 0 {
+            // Trailers are looked at elsewhere.
+            while !self.line().is_empty() {}
+            return None;
+        }
         let chunk = self.bytes(length);
         assert_eq!(self.line(), "", "a chunk ends where its size says");
-        (length > 0).then_some(chunk)
+        Some(chunk)
     }
 
-    fn line(&mut self) -> String {
+    /// The next line, without its end.
+    pub fn line(&mut self) -> String {
         let end = loop {
             match self.bytes.windows(2).position(|end| end == b"\r\n") {
                 Some(end) => break end,

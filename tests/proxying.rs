@@ -72,22 +72,76 @@ impl Upstream {
 impl Peer {
     /// The next request: its head and its body, which is as long as it says. `None` when the connection ends.
     pub fn request(&mut self) -> Option<(String, Vec<u8>)> {
+        let head = self.head()?;
+        let mut body = Vec::new();
+        if head.contains("\r\nTransfer-Encoding: chunked\r\n") {
+            while let Some(chunk) = self.chunk()? {
+                body.extend_from_slice(&chunk);
+            }
+            self.trailers()?;
+        } else {
+            let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: ")?.parse().ok()).unwrap_or(0);
+            body = self.bytes(length)?;
+        }
+        Some((head, body))
+    }
+
+    /// The next head; what follows stays to be read. `None` when the connection ends.
+    pub fn head(&mut self) -> Option<String> {
         let end = loop {
             match self.bytes.windows(4).position(|end| end == b"\r\n\r\n") {
                 Some(end) => break end + 4,
                 None => self.read()?,
             }
         };
-        let head = String::from_utf8(self.bytes.drain(..end).collect()).expect("a head is text");
-        let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: ")?.parse().ok()).unwrap_or(0);
-        while self.bytes.len() < length {
-            self.read()?;
-        }
         self.asked.fetch_add(1, Ordering::SeqCst);
         if self.number == 0 {
             self.number = self.asked_connections.fetch_add(1, Ordering::SeqCst) + 1;
         }
-        Some((head, self.bytes.drain(..length).collect()))
+        Some(String::from_utf8(self.bytes.drain(..end).collect()).expect("a head is text"))
+    }
+
+    /// The next chunk; `Some(None)` after the last, before the trailers.
+    pub fn chunk(&mut self) -> Option<Option<Vec<u8>>> {
+        let line = self.line()?;
+        let length = usize::from_str_radix(&line, 16).unwrap_or_else(|_| panic!("{line:?} is no chunk size"));
+        if length == 0 {
+            return Some(None);
+        }
+        let chunk = self.bytes(length)?;
+        assert_eq!(self.line()?, "", "a chunk ends where its size says");
+        Some(Some(chunk))
+    }
+
+    /// The lines behind the last chunk.
+    pub fn trailers(&mut self) -> Option<Vec<String>> {
+        let mut lines = Vec::new();
+        loop {
+            match self.line()? {
+                line if line.is_empty() => return Some(lines),
+                line => lines.push(line),
+            }
+        }
+    }
+
+    fn line(&mut self) -> Option<String> {
+        let end = loop {
+            match self.bytes.windows(2).position(|end| end == b"\r\n") {
+                Some(end) => break end,
+                None => self.read()?,
+            }
+        };
+        let line = String::from_utf8_lossy(&self.bytes[..end]).into_owned();
+        self.bytes.drain(..end + 2);
+        Some(line)
+    }
+
+    /// The next bytes; `None` if the connection ends before.
+    pub fn bytes(&mut self, count: usize) -> Option<Vec<u8>> {
+        while self.bytes.len() < count {
+            self.read()?;
+        }
+        Some(self.bytes.drain(..count).collect())
     }
 
     fn read(&mut self) -> Option<()> {
@@ -95,6 +149,25 @@ impl Peer {
         let count = self.stream.read(&mut bytes).ok().filter(|count| *count > 0)?;
         self.bytes.extend_from_slice(&bytes[..count]);
         Some(())
+    }
+
+    /// The next bytes, whatever they are. Panics if the connection ends before.
+    pub fn take(&mut self, count: usize) -> Vec<u8> {
+        self.bytes(count).expect("the connection has not ended")
+    }
+
+    /// Some of the next bytes, at most so many; `None` if the connection ends.
+    pub fn some(&mut self, most: usize) -> Option<Vec<u8>> {
+        if self.bytes.is_empty() {
+            self.read()?;
+        }
+        Some(self.bytes.drain(..most.min(self.bytes.len())).collect())
+    }
+
+    /// All bytes until the connection ends.
+    pub fn take_all(&mut self) -> Vec<u8> {
+        while self.read().is_some() {}
+        std::mem::take(&mut self.bytes)
     }
 
     /// Sends, as far as the other side takes it.
@@ -167,12 +240,25 @@ fn what_is_meant_for_the_far_end_gets_there_and_nothing_else() {
     let mut lines: Vec<&str> = head.trim_end().split("\r\n").collect();
     assert_eq!(lines.remove(0), "POST /up/x?y=1 HTTP/1.1");
     lines.sort_unstable();
-    assert_eq!(lines, ["Content-Length: 5", "Host: named", "X-End: 1"]);
+    let told = [
+        "Connection: TE",
+        "Forwarded: for=127.0.0.1;host=\"named\";proto=http",
+        "Host: named",
+        "TE: trailers",
+        "Transfer-Encoding: chunked",
+        "Via: 1.1 demi",
+        "X-End: 1",
+        "X-Forwarded-For: 127.0.0.1",
+        "X-Forwarded-Host: named",
+        "X-Forwarded-Proto: http",
+    ];
+    assert_eq!(lines, told);
 
     assert_eq!((answer.status, answer.body.as_str()), (418, "tea"));
     assert_eq!((answer.header("Content-Type"), answer.header("X-Far")), (Some("text/tea"), Some("1")));
     assert_eq!(answer.head.matches("Set-Cookie").count(), 2);
     assert_eq!(answer.head.matches("Date: ").count(), 1);
+    assert_eq!(answer.header("Via"), Some("1.1 demi"));
     assert_ne!(answer.header("Date"), Some("never"));
     for hop in ["Keep-Alive", "Connection", "X-Hop"] {
         assert_eq!(answer.header(hop), None, "{answer:?}");

@@ -8,6 +8,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+mod proxy;
+
+pub use proxy::{Proxy, PROXY_HEADERS_MAX};
+
 /// Everything a person can set. Every field has a default, so `()` is a valid file.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -113,6 +117,8 @@ pub struct Http {
     pub headers_max: Bounded<8, 256, 100>,
     /// Longest request body, bytes; a longer one is answered 413.
     pub body_bytes_max: Bounded<0, 67_108_864, 1_048_576>,
+    /// Longest request body that an `Http` platform is sent as it comes, bytes; a longer one is answered 413. 0: no bound.
+    pub body_stream_bytes_max: Bounded<0, { 1 << 50 }, { 1 << 30 }>,
     /// Most bytes of request bodies held at once over all connections; beyond it 503.
     pub bodies_bytes_max: Bounded<65_536, 1_073_741_824, 16_777_216>,
     /// A connection without a request is closed after this.
@@ -123,6 +129,10 @@ pub struct Http {
     pub body_timeout_ms: Bounded<100, HOUR_MS, 10_000>,
     /// Idle connections kept to each upstream address.
     pub upstream_idle_max: Bounded<0, 1024, 64>,
+    /// A tunnel (an upgrade, such as WebSocket) through which nothing has moved for this long is ended.
+    pub tunnel_idle_ms: Bounded<100, { 24 * HOUR_MS }, HOUR_MS>,
+    /// A connection to an upstream that nobody has used for this long is closed.
+    pub upstream_idle_ms: Bounded<100, HOUR_MS, 30_000>,
 }
 
 impl Default for Http {
@@ -134,11 +144,14 @@ impl Default for Http {
             head_bytes_max: Bounded::default(),
             headers_max: Bounded::default(),
             body_bytes_max: Bounded::default(),
+            body_stream_bytes_max: Bounded::default(),
             bodies_bytes_max: Bounded::default(),
             idle_timeout_ms: Bounded::default(),
             head_timeout_ms: Bounded::default(),
             body_timeout_ms: Bounded::default(),
             upstream_idle_max: Bounded::default(),
+            tunnel_idle_ms: Bounded::default(),
+            upstream_idle_ms: Bounded::default(),
         }
     }
 }
@@ -786,6 +799,9 @@ pub struct Route {
     /// What becomes of a call that failed for good.
     #[serde(default)]
     pub on_failure: OnFailure,
+    /// For a platform with host `Http`: what is changed of what is passed on.
+    #[serde(default)]
+    pub proxy: Proxy,
 }
 
 impl Route {
@@ -808,6 +824,7 @@ impl Route {
             hedge: false,
             idempotent: false,
             on_failure: OnFailure::Error,
+            proxy: Proxy::default(),
         }
     }
 }
@@ -872,7 +889,11 @@ impl Config {
         }
         self.check_reachability(&names, &mut found);
         for (index, route) in self.routes.iter().enumerate() {
-            route.check(&format!("routes[{index}]"), &names, &mut found);
+            let at = format!("routes[{index}]");
+            route.check(&at, &names, &mut found);
+            let to = self.platforms.iter().find(|platform| platform.name == route.to);
+            let is_http = to.is_none_or(|platform| platform.host == Host::Http);
+            route.proxy.check(&format!("{at}.proxy"), route, is_http, &mut found);
         }
         let is_pattern = |route: &&Route| matches!(route.content, Some(Content::Glob(_) | Content::Regex(_)));
         let patterns = self.routes.iter().filter(is_pattern).count();

@@ -120,6 +120,14 @@ pub enum Event {
         /// What stands for the key that it came with ([`crate::balance::fingerprint`]), if its platform goes by keys.
         key: Option<u64>,
     },
+    /// More of a request's body went to an instance, or the last of it, and nobody has it any more: it cannot be asked again,
+    /// and its time begins anew. Only where the answer has not begun does it matter.
+    Moved {
+        /// Whose body.
+        ticket: Ticket,
+        /// To whom it goes.
+        instance: Instance,
+    },
     /// The head of an answer is there and its body is still flowing.
     Headed {
         /// Whose answer.

@@ -58,6 +58,7 @@ mod swap;
 mod tests;
 mod time;
 mod timers;
+mod uploads;
 
 use std::collections::VecDeque;
 
@@ -439,6 +440,7 @@ impl Conductor {
         match event {
             Event::Began => self.began(out),
             Event::Asked { ticket, route, idempotent, key } => self.asked(ticket, route, idempotent, key, out),
+            Event::Moved { ticket, instance } => self.moved(ticket, instance),
             Event::Headed { ticket, instance } => self.headed(ticket, instance, out),
             Event::Answered { ticket, instance, outcome } => self.answered(ticket, instance, outcome, None, out),
             Event::Deferred { ticket, instance, outcome, after } => {

@@ -55,6 +55,8 @@ pub(crate) struct Request {
     queued_at: Time,
     /// The slot that it last failed to reach.
     missed: Option<u32>,
+    /// Part of its body was passed on and is not held any more.
+    pub(crate) is_committed: bool,
 }
 
 /// An instance has it.
@@ -144,6 +146,7 @@ impl Conductor {
             first_ended: None,
             queued_at: self.now,
             missed: None,
+            is_committed: false,
         });
         self.platforms[platform].stats.asked += 1;
         self.platforms[platform].live += 1;
@@ -483,6 +486,12 @@ impl Conductor {
         self.admit(slot, ticket);
         let platform = self.slots[slot].platform as usize;
         self.compare_soon(platform);
+        self.slow_at(platform, attempt_end)
+    }
+
+    /// When an attempt that begins now will have been slow.
+    pub(crate) fn slow_at(&self, platform: usize, attempt_end: Time) -> Time {
+        let now = self.now;
         let slow_nanos = match self.platforms[platform].care.breaker.slow_ms.value() {
             0 => attempt_end.as_nanos().saturating_sub(now.as_nanos()) / 5 * 4,
             millis => millis * 1_000_000,
@@ -691,7 +700,12 @@ impl Conductor {
     ) -> Decision {
         let is_headed = matches!(request.place, Place::Out { headed: true, .. });
         let is_isolated = self.platforms[request.platform as usize].is_isolated;
-        if is_headed || is_isolated || self.phase > Phase::Draining || self.now >= request.deadline {
+        if is_headed
+            || request.is_committed
+            || is_isolated
+            || self.phase > Phase::Draining
+            || self.now >= request.deadline
+        {
             return Decision::GiveUp;
         }
         let history = History {

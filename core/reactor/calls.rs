@@ -3,11 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use demi_conductor::config::Proxy;
 use demi_conductor::{Instance, RouteId, Ticket, TicketBook};
 use demi_platform::{Fault, Reply, Request, RequestBuf};
 use serde_json::value::RawValue;
 
+use crate::forward::Hop;
 use crate::handle::Caller;
+use crate::upload::Upload;
 
 /// Who waits for an answer.
 pub(crate) enum Origin {
@@ -34,6 +37,12 @@ pub(crate) struct Call {
     pub(crate) platform: Option<u32>,
     /// The rule that it goes by.
     pub(crate) route: Option<RouteId>,
+    /// From whom it came, if it is passed on as it came.
+    pub(crate) hop: Option<Hop>,
+    /// What its route changes of it, if it is passed on.
+    pub(crate) proxy: Option<Arc<Proxy>>,
+    /// What its client sends while it is under way.
+    pub(crate) upload: Option<Box<Upload>>,
     /// The attempt whose answer counts.
     pub(crate) attempt: Attempt,
     /// That of a second instance, which was asked while the first had not answered.
@@ -57,6 +66,10 @@ pub(crate) struct Attempt {
     pub(crate) length: Option<u64>,
     /// An upstream's answer says that nothing was done, and when to ask again.
     pub(crate) deferred: Option<Duration>,
+    /// Trailer lines of an upstream's answer in chunks, as they came.
+    pub(crate) trailers: Vec<u8>,
+    /// Its upstream sends nothing more through the tunnel that it has become.
+    pub(crate) is_over: bool,
     /// Or why there is none.
     pub(crate) fault: Option<Fault>,
 }
@@ -176,6 +189,9 @@ impl Calls {
             wants_progress: false,
             platform,
             route: None,
+            hop: None,
+            proxy: None,
+            upload: None,
             attempt: Attempt { reply, ..Attempt::default() },
             double: None,
         });
@@ -185,6 +201,24 @@ impl Calls {
     /// The request with this ticket, if it is still under way.
     pub(crate) fn get(&mut self, ticket: Ticket) -> Option<&mut Call> {
         self.table.get_mut(ticket.slot())?.as_mut().filter(|call| call.ticket == ticket)
+    }
+
+    /// What the client of this request still sends, if it does.
+    pub(crate) fn upload(&mut self, ticket: Ticket) -> Option<&mut Upload> {
+        self.get(ticket)?.upload.as_deref_mut()
+    }
+
+    /// Keeps no more of the body that had come when the request was put: it was passed on.
+    pub(crate) fn drop_part(&mut self, ticket: Ticket) {
+        let Some(call) = self.get(ticket) else { return };
+        let request = Arc::make_mut(&mut call.request);
+        let part = request.request().body.len();
+        if part > 0 {
+            let left = request.len() - part;
+            request.body_mut().truncate(left);
+            request.body_mut().shrink_to_fit();
+            self.let_go(part);
+        }
     }
 
     /// Ends the request and retires its ticket. `recycle` takes what is left of it.
@@ -199,6 +233,7 @@ impl Calls {
         self.get(ticket)?;
         let call = self.table[ticket.slot()].take()?;
         self.book.retire(ticket);
+        self.let_go(call.upload.as_ref().map_or(0, |upload| upload.bytes.len()));
         let held = call.request.len();
         Some((call, held))
     }
@@ -230,6 +265,18 @@ impl Calls {
     }
 }
 
+impl Call {
+    /// Whether it goes on after it was put to its service, so that it cannot be put again.
+    pub(crate) fn goes_on(&self) -> bool {
+        self.upload.is_some() || self.offers_upgrade()
+    }
+
+    /// Whether it offers its service to change protocols.
+    pub(crate) fn offers_upgrade(&self) -> bool {
+        self.hop.is_some_and(|hop| hop.offers(self.request.request().headers))
+    }
+}
+
 impl Attempt {
     /// How long whoever had the request wants not to be asked again.
     pub(crate) fn retry_after(&self) -> Option<Duration> {
@@ -241,6 +288,8 @@ impl Attempt {
         self.reply.clear();
         self.head.clear();
         (self.has_head, self.length, self.deferred, self.fault) = (false, None, None, None);
+        self.is_over = false;
+        self.trailers.clear();
         (self.instance, self.link) = (None, Link::None);
     }
 }

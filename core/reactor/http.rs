@@ -101,6 +101,8 @@ pub struct RequestHead<'b> {
     pub keep_alive: bool,
     /// The peer waits for `100 Continue` before it sends the body; false when there is no body to wait for.
     pub expect_continue: bool,
+    /// The peer offers to change protocols (RFC 9110 §7.8); false if a body comes first, which nobody would wait for.
+    pub upgrades: bool,
     /// The value of `Content-Type`; `None` too when it is not ASCII.
     pub content_type: Option<&'b str>,
     /// The header lines as sent, each ended by CRLF, without the empty line at the end.
@@ -114,6 +116,8 @@ pub struct RequestHead<'b> {
 pub struct ResponseHead<'b> {
     /// 100 to 599. The caller skips a 1xx head and reads on; a 101 that nobody asked for is the caller's to refuse.
     pub status: u16,
+    /// HTTP/1.1; false is HTTP/1.0.
+    pub http11: bool,
     /// Where the body ends.
     pub framing: Framing,
     /// The connection may carry another request once the body is done.
@@ -194,6 +198,7 @@ pub fn parse_request<'b>(buf: &'b [u8], limits: &Limits) -> Result<Option<Reques
         keep_alive: fields.keep_alive(http11),
         // RFC 9110 §10.1.1: an HTTP/1.0 peer cannot know what a 100 is.
         expect_continue: http11 && fields.expect_continue && has_body,
+        upgrades: http11 && fields.upgrades && !has_body,
         content_type: fields.content_type.and_then(ascii),
         headers_bytes,
         len: blank + head_bytes,
@@ -243,6 +248,7 @@ pub fn parse_response<'b>(
     };
     Ok(Some(ResponseHead {
         status,
+        http11,
         framing,
         keep_alive: fields.keep_alive(http11) && framing != Framing::UntilClose && status != 101,
         content_type: fields.content_type.and_then(ascii),
@@ -348,6 +354,7 @@ struct Fields<'b> {
     other_coding: bool,
     close: bool,
     persist: bool,
+    upgrades: bool,
     connection_options: usize,
     expect_continue: bool,
     expect_other: bool,
@@ -390,6 +397,7 @@ impl<'b> Fields<'b> {
         for option in list(value).filter(|option| !option.is_empty()) {
             self.close |= option.eq_ignore_ascii_case(b"close");
             self.persist |= option.eq_ignore_ascii_case(b"keep-alive");
+            self.upgrades |= option.eq_ignore_ascii_case(b"upgrade");
             self.connection_options += 1;
         }
         if self.connection_options > CONNECTION_OPTIONS_MAX {
@@ -442,7 +450,7 @@ fn parse_length(value: &[u8]) -> Result<u64, Malformed> {
 }
 
 /// The elements of a comma-separated list, trimmed, the empty ones too.
-fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|&byte| byte == b',').map(trim)
 }
 
@@ -549,7 +557,7 @@ pub fn retry_after(headers_bytes: &[u8]) -> Option<Duration> {
 /// Appends to `out` the header lines that are meant for the far end, one `Name: value` each.
 ///
 /// Left out are those that speak of this connection only (RFC 9110 §7.6.1): `Connection` and what it names,
-/// `Keep-Alive`, `Proxy-Connection`, `TE`, `Trailer` (trailers are dropped), `Transfer-Encoding` and `Upgrade`; those
+/// `Keep-Alive`, `Proxy-Connection`, `TE`, `Trailer`, `Transfer-Encoding` and `Upgrade`; those
 /// that the relay decides anew, `Content-Length` and `Expect`; any name for which `skip` says true; and
 /// `Proxy-Authenticate`, `Proxy-Authentication-Info` and `Proxy-Authorization`. The last three are not hop-by-hop by
 /// RFC 9110, but §11.7 addresses them to the next proxy: relayed, a client's password for one proxy would reach a
@@ -636,6 +644,20 @@ impl Body {
         Body { state, room: body_bytes_max, extension_bytes: 0 }
     }
 
+    /// At most so many bytes of payload more may come.
+    ///
+    /// # Errors
+    /// 413 if more than that is announced already.
+    pub fn limit(&mut self, bytes: u64) -> Result<(), Malformed> {
+        self.room = self.room.min(bytes);
+        match self.state {
+            State::Length { left } | State::ChunkData { left } if left > self.room => {
+                refuse(413, "the body is too long")
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Takes bytes from the front of `input`, appends their payload to `out` and returns how many it took: all of
     /// them, or fewer if the message ends within, in which case [`Body::is_done`] is true.
     ///
@@ -644,6 +666,28 @@ impl Body {
     /// statuses; of a response either means 502. After an error the decoder is of no further use, and `out` may hold
     /// what came before the fault.
     pub fn decode(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<usize, Malformed> {
+        self.decode_to(input, out, None)
+    }
+
+    /// As [`Body::decode`], and appends the trailer lines as sent, each ended by CRLF, to `trailers`.
+    ///
+    /// # Errors
+    /// As [`Body::decode`].
+    pub fn decode_with_trailers(
+        &mut self,
+        input: &[u8],
+        out: &mut Vec<u8>,
+        trailers: &mut Vec<u8>,
+    ) -> Result<usize, Malformed> {
+        self.decode_to(input, out, Some(trailers))
+    }
+
+    fn decode_to(
+        &mut self,
+        input: &[u8],
+        out: &mut Vec<u8>,
+        trailers: Option<&mut Vec<u8>>,
+    ) -> Result<usize, Malformed> {
         match self.state {
             State::Length { left } => {
                 if left > self.room {
@@ -660,7 +704,7 @@ impl Body {
                 Ok(self.take(u64::MAX, input, out).0)
             }
             State::Done => Ok(0),
-            _ => self.decode_chunks(input, out),
+            _ => self.decode_chunks(input, out, trailers),
         }
     }
 
@@ -691,7 +735,12 @@ impl Body {
         (bytes, left - bytes as u64)
     }
 
-    fn decode_chunks(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<usize, Malformed> {
+    fn decode_chunks(
+        &mut self,
+        input: &[u8],
+        out: &mut Vec<u8>,
+        mut trailers: Option<&mut Vec<u8>>,
+    ) -> Result<usize, Malformed> {
         let mut taken = 0;
         while let Some(&byte) = input.get(taken) {
             self.state = match self.state {
@@ -756,10 +805,74 @@ impl Body {
                 State::Done => break,
                 State::Length { .. } | State::UntilClose => unreachable!("a chunked body stays chunked"),
             };
+            if let (true, Some(trailers)) = (self.is_in_trailers(), trailers.as_deref_mut()) {
+                trailers.push(byte);
+            }
             taken += 1;
         }
         Ok(taken)
     }
+}
+
+impl Body {
+    /// Whether the byte just taken belongs to a line of trailers: its state is one of a line, or that of its end.
+    const fn is_in_trailers(&self) -> bool {
+        match self.state {
+            State::TrailerName { .. } | State::TrailerValue { .. } | State::TrailerLf { .. } => true,
+            State::TrailerStart { trailer_bytes } => trailer_bytes > 0,
+            _ => false,
+        }
+    }
+}
+
+/// Appends those trailer lines that may be passed on: none that would change how the message is framed, routed, understood
+/// or authorised after that was decided (RFC 9110 §6.5.1), and none for which `skip` says true.
+pub fn copy_trailers(lines: &[u8], skip: impl Fn(&[u8]) -> bool, out: &mut Vec<u8>) {
+    for (name, value) in header_lines(lines).filter(|(name, _)| is_trailer(name) && !skip(name)) {
+        out.extend_from_slice(name);
+        out.extend_from_slice(b": ");
+        out.extend_from_slice(value);
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
+fn is_trailer(name: &[u8]) -> bool {
+    const NEVER: [&str; 30] = [
+        "age",
+        "authorization",
+        "cache-control",
+        "content-encoding",
+        "content-range",
+        "content-type",
+        "cookie",
+        "date",
+        "expires",
+        "forwarded",
+        "host",
+        "location",
+        "max-forwards",
+        "origin",
+        "pragma",
+        "range",
+        "referer",
+        "retry-after",
+        "set-cookie",
+        "sec-websocket-accept",
+        "sec-websocket-key",
+        "strict-transport-security",
+        "vary",
+        "via",
+        "warning",
+        "www-authenticate",
+        "x-forwarded-for",
+        "x-forwarded-host",
+        "x-forwarded-prefix",
+        "x-forwarded-proto",
+    ];
+    let begins = |prefix: &[u8]| name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
+    // Conditions, what a browser vouches for, and what Demi says of itself, as well.
+    let is_of_a_kind = begins(b"if-") || begins(b"sec-fetch-") || begins(b"demi-") || begins(b"access-control-");
+    !is_for_one_hop(name) && !is_of_a_kind && !NEVER.iter().any(|never| name.eq_ignore_ascii_case(never.as_bytes()))
 }
 
 const fn hex_digit(byte: u8) -> Option<u64> {
@@ -890,9 +1003,11 @@ pub fn write_chunk(out: &mut Vec<u8>, payload: &[u8]) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// Appends the chunk that ends a chunked body, without trailers.
-pub fn write_last_chunk(out: &mut Vec<u8>) {
-    out.extend_from_slice(b"0\r\n\r\n");
+/// Appends the chunk that ends a chunked body, with these lines as its trailers, each ended by CRLF.
+pub fn write_last_chunk(out: &mut Vec<u8>, trailers: &[u8]) {
+    out.extend_from_slice(b"0\r\n");
+    out.extend_from_slice(trailers);
+    out.extend_from_slice(b"\r\n");
 }
 
 #[inline]

@@ -9,7 +9,7 @@
 //! |---|---|
 //! | what the conductor orders, and what people do | `shell.rs` |
 //! | clients | `listener.rs`, `http.rs`, `origin.rs`, `problem.rs` |
-//! | platforms | `workers.rs`, `children.rs`, `upstream.rs` |
+//! | platforms | `workers.rs`, `children.rs`, `upstream.rs`, `forward.rs`, `upload.rs` |
 //! | plugin folders | `plugins.rs` |
 //! | what platforms depend on | `reach.rs` |
 //! | what children find around themselves | `spawn.rs`, `sandbox.rs`, `cgroup.rs` |
@@ -28,6 +28,7 @@ mod cgroup;
 mod children;
 mod chronicle;
 mod clerk;
+mod forward;
 mod guard;
 mod handle;
 mod http;
@@ -48,6 +49,7 @@ mod spawn;
 mod start;
 mod store;
 mod tokens;
+mod upload;
 mod upstream;
 mod warden;
 mod weigh;

@@ -3,17 +3,21 @@
 //! ```text
 //!            first byte            whole head             whole body              answered
 //!   Idle ──────────────► Head ───────────────► Body ──────────────► Waiting ──────────────► Idle, or Closing
-//!                                                                      │                      ▲
-//!                                                                      └──► Streaming ────────┘
+//!                                                                      │ │                    ▲          ▲
+//!                                                                      │ └──► Streaming ──────┘          │
+//!                                                                      └────► Tunnel ────────────────────┘
 //! ```
 //!
 //! One request of a connection is answered at a time; what a client pipelines waits in its buffer. While a request
 //! waits for its answer nothing is read from its connection, so that a fast client is slowed by its own socket; nor is
 //! anything while much of earlier answers is still to be taken. A connection with nothing under way owns no buffer.
 
+mod streaming;
+mod tunnel;
+
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -23,16 +27,22 @@ use mio::net::{TcpListener, TcpStream};
 use mio::{Interest, Registry};
 use slab::Slab;
 
+use crate::forward::Hop;
 use crate::http::{self, Body, Framing, Limits, Malformed};
 use crate::kit::{Incoming, Kit, Outgoing, Readiness, READS_PER_TURN};
 use crate::problem::Problem;
 use crate::tokens::Source;
+use crate::upload::Upload;
 
 /// A request that is complete, and whose connection waits for an answer.
 pub(crate) struct Arrival {
     pub(crate) place: usize,
     pub(crate) serial: u64,
     pub(crate) request: Arc<RequestBuf>,
+    /// From whom it came.
+    pub(crate) hop: Hop,
+    /// It may be put to a service before all of its body has come, or with trailers.
+    pub(crate) upload: Option<Box<Upload>>,
 }
 
 /// What of a request its answer must heed.
@@ -41,6 +51,7 @@ struct Exchange {
     is_http11: bool,
     keeps_alive: bool,
     is_head: bool,
+    upgrades: bool,
 }
 
 /// How a streamed body is framed for the client.
@@ -64,6 +75,8 @@ enum State {
         request: Arc<RequestBuf>,
         exchange: Exchange,
         held: usize,
+        /// How it is framed, if a service might take it as it comes.
+        part: Option<Framing>,
     },
     Waiting {
         ticket: Option<Ticket>,
@@ -74,12 +87,21 @@ enum State {
         exchange: Exchange,
         framing: StreamFraming,
     },
+    /// Another protocol is spoken with the service.
+    Tunnel {
+        ticket: Ticket,
+        /// The client sends nothing more.
+        is_over: bool,
+        /// Nor does the service.
+        is_shut: bool,
+    },
     /// What is left is written, then the connection is closed.
     Closing,
 }
 
 struct Client {
     stream: TcpStream,
+    peer: IpAddr,
     serial: u64,
     state: State,
     incoming: Incoming,
@@ -96,6 +118,14 @@ struct Client {
     is_dirty: bool,
     /// To be gone on with in this turn or the next.
     is_listed: bool,
+    /// Of a request that is under way: the body that is still coming.
+    rest: Option<Body>,
+    /// Trailers of a body that a service might take as it comes.
+    trailers: Vec<u8>,
+    /// It waits for a 100 before it sends its body.
+    owes_continue: bool,
+    /// What it sends is not taken as fast as it comes: nothing is read of it.
+    is_held: bool,
     /// Its last answer is as long as it lasts: only a reset can say that it was cut off.
     ends_by_close: bool,
 }
@@ -108,6 +138,8 @@ pub(crate) struct Listener {
     next_serial: u64,
     settings: config::Http,
     limits: Limits,
+    /// Some service takes bodies as they come.
+    are_streamed: bool,
     is_draining: bool,
     /// More connections may wait: gone on with in the next turn.
     accepts_on: bool,
@@ -117,6 +149,8 @@ pub(crate) struct Listener {
     arrivals: VecDeque<Arrival>,
     /// Connections that may go on: more to read, or something pipelined.
     listed: VecDeque<usize>,
+    /// Calls whose clients have sent something to be passed on.
+    moved: VecDeque<Ticket>,
     dirty: Vec<usize>,
     date: Date,
     counts: Counts,
@@ -133,6 +167,9 @@ pub(crate) struct Counts {
     /// Requests refused at `bodies_bytes_max`.
     pub(crate) bodies_full: u64,
     pub(crate) timed_out: u64,
+    /// Connections that have become tunnels, and those that are some now.
+    pub(crate) tunnels: u64,
+    pub(crate) tunnels_open: usize,
 }
 
 /// How much of a streamed answer may wait for a slow client before its upstream is paused.
@@ -164,11 +201,13 @@ impl Listener {
                 body_bytes_max: settings.body_bytes_max.value(),
             },
             settings: settings.clone(),
+            are_streamed: false,
             is_draining: false,
             accepts_on: false,
             accepts_later: false,
             arrivals: VecDeque::new(),
             listed: VecDeque::new(),
+            moved: VecDeque::new(),
             dirty: Vec::new(),
             date: Date::default(),
             counts: Counts::default(),
@@ -186,7 +225,7 @@ impl Listener {
     }
 
     pub(crate) fn counts(&self) -> Counts {
-        self.counts
+        Counts { tunnels_open: self.tunnels(), ..self.counts }
     }
 
     /// Begins to accept.
@@ -214,7 +253,7 @@ impl Listener {
         (self.accepts_on, self.accepts_later) = (false, false);
         for _ in 0..ACCEPTS_PER_TURN {
             match self.socket.accept() {
-                Ok((stream, _)) => self.welcome(stream, now, kit),
+                Ok((stream, peer)) => self.welcome(stream, peer.ip(), now, kit),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted) => {
                 }
@@ -233,7 +272,7 @@ impl Listener {
         self.accepts_on
     }
 
-    fn welcome(&mut self, mut stream: TcpStream, now: Time, kit: &mut Kit) {
+    fn welcome(&mut self, mut stream: TcpStream, peer: IpAddr, now: Time, kit: &mut Kit) {
         if self.clients.len() >= self.settings.connections_max.size() {
             self.counts.refused += 1;
             let mut refusal = Vec::new();
@@ -255,6 +294,7 @@ impl Listener {
         self.next_serial += 1;
         self.clients.insert(Client {
             stream,
+            peer,
             serial: self.next_serial,
             state: State::Idle,
             incoming: Incoming::default(),
@@ -266,6 +306,10 @@ impl Listener {
             is_behind: false,
             is_dirty: false,
             is_listed: false,
+            rest: None,
+            trailers: Vec::new(),
+            owes_continue: false,
+            is_held: false,
             ends_by_close: false,
         });
     }
@@ -287,17 +331,16 @@ impl Listener {
 
     /// The client is gone; whoever works for it is told.
     fn hang_up(&mut self, place: usize, kit: &mut Kit) {
-        if let Some(State::Waiting { ticket: Some(ticket), .. } | State::Streaming { ticket, .. }) =
-            self.clients.get(place).map(|client| &client.state)
-        {
-            kit.events.push_back(Event::Gone { ticket: *ticket });
+        if let Some(ticket) = self.clients.get(place).and_then(|client| client.state.ticket()) {
+            kit.events.push_back(Event::Gone { ticket });
         }
         self.close(place, kit);
     }
 
     fn close(&mut self, place: usize, kit: &mut Kit) {
         let mut client = self.clients.remove(place);
-        let is_cut_off = matches!(client.state, State::Streaming { .. }) || !client.outgoing.is_empty();
+        let is_under_way = matches!(client.state, State::Streaming { .. } | State::Tunnel { .. });
+        let is_cut_off = is_under_way || !client.outgoing.is_empty();
         if client.ends_by_close && is_cut_off {
             // A system that does not do this ends it as if it were whole; nothing better is left to do.
             let _ = rustix::net::sockopt::set_socket_linger(&client.stream, Some(Duration::ZERO));
@@ -392,8 +435,14 @@ impl Listener {
     fn end_of_input(&mut self, place: usize, kit: &mut Kit) {
         let client = &mut self.clients[place];
         (client.is_readable, client.sees_end) = (false, true);
-        if let State::Head | State::Body { .. } = client.state {
-            self.counts.malformed += 1;
+        match client.state {
+            State::Head | State::Body { .. } => self.counts.malformed += 1,
+            State::Tunnel { .. } => return self.end_of_tunnel(place, kit),
+            State::Waiting { .. } | State::Streaming { .. } if client.rest.is_some() => {
+                self.counts.malformed += 1;
+                return self.hang_up(place, kit);
+            }
+            State::Idle | State::Waiting { .. } | State::Streaming { .. } | State::Closing => {}
         }
         self.finish(place, kit);
     }
@@ -420,7 +469,8 @@ impl Listener {
                 State::Idle | State::Head => self.understand_head(place, rest, now, kit),
                 State::Body { .. } => self.understand_body(place, rest, now, kit),
                 State::Closing => Ok(rest.len()),
-                State::Waiting { .. } | State::Streaming { .. } => return taken,
+                State::Tunnel { .. } => Ok(self.carry(place, rest, now, kit)),
+                State::Waiting { .. } | State::Streaming { .. } => self.understand_rest(place, rest, now, kit),
             };
             match understood {
                 Ok(0) => return taken,
@@ -435,7 +485,11 @@ impl Listener {
                         }
                         _ => self.counts.malformed += 1,
                     }
-                    self.refuse(place, &problem, now, kit);
+                    match self.clients.get(place).map(|client| &client.state) {
+                        // In the middle of an answer there is no place for another.
+                        Some(State::Streaming { .. }) => self.hang_up(place, kit),
+                        _ => self.refuse(place, &problem, now, kit),
+                    }
                     return bytes.len();
                 }
             }
@@ -452,15 +506,25 @@ impl Listener {
             }
             return Ok(0);
         };
+        let may_stream = self.may_stream(&head);
+        let client = &mut self.clients[place];
         let length = match head.framing {
+            Framing::Length(_) if may_stream => 0,
+            Framing::Length(length) if length > self.settings.body_bytes_max.value() => {
+                return Err(Malformed { status: 413, why: "the body is too long" });
+            }
             Framing::Length(length) => length as usize,
             Framing::Empty | Framing::Chunked | Framing::UntilClose => 0,
         };
         if kit.calls.bytes() + length > self.settings.bodies_bytes_max.size() {
             return Err(Malformed { status: 503, why: "too many bytes of request bodies are held; ask again later" });
         }
-        let exchange =
-            Exchange { is_http11: head.http11, keeps_alive: head.keep_alive, is_head: head.method == "HEAD" };
+        let exchange = Exchange {
+            is_http11: head.http11,
+            keeps_alive: head.keep_alive,
+            is_head: head.method == "HEAD",
+            upgrades: head.upgrades,
+        };
         let mut request = kit.calls.buffer();
         let parts = Request {
             from: "http",
@@ -477,14 +541,17 @@ impl Listener {
         if head.framing == Framing::Empty {
             self.complete(place, request, exchange);
         } else {
-            if head.expect_continue && head.len == bytes.len() {
-                client.outgoing.bytes.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
-                mark_dirty(place, client, &mut self.dirty, now);
-            }
-            let body = Body::new(head.framing, self.limits.body_bytes_max);
-            client.state = State::Body { body, request, exchange, held: 0 };
+            client.owes_continue = head.expect_continue && head.len == bytes.len();
+            let bytes_max = if may_stream { self.limits.body_bytes_max } else { self.settings.body_bytes_max.value() };
+            let body = Body::new(head.framing, bytes_max);
+            let part = may_stream.then_some(head.framing);
+            client.state = State::Body { body, request, exchange, held: 0, part };
             if body.is_done() {
                 self.understand_body(place, b"", now, kit)?;
+            } else if may_stream && head.len == bytes.len() {
+                self.part_if_enough(place, kit);
+            } else if !may_stream {
+                self.continue_if_owed(place, now);
             }
         }
         Ok(head.len)
@@ -492,11 +559,14 @@ impl Listener {
 
     fn understand_body(&mut self, place: usize, bytes: &[u8], now: Time, kit: &mut Kit) -> Result<usize, Malformed> {
         let client = &mut self.clients[place];
-        let State::Body { body, request, exchange, held } = &mut client.state else { return Ok(0) };
+        let State::Body { body, request, exchange, held, part } = &mut client.state else { return Ok(0) };
         let exchange = *exchange;
         let request_bytes = Arc::make_mut(request);
         let before = request_bytes.len();
-        let taken = body.decode(bytes, request_bytes.body_mut())?;
+        let taken = match part {
+            Some(_) => body.decode_with_trailers(bytes, request_bytes.body_mut(), &mut client.trailers)?,
+            None => body.decode(bytes, request_bytes.body_mut())?,
+        };
         let grown = request_bytes.len() - before;
         *held += grown;
         kit.calls.hold(grown);
@@ -504,11 +574,13 @@ impl Listener {
         if kit.calls.bytes() > self.settings.bodies_bytes_max.size() {
             return Err(Malformed { status: 503, why: "too many bytes of request bodies are held; ask again later" });
         }
-        if body.is_done() {
+        if body.is_done() && client.trailers.is_empty() {
             if let State::Body { request, held, .. } = std::mem::replace(&mut client.state, State::Idle) {
                 kit.calls.let_go(held);
                 self.complete(place, request, exchange);
             }
+        } else {
+            self.part_if_enough(place, kit);
         }
         Ok(taken)
     }
@@ -516,7 +588,8 @@ impl Listener {
     fn complete(&mut self, place: usize, request: Arc<RequestBuf>, exchange: Exchange) {
         let client = &mut self.clients[place];
         client.state = State::Waiting { ticket: None, exchange };
-        self.arrivals.push_back(Arrival { place, serial: client.serial, request });
+        let hop = Hop { from: client.peer, is_http11: exchange.is_http11, upgrades: exchange.upgrades };
+        self.arrivals.push_back(Arrival { place, serial: client.serial, request, hop, upload: None });
     }
 
     /// The next complete request.
@@ -526,10 +599,12 @@ impl Listener {
 
     /// The request of this connection has become a call.
     pub(crate) fn ticketed(&mut self, place: usize, ticket: Ticket) {
-        if let Some(State::Waiting { ticket: waiting, .. }) =
-            self.clients.get_mut(place).map(|client| &mut client.state)
-        {
+        let Some(client) = self.clients.get_mut(place) else { return };
+        if let State::Waiting { ticket: waiting, .. } = &mut client.state {
             *waiting = Some(ticket);
+            // Whoever waits for a 100 gets it from whoever takes the body.
+            client.is_held = client.owes_continue;
+            self.list_if_more(place);
         }
     }
 
@@ -554,7 +629,7 @@ impl Listener {
         let date = self.date.text();
         let Some(client) = self.clients.get_mut(place).filter(|client| client.serial == serial) else { return };
         let State::Waiting { exchange, .. } = client.state else { return };
-        let keeps_alive = exchange.keeps_alive && !is_draining;
+        let keeps_alive = client.forget_rest() && exchange.keeps_alive && !is_draining;
         if client.outgoing.bytes.capacity() == 0 {
             client.outgoing.bytes = kit.buffer();
         }
@@ -601,9 +676,14 @@ impl Listener {
     fn refuse(&mut self, place: usize, problem: &Problem, now: Time, kit: &mut Kit) {
         let date = self.date.text();
         let Some(client) = self.clients.get_mut(place) else { return };
-        if let State::Body { request, held, .. } = std::mem::replace(&mut client.state, State::Closing) {
-            kit.calls.let_go(held);
-            kit.calls.give_back(request);
+        client.forget_rest();
+        match std::mem::replace(&mut client.state, State::Closing) {
+            State::Body { request, held, .. } => {
+                kit.calls.let_go(held);
+                kit.calls.give_back(request);
+            }
+            State::Waiting { ticket: Some(ticket), .. } => kit.events.push_back(Event::Gone { ticket }),
+            _ => {}
         }
         client.incoming.clear();
         client.since = now;
@@ -634,7 +714,7 @@ impl Listener {
             None => StreamFraming::UntilClose,
         };
         client.ends_by_close = framing == StreamFraming::UntilClose;
-        exchange.keeps_alive &= !is_draining && !client.ends_by_close;
+        exchange.keeps_alive &= !is_draining && !client.ends_by_close && client.rest.is_none();
         let out = &mut client.outgoing.bytes;
         write_head(out, status, "", headers, date, connection_line(exchange, exchange.keeps_alive));
         match (framing, length) {
@@ -650,7 +730,11 @@ impl Listener {
     /// Adds to an answer that flows. Returns whether its source should pause: the client is slow.
     pub(crate) fn stream(&mut self, place: usize, serial: u64, bytes: &[u8], now: Time) -> bool {
         let Some(client) = self.clients.get_mut(place).filter(|client| client.serial == serial) else { return false };
-        let State::Streaming { framing, .. } = &mut client.state else { return false };
+        let framing = match &mut client.state {
+            State::Streaming { framing, .. } => framing,
+            State::Tunnel { .. } => &mut StreamFraming::UntilClose,
+            State::Idle | State::Head | State::Body { .. } | State::Waiting { .. } | State::Closing => return false,
+        };
         match framing {
             StreamFraming::Chunked => http::write_chunk(&mut client.outgoing.bytes, bytes),
             StreamFraming::UntilClose => client.outgoing.bytes.extend_from_slice(bytes),
@@ -674,22 +758,36 @@ impl Listener {
     /// Whether the answer to this connection has begun to flow.
     pub(crate) fn is_streaming(&self, place: usize, serial: u64) -> bool {
         let client = self.clients.get(place).filter(|client| client.serial == serial);
-        client.is_some_and(|client| matches!(client.state, State::Streaming { .. }))
+        client.is_some_and(|client| matches!(client.state, State::Streaming { .. } | State::Tunnel { .. }))
     }
 
     /// The answer that flows has ended; `is_whole` or broken off, which a client can only be told by closing.
-    pub(crate) fn end_stream(&mut self, place: usize, serial: u64, is_whole: bool, now: Time, kit: &mut Kit) {
+    /// `trailers` go with one that is sent in chunks: lines, each ended by CRLF.
+    pub(crate) fn end_stream(
+        &mut self,
+        place: usize,
+        serial: u64,
+        is_whole: bool,
+        trailers: &[u8],
+        now: Time,
+        kit: &mut Kit,
+    ) {
         let Some(client) = self.client(place, serial) else { return };
-        let State::Streaming { exchange, framing, .. } = client.state else { return };
+        let (keeps_alive, framing) = match client.state {
+            State::Streaming { exchange, framing, .. } => (exchange.keeps_alive, framing),
+            State::Tunnel { .. } => (false, StreamFraming::UntilClose),
+            State::Idle | State::Head | State::Body { .. } | State::Waiting { .. } | State::Closing => return,
+        };
         if !is_whole || matches!(framing, StreamFraming::Length(1..)) {
             // What was already produced is still sent, then the connection ends before the body does.
             let _ = client.outgoing.write_to(&mut client.stream);
             return self.close(place, kit);
         }
         if framing == StreamFraming::Chunked {
-            http::write_last_chunk(&mut client.outgoing.bytes);
+            http::write_last_chunk(&mut client.outgoing.bytes, trailers);
         }
-        client.state = if exchange.keeps_alive { State::Idle } else { State::Closing };
+        client.forget_rest();
+        client.state = if keeps_alive { State::Idle } else { State::Closing };
         client.since = now;
         let client = &mut self.clients[place];
         mark_dirty(place, client, &mut self.dirty, now);
@@ -725,10 +823,13 @@ impl Listener {
                 client.taken_at = now;
                 client.is_behind = false;
                 kit.take_back(&mut client.outgoing.bytes);
-                if matches!(client.state, State::Closing) {
-                    self.linger(place, kit);
-                } else {
-                    self.list_if_more(place);
+                match client.state {
+                    State::Closing => self.linger(place, kit),
+                    State::Tunnel { is_shut: true, .. } => {
+                        // If it cannot be told, it is gone, and the poll says so.
+                        let _ = client.stream.shutdown(std::net::Shutdown::Write);
+                    }
+                    _ => self.list_if_more(place),
                 }
             }
             Ok(false) => {
@@ -810,17 +911,25 @@ enum Late {
 impl Client {
     /// Whether what is read now can be made use of.
     fn listens(&self) -> bool {
-        !matches!(self.state, State::Waiting { .. } | State::Streaming { .. })
-            && (self.outgoing.len() <= UNTAKEN_BYTES_MAX || matches!(self.state, State::Closing))
+        match self.state {
+            State::Idle | State::Head | State::Body { .. } => self.outgoing.len() <= UNTAKEN_BYTES_MAX,
+            State::Waiting { .. } | State::Streaming { .. } => self.rest.is_some() && !self.is_held,
+            State::Tunnel { is_over, .. } => !is_over && !self.is_held,
+            State::Closing => true,
+        }
     }
 
     fn is_disconnected(&self) -> bool {
-        self.stream.peer_addr().is_err() || !matches!(self.stream.take_error(), Ok(None))
+        // A tunnel may be shut in both directions with its last bytes unread.
+        let is_shut = self.stream.peer_addr().is_err() && !matches!(self.state, State::Tunnel { .. });
+        is_shut || !matches!(self.stream.take_error(), Ok(None))
     }
 
     fn late(&self, now: Time, settings: &config::Http) -> Option<Late> {
         let body_timeout = settings.body_timeout_ms.millis();
-        if !self.outgoing.is_empty() && now - self.taken_at > body_timeout {
+        // How long a tunnel may stand still is looked at where it ends.
+        let is_tunnel = matches!(self.state, State::Tunnel { .. });
+        if !is_tunnel && !self.outgoing.is_empty() && now - self.taken_at > body_timeout {
             return Some(Late::Deaf);
         }
         let waited = now - self.since;
@@ -829,7 +938,23 @@ impl Client {
             State::Head => (waited > settings.head_timeout_ms.millis()).then_some(Late::Told("the head took too long")),
             State::Body { .. } => (waited > body_timeout).then_some(Late::Told("the body took too long")),
             State::Closing => (waited > LINGER && self.outgoing.is_empty()).then_some(Late::Quietly),
-            State::Waiting { .. } | State::Streaming { .. } => None,
+            // Of a body that nobody takes its client is not to blame.
+            State::Waiting { .. } if self.listens() => {
+                (waited > body_timeout).then_some(Late::Told("the body took too long"))
+            }
+            State::Streaming { .. } if self.listens() => (waited > body_timeout).then_some(Late::Deaf),
+            State::Waiting { .. } | State::Streaming { .. } | State::Tunnel { .. } => None,
+        }
+    }
+}
+
+impl State {
+    /// The call that is under way.
+    fn ticket(&self) -> Option<Ticket> {
+        match self {
+            State::Waiting { ticket, .. } => *ticket,
+            State::Streaming { ticket, .. } | State::Tunnel { ticket, .. } => Some(*ticket),
+            State::Idle | State::Head | State::Body { .. } | State::Closing => None,
         }
     }
 }

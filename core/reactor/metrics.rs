@@ -137,6 +137,12 @@ fn of_demi(page: &mut Page, conductor: &Conductor, facts: &Facts<'_>) {
         "Client connections refused at http.connections_max.",
         counts.refused,
     );
+    page.gauge(
+        "demi_http_tunnels_open",
+        "Tunnels: connections that were upgraded, to WebSocket for one.",
+        counts.tunnels_open,
+    );
+    page.counter("demi_http_tunnels_total", "Connections that became tunnels.", counts.tunnels);
     page.counter(
         "demi_http_malformed_total",
         "Requests that were no HTTP, or none that is spoken here.",

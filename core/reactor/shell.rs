@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use demi_conductor::config::{Config, Host};
+use demi_conductor::config::{Config, Host, Proxy};
 use demi_conductor::lifecycle::Reason;
 use demi_conductor::{
     Action, Answer, Conductor, Errand, Event, Exit, Instance, Order, Outcome, Signal, Ticket, Time, Verdict,
@@ -37,6 +37,7 @@ use crate::plugins;
 use crate::reach::Lookouts;
 use crate::spawn::{Recipe, Yard};
 use crate::tokens::Source;
+use crate::upload::{Passage, Upload};
 use crate::upstream::{Checkup, Upstreams};
 use crate::workers::{self, Worker};
 
@@ -119,6 +120,8 @@ pub(crate) struct Shell {
     children: Children,
     upstreams: Upstreams,
     lookouts: Lookouts,
+    /// By the number of the route: what it changes of what it passes on.
+    proxies: Vec<Option<Arc<Proxy>>>,
     signals: Option<Signals>,
     /// By the index of the platform.
     roster: Vec<Listed>,
@@ -143,7 +146,7 @@ impl Shell {
     #[allow(clippy::too_many_arguments)]
     pub(crate) fn new(
         kit: Kit,
-        listener: Listener,
+        mut listener: Listener,
         mailbox: Mailbox,
         postbox: Postbox,
         clerk: Clerk,
@@ -154,6 +157,7 @@ impl Shell {
         store_facts: StoreFacts,
         config: &Config,
     ) -> Shell {
+        listener.stream_bodies(config.platforms.iter().any(|platform| platform.host == Host::Http));
         let bays = (0..)
             .zip(&config.platforms)
             .flat_map(|(number, platform)| {
@@ -174,6 +178,7 @@ impl Shell {
             children: Children::new(config.http.body_bytes_max.value(), yard),
             upstreams: Upstreams::new(&config.http),
             lookouts: Lookouts::new(config),
+            proxies: config.routes.iter().map(|route| rewriting(&route.proxy)).collect(),
             signals,
             roster,
             desk,
@@ -377,12 +382,16 @@ impl Shell {
 
     /// Moves the bodies of streamed answers from their upstreams to their clients.
     pub(crate) fn move_streams(&mut self) {
+        self.move_uploads();
         while let Some(ticket) = self.upstreams.next_relay() {
             let Some(call) = self.kit.calls.get(ticket) else { continue };
             match call.origin {
                 Origin::Client { place, serial } => {
                     let is_slow = self.listener.stream(place, serial, &call.attempt.reply.body, self.now);
                     call.attempt.reply.body.clear();
+                    if call.attempt.is_over {
+                        self.listener.shut(place, serial, self.now);
+                    }
                     if let (true, Link::Upstream(upstream)) = (is_slow, call.attempt.link) {
                         self.upstreams.pause(ticket, upstream, true);
                         if !self.paused.contains(&ticket) {
@@ -401,6 +410,21 @@ impl Shell {
                 // Nobody reads it; only how it ends is of interest.
                 Origin::Replay { .. } => call.attempt.reply.body.clear(),
                 Origin::Caller(_) | Origin::Plugin { .. } | Origin::Nobody => {}
+            }
+        }
+    }
+
+    /// Moves what clients send while their requests are under way, and has more of it read where it was taken.
+    fn move_uploads(&mut self) {
+        while let Some(ticket) = self.listener.next_moved() {
+            if let Some(Link::Upstream(upstream)) = self.kit.calls.get(ticket).map(|call| call.attempt.link) {
+                self.upstreams.feed(ticket, upstream, self.now, &mut self.kit);
+            }
+        }
+        while let Some(ticket) = self.upstreams.next_hungry() {
+            let origin = self.kit.calls.get(ticket).map(|call| &call.origin);
+            if let Some(Origin::Client { place, serial }) = origin {
+                self.listener.read_on(*place, *serial, self.now);
             }
         }
     }
@@ -484,6 +508,10 @@ impl Shell {
     }
 
     fn hedge(&mut self, ticket: Ticket, instance: Instance) {
+        if self.kit.calls.upload(ticket).is_some() {
+            // Of what passes through there is one copy.
+            return self.kit.ended(ticket, instance, Outcome::Busy);
+        }
         self.kit.calls.double(ticket, instance);
         self.put(ticket, instance);
     }
@@ -539,7 +567,12 @@ impl Shell {
                     self.bays[instance.slot as usize].name.as_bytes(),
                 );
             }
-            self.listener.begin_stream(place, serial, ticket, status, &attempt.head, length, self.now);
+            if status == 101 {
+                self.listener.begin_tunnel(place, serial, ticket, &attempt.head, self.now);
+                call.upload = Some(Box::new(Upload::new(Passage::Tunnel)));
+            } else {
+                self.listener.begin_stream(place, serial, ticket, status, &attempt.head, length, self.now);
+            }
         }
         if let Link::Upstream(upstream) = call.attempt.link {
             self.upstreams.relay(ticket, upstream, self.now, &mut self.kit);
@@ -695,6 +728,11 @@ impl Drop for Shell {
     fn drop(&mut self) {
         self.leave_nothing();
     }
+}
+
+/// What a route changes, if it changes anything.
+fn rewriting(proxy: &Proxy) -> Option<Arc<Proxy>> {
+    (*proxy != Proxy::default()).then(|| Arc::new(proxy.clone()))
 }
 
 fn not_started(name: &str, error: &std::io::Error, why: &mut Option<String>) -> Exit {

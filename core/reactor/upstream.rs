@@ -21,9 +21,11 @@ use mio::Interest;
 use slab::Slab;
 
 use crate::calls::Link;
+use crate::forward;
 use crate::http::{self, Body, Framing, Limits};
 use crate::kit::{outcome_of_status, Incoming, Kit, Outgoing, Readiness, READS_PER_TURN};
 use crate::tokens::Source;
+use crate::upload::Passage;
 
 /// How an upstream is asked how it is.
 #[derive(Debug)]
@@ -51,6 +53,8 @@ struct Errand {
     ticket: Ticket,
     is_head: bool,
     is_idempotent: bool,
+    /// It offers to change protocols.
+    upgrades: bool,
 }
 
 /// How far the answer is.
@@ -64,6 +68,25 @@ enum Progress {
     Gathering(Body),
     /// The body flows.
     Flowing(Body),
+    /// Another protocol is spoken. `is_over`: the upstream sends nothing more.
+    Tunnel { is_over: bool },
+}
+
+/// How far what a client sends while its request is under way has been passed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Uplink {
+    /// There is nothing.
+    None,
+    /// The client's half of a tunnel.
+    Tunnel,
+    /// A body of known length.
+    Length,
+    /// A body in chunks.
+    Chunked,
+    /// The client's half has ended, and the upstream is to be told once it has all.
+    Ending,
+    /// It was told.
+    Over,
 }
 
 struct Connection {
@@ -77,6 +100,7 @@ struct Connection {
     /// What has come of the body that a probe asks for, as far as it is looked at.
     looked_at: Vec<u8>,
     outgoing: Outgoing,
+    uplink: Uplink,
     incoming: Incoming,
     is_connected: bool,
     /// It has served a request before: the upstream may have closed it just now.
@@ -98,11 +122,15 @@ pub(crate) struct Upstreams {
     /// Idle connections by slot, the one used last at the end.
     idle: BTreeMap<u32, Vec<usize>>,
     idle_max: usize,
+    idle_time: Duration,
     limits: Limits,
     /// Connections that have more to read than one turn allows.
     unread: Vec<usize>,
     /// Calls whose body has moved forward.
     relays: VecDeque<Ticket>,
+    /// Calls of which more may be read that their clients send.
+    hungry: VecDeque<Ticket>,
+    tunnel_idle_time: Duration,
 }
 
 /// Reads of a body that flows in one turn: what a slow client does not take must be noticed before there is much of it.
@@ -111,6 +139,10 @@ const FLOWING_READS_PER_TURN: usize = 2;
 const LOOKED_AT_BYTES_MAX: usize = 64 * 1024;
 /// An answer that says that it failed is gathered up to so much before it flows to whoever asked.
 const GATHERED_BYTES_MAX: usize = 64 * 1024;
+/// What a client sends is taken while less than this waits for its upstream.
+const UPLINK_BYTES_MAX: usize = 64 * 1024;
+/// A tunnel whose one half has ended may stand still so long.
+const HALF_TUNNEL_IDLE_MAX: Duration = Duration::from_secs(60);
 /// A body that flows may pause so long before it counts as broken off.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 
@@ -120,16 +152,24 @@ impl Upstreams {
             connections: Slab::new(),
             idle: BTreeMap::new(),
             idle_max: settings.upstream_idle_max.size(),
+            idle_time: settings.upstream_idle_ms.millis(),
             // An upstream's answer is passed on as it comes, so its length needs no bound.
             limits: Limits { head_bytes_max: 64 * 1024, headers_max: http::HEADERS_MAX, body_bytes_max: u64::MAX },
             unread: Vec::new(),
             relays: VecDeque::new(),
+            hungry: VecDeque::new(),
+            tunnel_idle_time: settings.tunnel_idle_ms.millis(),
         }
     }
 
     /// Sends a request. What becomes of it is an event.
     pub(crate) fn handle(&mut self, ticket: Ticket, instance: Instance, address: SocketAddr, now: Time, kit: &mut Kit) {
-        let Some(place) = self.idle_or_new(instance, address, now, kit) else {
+        // What cannot be sent twice must not meet a connection that its upstream has just closed.
+        let place = match kit.calls.get(ticket).is_some_and(|call| call.goes_on()) {
+            true => self.connect(instance, address, Purpose::Idle, now, kit),
+            false => self.idle_or_new(instance, address, now, kit),
+        };
+        let Some(place) = place else {
             return kit.events.push_back(Event::Answered { ticket, instance, outcome: Outcome::Unsent });
         };
         self.ask(place, ticket, now, kit);
@@ -137,13 +177,34 @@ impl Upstreams {
 
     fn ask(&mut self, place: usize, ticket: Ticket, now: Time, kit: &mut Kit) {
         let connection = &mut self.connections[place];
-        let Some((request, attempt)) = kit.calls.task(ticket, connection.instance) else { return };
+        let Some(attempt) = kit.calls.attempt(ticket, connection.instance) else { return };
         attempt.link = Link::Upstream(place);
-        let request = request.request();
+        let Some(call) = kit.calls.get(ticket) else { return };
+        let request = call.request.request();
         connection.since = now;
-        connection.purpose =
-            Purpose::Call(Errand { ticket, is_head: request.method == "HEAD", is_idempotent: request.is_idempotent() });
-        write_request(&mut connection.outgoing.bytes, &request, connection.address);
+        let upgrades = call.offers_upgrade();
+        let (is_head, is_idempotent) = (request.method == "HEAD", request.is_idempotent());
+        connection.purpose = Purpose::Call(Errand { ticket, is_head, is_idempotent, upgrades });
+        let out = &mut connection.outgoing.bytes;
+        forward::write_request_head(out, &request, connection.address, call.proxy.as_deref(), call.hop);
+        if upgrades {
+            forward::write_offer(out, request.headers);
+        }
+        match call.upload.as_ref().map(|upload| upload.passage) {
+            Some(Passage::Body { length: Some(length) }) => {
+                connection.uplink = Uplink::Length;
+                http::write_length(out, length);
+                out.extend_from_slice(b"\r\n");
+                out.extend_from_slice(request.body);
+            }
+            Some(Passage::Body { length: None }) => {
+                connection.uplink = Uplink::Chunked;
+                forward::write_announcement(out, request.headers);
+                out.extend_from_slice(b"Transfer-Encoding: chunked\r\n\r\n");
+                http::write_chunk(out, request.body);
+            }
+            Some(Passage::Tunnel) | None => write_body(out, &request),
+        }
         self.ready(place, Readiness::default(), now, kit);
     }
 
@@ -181,6 +242,7 @@ impl Upstreams {
             checkup: None,
             looked_at: Vec::new(),
             outgoing: Outgoing::new(kit.buffer()),
+            uplink: Uplink::None,
             incoming: Incoming::default(),
             is_connected: false,
             is_used: false,
@@ -216,7 +278,8 @@ impl Upstreams {
                     let Checkup { method, path, .. } = &*checkup;
                     let request = demi_platform::Request { method, target: path, ..Default::default() };
                     let connection = &mut self.connections[place];
-                    write_request(&mut connection.outgoing.bytes, &request, address);
+                    forward::write_request_head(&mut connection.outgoing.bytes, &request, address, None, None);
+                    write_body(&mut connection.outgoing.bytes, &request);
                     connection.checkup = Some(checkup);
                 }
             }
@@ -254,18 +317,106 @@ impl Upstreams {
                 return self.probed(place, Verdict::Pass, kit);
             }
         }
-        // What cannot be written is told by what is read: an upstream may refuse a long request early.
-        if connection.outgoing.write_to(&mut connection.stream).is_err() {
-            connection.is_readable = true;
-        }
-        kit.take_back(&mut connection.outgoing.bytes);
+        self.write(place, now, kit);
         self.read(place, now, kit);
+    }
+
+    /// Writes what it can, and takes more of what the client sends where there is room.
+    fn write(&mut self, place: usize, now: Time, kit: &mut Kit) {
+        self.take_upload(place, now, kit);
+        loop {
+            let connection = &mut self.connections[place];
+            match connection.outgoing.write_to(&mut connection.stream) {
+                // The poll says nothing more of a socket that has taken all: what has come meanwhile goes at once.
+                Ok(true) => {
+                    if !self.take_upload(place, now, kit) {
+                        break;
+                    }
+                }
+                Ok(false) => return,
+                // What cannot be written is told by what is read: an upstream may refuse a long request early.
+                Err(_) => {
+                    connection.is_readable = true;
+                    return self.note_unread(place);
+                }
+            }
+        }
+        let connection = &mut self.connections[place];
+        kit.take_back(&mut connection.outgoing.bytes);
+        if connection.uplink == Uplink::Ending {
+            connection.uplink = Uplink::Over;
+            // If it cannot be told, it is gone, and what is read tells that.
+            let _ = connection.stream.shutdown(std::net::Shutdown::Write);
+            self.end_tunnel_if_over(place, kit);
+        }
+    }
+
+    /// A client has sent something to be passed on.
+    pub(crate) fn feed(&mut self, ticket: Ticket, place: usize, now: Time, kit: &mut Kit) {
+        if self.connections.get(place).is_some_and(|connection| connection.serves(ticket) && connection.is_connected) {
+            self.write(place, now, kit);
+        }
+    }
+
+    /// The next call of which more may be read that its client sends.
+    pub(crate) fn next_hungry(&mut self) -> Option<Ticket> {
+        self.hungry.pop_front()
+    }
+
+    /// Takes what the client sends, if there is room for it. Whether there is more to write.
+    fn take_upload(&mut self, place: usize, now: Time, kit: &mut Kit) -> bool {
+        let connection = &mut self.connections[place];
+        let Purpose::Call(errand) = connection.purpose else { return false };
+        let is_up = matches!(connection.uplink, Uplink::Tunnel | Uplink::Length | Uplink::Chunked);
+        if !is_up || connection.outgoing.len() >= UPLINK_BYTES_MAX {
+            return false;
+        }
+        let Some(call) = kit.calls.get(errand.ticket) else { return false };
+        let Some(upload) = &mut call.upload else { return false };
+        let (taken, is_done) = (upload.bytes.len(), upload.is_done);
+        let out = &mut connection.outgoing.bytes;
+        if connection.uplink == Uplink::Chunked {
+            http::write_chunk(out, &upload.bytes);
+            upload.bytes.clear();
+            if is_done {
+                forward::write_request_end(out, &upload.trailers, call.proxy.as_deref());
+            }
+        } else {
+            out.append(&mut upload.bytes);
+        }
+        if taken > 0 || is_done {
+            connection.since = now;
+            if connection.uplink != Uplink::Tunnel {
+                let instance = connection.instance;
+                kit.events.push_back(Event::Moved { ticket: errand.ticket, instance });
+                kit.calls.drop_part(errand.ticket);
+            }
+        }
+        kit.calls.let_go(taken);
+        match (is_done, connection.uplink) {
+            (true, Uplink::Tunnel) => connection.uplink = Uplink::Ending,
+            (true, _) => connection.uplink = Uplink::None,
+            (false, _) => self.hungry.push_back(errand.ticket),
+        }
+        !connection.outgoing.is_empty()
+    }
+
+    /// Both halves of a tunnel have ended: that is its answer.
+    fn end_tunnel_if_over(&mut self, place: usize, kit: &mut Kit) {
+        let connection = &self.connections[place];
+        if let (Progress::Tunnel { is_over: true }, Uplink::Over, Purpose::Call(errand)) =
+            (connection.progress, connection.uplink, connection.purpose)
+        {
+            kit.ended(errand.ticket, connection.instance, Outcome::Replied);
+            self.close(place, kit);
+        }
     }
 
     fn read(&mut self, place: usize, now: Time, kit: &mut Kit) {
         for reads in 0..READS_PER_TURN {
             let Some(connection) = self.connections.get_mut(place) else { return };
-            if reads >= FLOWING_READS_PER_TURN && matches!(connection.progress, Progress::Flowing(_)) {
+            let flows = matches!(connection.progress, Progress::Flowing(_) | Progress::Tunnel { .. });
+            if reads >= FLOWING_READS_PER_TURN && flows {
                 break;
             }
             if !connection.is_readable || connection.waits() {
@@ -292,6 +443,9 @@ impl Upstreams {
                     return;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) if matches!(connection.progress, Progress::Tunnel { .. }) => {
+                    return self.fail(place, Outcome::Broken, kit);
+                }
                 Err(_) => return self.closed_by_peer(place, now, kit),
             }
         }
@@ -314,7 +468,10 @@ impl Upstreams {
             (Progress::Gathering(body), Purpose::Call(errand)) => self.gather(place, errand, body, kit),
             (Progress::Flowing(body), Purpose::Call(errand)) => self.take_body(place, errand, body, kit),
             (Progress::Flowing(body), Purpose::Probe) => self.take_probe_body(place, body, kit),
-            (Progress::Announced(_) | Progress::Gathering(_), _) | (_, Purpose::Idle) => {}
+            (Progress::Tunnel { .. }, Purpose::Call(errand)) => self.carry(place, errand, kit),
+            (Progress::Announced(_) | Progress::Gathering(_), _)
+            | (Progress::Tunnel { .. }, Purpose::Probe)
+            | (_, Purpose::Idle) => {}
         }
     }
 
@@ -392,6 +549,7 @@ impl Upstreams {
         let head = loop {
             match http::parse_response(&connection.incoming.rest()[interim..], errand.is_head, &self.limits) {
                 Ok(None) => return connection.incoming.take(interim, kit),
+                Ok(Some(head)) if head.status == 101 && errand.upgrades => break head,
                 // Nobody asked it to change protocols.
                 Ok(Some(head)) if head.status == 101 => return self.fail(place, Outcome::Broken, kit),
                 Ok(Some(head)) if head.status < 200 => interim += head.len,
@@ -403,13 +561,27 @@ impl Upstreams {
             }
         };
         let instance = connection.instance;
-        let Some(attempt) = kit.calls.attempt(errand.ticket, instance) else { return self.close(place, kit) };
+        let proxy = kit.calls.get(errand.ticket).and_then(|call| call.proxy.clone());
+        let takes_trailers = kit.calls.get(errand.ticket).and_then(|call| call.hop).is_some_and(|hop| hop.is_http11);
+        let task = kit.calls.task(errand.ticket, instance);
+        let Some((request, attempt)) = task else { return self.close(place, kit) };
         attempt.reply.clear();
         attempt.reply.status = head.status;
         attempt.reply.content_type.push_str(head.content_type.unwrap_or_default());
         attempt.head.clear();
-        http::copy_end_to_end(head.headers_bytes, |name| name.eq_ignore_ascii_case(b"date"), &mut attempt.head);
+        forward::write_response_lines(&mut attempt.head, &head, proxy.as_deref());
         attempt.has_head = true;
+        let length = interim + head.len;
+        if head.status == 101 {
+            if !forward::write_choice(&mut attempt.head, head.headers_bytes, request.request().headers) {
+                log::debug!("{} changes to a protocol that it was not offered", connection.address);
+                return self.fail(place, Outcome::Broken, kit);
+            }
+            connection.keeps_alive = false;
+            connection.incoming.take(length, kit);
+            connection.progress = Progress::Announced(Body::new(Framing::UntilClose, u64::MAX));
+            return kit.events.push_back(Event::Headed { ticket: errand.ticket, instance });
+        }
         attempt.deferred = match head.status {
             429 | 503 => http::retry_after(head.headers_bytes),
             _ => None,
@@ -423,10 +595,14 @@ impl Upstreams {
         };
         connection.keeps_alive = head.keep_alive && head.framing != Framing::UntilClose;
         let mut body = Body::new(head.framing, u64::MAX);
-        let length = interim + head.len;
-        match body.decode(&connection.incoming.rest()[length..], &mut attempt.reply.body) {
+        attempt.trailers.clear();
+        let rest = &connection.incoming.rest()[length..];
+        let decoded = body.decode_with_trailers(rest, &mut attempt.reply.body, &mut attempt.trailers);
+        // Only what flows has trailers; an answer that may be tried again does without.
+        let flows = takes_trailers && !attempt.trailers.is_empty() && head.status < 500 && attempt.deferred.is_none();
+        match decoded {
             Err(_) => self.fail(place, Outcome::Broken, kit),
-            Ok(taken) if body.is_done() => {
+            Ok(taken) if body.is_done() && !flows => {
                 connection.incoming.take(length + taken, kit);
                 self.finish(place, errand, kit);
             }
@@ -471,7 +647,12 @@ impl Upstreams {
     pub(crate) fn relay(&mut self, ticket: Ticket, place: usize, now: Time, kit: &mut Kit) {
         let Some(connection) = self.connections.get_mut(place) else { return };
         let Progress::Announced(body) = connection.progress else { return };
-        connection.progress = Progress::Flowing(body);
+        let attempt = kit.calls.attempt(ticket, connection.instance);
+        if attempt.is_some_and(|attempt| attempt.reply.status == 101) {
+            (connection.progress, connection.uplink) = (Progress::Tunnel { is_over: false }, Uplink::Tunnel);
+        } else {
+            connection.progress = Progress::Flowing(body);
+        }
         self.relays.push_back(ticket);
         self.advance(place, kit);
         self.read(place, now, kit);
@@ -481,7 +662,8 @@ impl Upstreams {
         let connection = &mut self.connections[place];
         let attempt = kit.calls.attempt(errand.ticket, connection.instance);
         let Some(attempt) = attempt else { return self.close(place, kit) };
-        match body.decode(connection.incoming.rest(), &mut attempt.reply.body) {
+        let (rest, out) = (connection.incoming.rest(), &mut attempt.reply.body);
+        match body.decode_with_trailers(rest, out, &mut attempt.trailers) {
             Err(_) => self.fail(place, Outcome::Broken, kit),
             Ok(taken) => {
                 connection.incoming.take(taken, kit);
@@ -492,6 +674,17 @@ impl Upstreams {
                 }
             }
         }
+    }
+
+    /// Passes on what the upstream sends through a tunnel.
+    fn carry(&mut self, place: usize, errand: Errand, kit: &mut Kit) {
+        let connection = &mut self.connections[place];
+        let attempt = kit.calls.attempt(errand.ticket, connection.instance);
+        let Some(attempt) = attempt else { return self.close(place, kit) };
+        attempt.reply.body.extend_from_slice(connection.incoming.rest());
+        let length = connection.incoming.rest().len();
+        connection.incoming.take(length, kit);
+        self.relays.push_back(errand.ticket);
     }
 
     /// The answer is complete; the connection is kept if both sides want that.
@@ -513,7 +706,8 @@ impl Upstreams {
         };
         kit.ended(errand.ticket, instance, outcome);
         let idle = self.idle.entry(instance.slot).or_default();
-        let is_clean = connection.incoming.is_empty() && connection.outgoing.is_empty();
+        let is_sent = connection.outgoing.is_empty() && connection.uplink == Uplink::None;
+        let is_clean = connection.incoming.is_empty() && is_sent;
         if connection.keeps_alive && is_clean && idle.len() < self.idle_max {
             connection.purpose = Purpose::Idle;
             connection.progress = Progress::Head;
@@ -533,6 +727,15 @@ impl Upstreams {
                 connection.keeps_alive = false;
                 return self.finish(place, errand, kit);
             }
+        }
+        if let (Progress::Tunnel { is_over: false }, Purpose::Call(errand)) = (connection.progress, connection.purpose)
+        {
+            (connection.progress, connection.is_readable) = (Progress::Tunnel { is_over: true }, false);
+            if let Some(attempt) = kit.calls.attempt(errand.ticket, connection.instance) {
+                attempt.is_over = true;
+            }
+            self.relays.push_back(errand.ticket);
+            return self.end_tunnel_if_over(place, kit);
         }
         // An idle connection may be closed just as it is used again; asking again does no harm if the method says so.
         let is_stale = connection.is_used && !connection.has_heard;
@@ -606,16 +809,26 @@ impl Upstreams {
         }
     }
 
-    /// Gives up answers that have stopped flowing, and connections that nobody has used for as long.
+    /// Gives up answers that have stopped flowing, and connections that nobody has used for long.
     pub(crate) fn sweep(&mut self, now: Time, kit: &mut Kit) {
         let is_silent = |connection: &Connection| {
-            let flows = matches!(connection.progress, Progress::Flowing(_)) && !connection.is_paused;
-            (flows || matches!(connection.purpose, Purpose::Idle)) && now - connection.since > SILENCE_MAX
+            let silence_max = match (connection.purpose, connection.progress) {
+                (Purpose::Idle, _) => self.idle_time,
+                (_, Progress::Flowing(_)) if !connection.is_paused => SILENCE_MAX,
+                (_, Progress::Tunnel { is_over }) if is_over || connection.uplink != Uplink::Tunnel => {
+                    self.tunnel_idle_time.min(HALF_TUNNEL_IDLE_MAX)
+                }
+                (_, Progress::Tunnel { .. }) => self.tunnel_idle_time,
+                _ => return false,
+            };
+            now - connection.since > silence_max
         };
         let silent: Vec<usize> =
             self.connections.iter().filter(|(_, other)| is_silent(other)).map(|(place, _)| place).collect();
         for place in silent {
-            self.fail(place, Outcome::Broken, kit);
+            let is_tunnel = matches!(self.connections[place].progress, Progress::Tunnel { .. });
+            // That nothing moves through a tunnel is no sign of illness.
+            self.fail(place, if is_tunnel { Outcome::Replied } else { Outcome::Broken }, kit);
         }
     }
 
@@ -633,7 +846,7 @@ impl Connection {
 
     /// It must not read on: the conductor has not decided yet, or the taker is slow.
     fn waits(&self) -> bool {
-        self.is_paused || matches!(self.progress, Progress::Announced(_))
+        self.is_paused || matches!(self.progress, Progress::Announced(_) | Progress::Tunnel { is_over: true })
     }
 }
 
@@ -645,22 +858,8 @@ fn content_length(headers: &[u8]) -> Option<u64> {
     std::str::from_utf8(http::header(headers, "content-length")?).ok()?.parse().ok()
 }
 
-/// Writes a request as this hop sends it: end-to-end headers of the caller, our own framing.
-fn write_request(out: &mut Vec<u8>, request: &demi_platform::Request<'_>, address: SocketAddr) {
-    let target = if request.target.is_empty() { "/" } else { request.target };
-    out.extend_from_slice(request.method.as_bytes());
-    out.push(b' ');
-    out.extend_from_slice(target.as_bytes());
-    out.extend_from_slice(b" HTTP/1.1\r\n");
-    if request.host.is_empty() {
-        http::write_header(out, "Host", address.to_string().as_bytes());
-    } else {
-        http::write_header(out, "Host", request.host.as_bytes());
-    }
-    http::copy_end_to_end(request.headers, |name| name.eq_ignore_ascii_case(b"host"), out);
-    if request.headers.is_empty() && !request.content_type.is_empty() {
-        http::write_header(out, "Content-Type", request.content_type.as_bytes());
-    }
+/// Ends the head of a request whose body is at hand with our own framing, and appends the body.
+fn write_body(out: &mut Vec<u8>, request: &demi_platform::Request<'_>) {
     let is_expected = matches!(request.method, "POST" | "PUT" | "PATCH");
     if is_expected || !request.body.is_empty() {
         http::write_length(out, request.body.len() as u64);

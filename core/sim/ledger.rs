@@ -378,6 +378,7 @@ impl Ledger {
                     }
                 }
             }
+            Event::Moved { .. } => unreachable!("bodies do not move in the world"),
             Event::Extended { .. }
             | Event::Reinitialized { .. }
             | Event::Reached { .. }

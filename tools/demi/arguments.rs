@@ -744,7 +744,7 @@ mod tests {
 
     #[test]
     fn every_command_explains_itself() {
-        let commands: [&[&str]; 24] = [
+        let commands: [&[&str]; 25] = [
             &["run"],
             &["platforms"],
             &["health"],

@@ -16,11 +16,14 @@ Config(
         head_bytes_max: 0x4000,
         headers_max: 100,
         body_bytes_max: 1048576,
+        body_stream_bytes_max: 1073741824,
         bodies_bytes_max: 16777216,
         idle_timeout_ms: 60000,
         head_timeout_ms: 10000,
         body_timeout_ms: 10000,
         upstream_idle_max: 64,
+        tunnel_idle_ms: 3600000,
+        upstream_idle_ms: 30000,
     ),
     store: (path: "demi-data", cache_bytes: 1048576, dead_letters_max: 10000, posts_max: 1000000, dead_letters_days: 30, metrics_days: 30),
     health: (
@@ -93,7 +96,19 @@ Config(
             idempotent: true,
             on_failure: DeadLetter,
         ),
-        (content: Contains("http://"), to: "web"),
+        (
+            content: Contains("http://"),
+            path: "/web/*",
+            to: "web",
+            proxy: (
+                strip_prefix: "/web",
+                preserve_host: false,
+                request_headers: {"X-Told": "1"},
+                remove_request_headers: ["Cookie"],
+                response_headers: {"Cache-Control": "no-store"},
+                remove_response_headers: ["Server"],
+            ),
+        ),
         (content: Exact("// no comment"), to: "voice", on_failure: Error), // the last one
     ],
 )

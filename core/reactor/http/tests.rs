@@ -583,7 +583,7 @@ fn what_is_written_can_be_read() {
         write_chunk(&mut body, payload);
     }
     assert!(body.starts_with(b"5\r\nhello\r\n12c\r\nxxx"));
-    write_last_chunk(&mut body);
+    write_last_chunk(&mut body, b"");
     let (payload, taken, done) = decode_all(Framing::Chunked, &[&body]).unwrap();
     assert_eq!((payload.len(), taken, done), (305, body.len(), true));
 }
@@ -709,4 +709,68 @@ fn a_wait_is_told_in_seconds_or_as_a_time_of_day_after_the_date_of_the_answer() 
     ] {
         assert_eq!(retry_after(lines.as_bytes()), seconds.map(Duration::from_secs), "{lines}");
     }
+}
+
+#[test]
+fn trailers_come_out_as_they_were_sent_whatever_the_pieces() {
+    let message = b"3\r\nabc\r\n0;x\r\nX-One: 1\r\nX-Two:\t2 \r\n\r\nNEXT";
+    for piece in 1..=message.len() {
+        let mut body = Body::new(Framing::Chunked, 100);
+        let (mut out, mut trailers, mut taken) = (Vec::new(), Vec::new(), 0);
+        for bytes in message.chunks(piece) {
+            taken += body.decode_with_trailers(bytes, &mut out, &mut trailers).expect("it is sound");
+        }
+        assert_eq!(
+            (out.as_slice(), trailers.as_slice()),
+            (b"abc".as_slice(), b"X-One: 1\r\nX-Two:\t2 \r\n".as_slice())
+        );
+        assert_eq!((taken, body.is_done()), (message.len() - 4, true));
+    }
+}
+
+#[test]
+fn a_trailer_that_would_change_what_was_decided_is_not_passed_on() {
+    let mut lines = b"X-Checksum: 1\r\nserver-timing: a\r\nX-Not: 1\r\n".to_vec();
+    for name in [
+        "Content-Length",
+        "Transfer-Encoding",
+        "Connection",
+        "Trailer",
+        "TE",
+        "Host",
+        "Authorization",
+        "Cookie",
+        "Set-Cookie",
+        "If-Match",
+        "Content-Type",
+        "X-Forwarded-For",
+        "Forwarded",
+        "Proxy-Authorization",
+        "Upgrade",
+        "Location",
+        "Demi-Instance",
+    ] {
+        lines.extend_from_slice(format!("{}: 1\r\n", name.to_ascii_lowercase()).as_bytes());
+        lines.extend_from_slice(format!("{name}: 2\r\n").as_bytes());
+    }
+    let mut out = Vec::new();
+    copy_trailers(&lines, |name| name.eq_ignore_ascii_case(b"x-not"), &mut out);
+    assert_eq!(out, b"X-Checksum: 1\r\nserver-timing: a\r\n");
+}
+
+#[test]
+fn a_body_that_turns_out_to_be_too_long_is_refused_when_that_is_known() {
+    let decoded = |input: &[u8]| {
+        let mut body = Body::new(if input[0] == b'L' { Framing::Length(100) } else { Framing::Chunked }, 1000);
+        let input = input.strip_prefix(b"L").unwrap_or(input);
+        body.decode(input, &mut Vec::new()).expect("it is sound so far");
+        body
+    };
+    assert!(decoded(b"Labc").limit(97).is_ok());
+    assert!(decoded(b"Labc").limit(96).is_err());
+    assert!(decoded(b"10\r\nabc").limit(13).is_ok());
+    assert!(decoded(b"10\r\nabc").limit(12).is_err());
+    let mut body = decoded(b"3\r\nabc\r\n");
+    assert!(body.limit(4).is_ok());
+    assert!(body.decode(b"5\r\nabcde\r\n", &mut Vec::new()).is_err());
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use demi_conductor::balance::fingerprint;
+use demi_conductor::config::{Host, OnFailure};
 use demi_conductor::{Answer, Conductor, Errand, Event, Outcome, Refusal, RouteId, Ticket};
 use demi_platform::{FaultKind, RequestBuf};
 
@@ -12,6 +13,7 @@ use super::{Burial, Shell, INSTANCE_HEADER};
 use crate::api::{self, Facts, Page};
 use crate::calls::{Call, Origin};
 use crate::chronicle::unix_ms;
+use crate::forward;
 use crate::handle::{Answered, Caller};
 use crate::http;
 use crate::kit::outcome_of_status;
@@ -54,8 +56,14 @@ impl Shell {
     }
 
     fn arrived(&mut self, arrival: Arrival, conductor: &Conductor) {
-        let Arrival { place, serial, request } = arrival;
+        let Arrival { place, serial, request, hop, upload } = arrival;
         let view = request.request();
+        if upload.is_some() {
+            let is_sound = self.hosts.take(view.host) && !has_dot_segments(view.path());
+            if !(is_sound && self.is_streamed(conductor.router().find(&api::question(&view, true)), conductor)) {
+                return self.listener.gather(place, serial, request, self.now, &mut self.kit);
+            }
+        }
         let origin = Origin::Client { place, serial };
         if !self.hosts.take(view.host) {
             self.listener.respond_problem(place, serial, &misdirected(view.host), self.now, &mut self.kit);
@@ -70,7 +78,10 @@ impl Shell {
             let route = conductor.router().find(&api::question(&view, true));
             let (idempotent, wants_progress) = (api::is_idempotent(&view), wants_progress(view.headers));
             let ticket = self.ask(request, origin, route, idempotent, conductor);
-            self.note_wish_for_progress(ticket, wants_progress);
+            if let Some(call) = self.kit.calls.get(ticket) {
+                (call.hop, call.wants_progress) = (Some(hop), wants_progress);
+                call.upload = upload;
+            }
             return;
         };
         if !matches!(view.method, "GET" | "HEAD") && !self.hosts.take_sender(view.headers) {
@@ -111,6 +122,13 @@ impl Shell {
             }
         }
         self.kit.calls.give_back(request);
+    }
+
+    /// Whether what a route leads to takes bodies as they come. What may have to be kept as a dead letter is gathered.
+    fn is_streamed(&self, route: Option<RouteId>, conductor: &Conductor) -> bool {
+        let Some(rule) = route.and_then(|route| conductor.router().rule(route)) else { return false };
+        let host = self.roster[rule.platform as usize].present_blueprint().host;
+        host == Host::Http && rule.on_failure == OnFailure::Error
     }
 
     fn asked_over_api(&mut self, place: usize, serial: u64, request: &RequestBuf, conductor: &Conductor) {
@@ -177,6 +195,7 @@ impl Shell {
         let ticket = self.kit.calls.open(request, origin, platform);
         if let Some(call) = self.kit.calls.get(ticket) {
             call.route = route;
+            call.proxy = route.and_then(|route| self.proxies.get(route.0 as usize)?.clone());
         }
         if let Some(place) = connection {
             self.listener.ticketed(place, ticket);
@@ -269,7 +288,11 @@ impl Shell {
         });
         match std::mem::replace(&mut call.origin, Origin::Nobody) {
             Origin::Client { place, serial } if self.listener.is_streaming(place, serial) => {
-                self.listener.end_stream(place, serial, problem.is_none(), self.now, &mut self.kit);
+                // Demi's own end breaks an answer off; a tunnel has no end of its own, and is closed in order.
+                let is_ordered = matches!(answer, Answer::Refused(..)) && self.listener.is_tunnel(place, serial);
+                let trailers = forward::response_trailers(&call.attempt.trailers, call.proxy.as_deref());
+                let is_whole = problem.is_none() || is_ordered;
+                self.listener.end_stream(place, serial, is_whole, &trailers, self.now, &mut self.kit);
             }
             Origin::Client { place, serial } => match problem {
                 Some(problem) => self.listener.respond_problem(place, serial, &problem, self.now, &mut self.kit),
@@ -397,7 +420,7 @@ impl Shell {
         if call.attempt.has_head && is_head {
             // Its length is that of an answer to a GET, which only its upstream knows.
             self.listener.begin_stream(place, serial, call.ticket, reply.status, &headers, call.attempt.length, now);
-            self.listener.end_stream(place, serial, true, now, kit);
+            self.listener.end_stream(place, serial, true, b"", now, kit);
         } else {
             self.listener.respond(place, serial, reply.status, content_type, &headers, &reply.body, now, kit);
         }

@@ -135,3 +135,27 @@ fn a_full_disk_is_told_once_and_shown_until_there_is_room_again() {
     assert_ne!(demi.post("/lost", "last").json()["dead_letter"], serde_json::Value::Null);
     assert_eq!(demi.json("/v1/dead-letters/1")["body"], "first");
 }
+
+#[test]
+fn when_the_day_s_bytes_are_written_only_what_must_not_be_lost_still_is() {
+    let directory = Arc::new(Directory::new());
+    let store = "store: (path: \"data\", bytes_per_day_max: 1)";
+    let text = format!("(http: (listen: \"127.0.0.1:0\", {HOSTS}), {store}, {LOST})");
+    let config = directory.write("config.ron", &text);
+    let demi = Demi::start_from(Arc::clone(&directory), &config);
+    if !std::fs::read_to_string("/proc/self/io").is_ok_and(|text| text.contains("write_bytes")) {
+        let _ = writeln!(std::io::stderr(), "skipped: this kernel does not count what is written");
+        return;
+    }
+    let mut letter = 0;
+    until("a byte was written", || {
+        letter += 1;
+        assert_eq!(demi.post("/lost", "hello").json()["dead_letter"], letter);
+        demi.json("/v1/status")["store"].as_str()?.contains("bytes_per_day_max").then_some(())
+    });
+    assert_eq!(demi.post("/lost", "hello").json()["dead_letter"], letter + 1, "a dead letter must not be lost");
+    let is_told =
+        |line: &&str| line.contains("ERROR") && line.contains("`store.bytes_per_day_max` (1) was written today");
+    assert_eq!(demi.log().lines().filter(is_told).count(), 1, "{}", demi.log());
+    assert!(!demi.get("/readyz").body.contains("store"), "nothing is wrong with it");
+}

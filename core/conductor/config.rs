@@ -168,6 +168,8 @@ pub struct Store {
     pub dead_letters_max: Bounded<1, 10_000_000, 10_000>,
     /// Most posts that may wait; one more is refused.
     pub posts_max: Bounded<1, 10_000_000, 1_000_000>,
+    /// When so many bytes were written in a day (UTC), only what must not be lost is written on; 0: no such bound.
+    pub bytes_per_day_max: Bounded<0, 1_125_899_906_842_624, 1_073_741_824>,
     /// A dead letter is taken away when it is so old, days, and that is told; 0: never.
     pub dead_letters_days: Bounded<0, 36_500, 30>,
     /// How long it is kept what each platform did in each minute, days; 0: not at all.
@@ -181,6 +183,7 @@ impl Default for Store {
             cache_bytes: Bounded::default(),
             dead_letters_max: Bounded::default(),
             posts_max: Bounded::default(),
+            bytes_per_day_max: Bounded::default(),
             dead_letters_days: Bounded::default(),
             metrics_days: Bounded::default(),
         }

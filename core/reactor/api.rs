@@ -270,7 +270,11 @@ fn status<'s>(conductor: &'s Conductor, facts: &'s Facts<'_>) -> StatusPage<'s> 
         pid: std::process::id(),
         phase: conductor.phase().name(),
         ready: is_ready(conductor, facts),
-        store: facts.store.trouble.as_deref().unwrap_or("ok"),
+        store: match &facts.store.trouble {
+            Some(why) => why,
+            None if facts.store.is_spent => "store.bytes_per_day_max was written: only what must not be lost still is",
+            None => "ok",
+        },
         uptime_s: seconds(facts.now, Time::ZERO),
         listen: facts.listen.to_string(),
         connections: facts.connections,

@@ -4,6 +4,7 @@
 //! to know that it is durable. While the disk syncs the next group gathers, so the busier it is the fewer syncs an errand
 //! takes. What need not be durable is answered at once and causes no sync.
 
+mod spending;
 mod vault;
 
 use std::collections::BTreeMap;
@@ -23,6 +24,7 @@ use crate::plugins::{self, Change, Rescan};
 use crate::problem::Problem;
 use crate::store::{DeadLetter, LetterFilter, LetterPage, Minute, Store, StoreError};
 
+use spending::{Level, Spending};
 use vault::Vault;
 
 /// Most errands that wait; one more is refused, and told as not done.
@@ -44,6 +46,8 @@ const CHORES_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Results of posts that go at one of these looks.
 const FORGOTTEN_MAX: usize = 1_000;
+
+const DAY_MS: u64 = 86_400_000;
 
 /// What is still to be kept when Demi ends is given this long; a store that hangs must not keep Demi from ending.
 const FINISH_MAX: Duration = Duration::from_secs(1);
@@ -130,6 +134,10 @@ pub(crate) struct StoreFacts {
     pub(crate) syncs: u64,
     /// Errands in these groups that had to be durable.
     pub(crate) synced: u64,
+    /// Bytes written since the start, as the kernel counts them.
+    pub(crate) written_bytes: u64,
+    /// As many were written today as may be: only what must not be lost still is.
+    pub(crate) is_spent: bool,
     /// Why it is shut, if it is.
     pub(crate) trouble: Option<String>,
     /// Dead letters by platform.
@@ -278,8 +286,11 @@ impl Clerk {
 fn work(inbox: &Receiver<Order>, store: Store, rescan: Rescan, postbox: &Postbox) {
     let gauge = Gauge::new();
     let facts = StoreFacts::of(&store);
+    let written = store.written().unwrap_or_default();
+    let spending = Spending::new(store.bytes_per_day_max(), written);
     let mut office = Office {
         vault: Vault::new(store),
+        spending,
         rescan,
         gauge,
         history_fails: false,
@@ -305,6 +316,7 @@ fn work(inbox: &Receiver<Order>, store: Store, rescan: Rescan, postbox: &Postbox
             office.do_chores();
         }
         office.commit();
+        office.look_at_spending();
         office.look_at_disk();
     }
 }
@@ -312,6 +324,7 @@ fn work(inbox: &Receiver<Order>, store: Store, rescan: Rescan, postbox: &Postbox
 /// Where errands are done.
 struct Office<'p> {
     vault: Vault,
+    spending: Spending,
     rescan: Rescan,
     gauge: Gauge,
     history_fails: bool,
@@ -349,7 +362,12 @@ impl Office<'_> {
                 let buried = self.vault.ask(|store| store.bury(&letter)).map_err(|error| error.to_string());
                 self.owed.push(Owed::Buried(ticket, buried));
             }
-            Order::Flush => self.owed.push(Owed::Flush),
+            Order::Flush => {
+                let today = self.spending.today();
+                // What cannot be written is told by the flush.
+                let _ = self.vault.ask(|store| store.keep_written(today));
+                self.owed.push(Owed::Flush);
+            }
             Order::Letters { place, serial, errand } => self.see_to_letters(place, serial, errand),
             Order::Replayed { id, error } => {
                 let kept = match error {
@@ -471,6 +489,9 @@ impl Office<'_> {
     }
 
     fn keep_minutes(&mut self, unix_minute: u32, minutes: &[(String, Minute)]) {
+        if !self.spending.allows_more() {
+            return;
+        }
         let kept = self.vault.ask(|store| {
             store.keep_minutes(unix_minute, minutes)?;
             store.forget_old_minutes(unix_minute)?;
@@ -485,6 +506,9 @@ impl Office<'_> {
     }
 
     fn note(&mut self, notes: &[Note]) {
+        if !self.spending.allows_more() {
+            return;
+        }
         let kept = self.vault.ask(|store| {
             notes.iter().try_for_each(|note| store.note(&note.platform, &note.entry))?;
             store.hand_over()
@@ -514,6 +538,25 @@ impl Office<'_> {
         self.postbox.post(Letter::Rescanned(Box::new(Rescanned { changes, vanished })));
     }
 
+    /// Sees how much was written, and tells it when it becomes much or too much.
+    fn look_at_spending(&mut self) {
+        let unix_day = u32::try_from(unix_ms() / DAY_MS).unwrap_or(u32::MAX);
+        let Some(level) = self.spending.look(unix_day, spending::written_bytes()) else { return };
+        let max = self.spending.bytes_per_day_max();
+        self.facts.is_spent = level == Level::Spent;
+        match level {
+            Level::Low => log::info!("a new day: everything is written again"),
+            Level::High => log::warn!(
+                "most of `store.bytes_per_day_max` ({max}) was written today; at that only what must not be lost is written"
+            ),
+            Level::Spent => log::error!(
+                "`store.bytes_per_day_max` ({max}) was written today; until midnight (UTC) only what must not be lost is \
+                 written, not what happens to platforms nor what they do in each minute"
+            ),
+        }
+        self.tell_facts();
+    }
+
     /// Tries again what the disk refused, if it is time to, and tells how the store is if that has changed.
     fn look_at_disk(&mut self) {
         self.vault.look(Instant::now());
@@ -526,14 +569,19 @@ impl Office<'_> {
         if let Some(store) = self.vault.store() {
             self.facts.look_at(store);
         }
+        self.facts.written_bytes = self.spending.total_bytes();
         self.facts.trouble = self.vault.trouble().map(str::to_owned);
         self.postbox.post(Letter::Store(Box::new(self.facts.clone())));
     }
 
-    /// Takes away what has been kept for long enough.
+    /// Takes away what has been kept for long enough, and keeps and tells how much was written.
     fn do_chores(&mut self) {
         if self.vault.store().is_none() {
             return;
+        }
+        let today = self.spending.today();
+        if let Err(error) = self.vault.ask(|store| store.keep_written(today)) {
+            log::error!("how much was written today is not kept: {error}");
         }
         if let Err(error) = self.vault.ask(|store| store.forget_posts(unix_ms(), FORGOTTEN_MAX)) {
             log::error!("results of posts that are too old could not be taken away: {error}");
@@ -548,6 +596,7 @@ impl Office<'_> {
             }
             Err(error) => log::error!("dead letters that are too old could not be taken away: {error}"),
         }
+        self.tell_facts();
     }
 
     /// Makes durable what the group has written, and tells everyone who waits for that.

@@ -164,6 +164,8 @@ fn of_demi(page: &mut Page, conductor: &Conductor, facts: &Facts<'_>) {
     page.counter("demi_store_failures_total", "Errands that the store could not do.", stats.store_failures);
     let help = "1 while the disk refuses and nothing is kept.";
     page.gauge("demi_store_shut", help, u8::from(facts.store.trouble.is_some()));
+    let help = "Bytes that Demi has written to disks, as the kernel counts them.";
+    page.counter("demi_store_bytes_written_total", help, facts.store.written_bytes);
     let help = "Errands of the store that were made durable.";
     page.counter("demi_store_synced_total", help, facts.store.synced);
     page.counter("demi_store_syncs_total", "Syncs of the disk, each for a group of them.", facts.store.syncs);

@@ -325,6 +325,11 @@ impl Store {
         Ok(())
     }
 
+    /// `store.bytes_per_day_max`.
+    pub(crate) fn bytes_per_day_max(&self) -> u64 {
+        self.settings.bytes_per_day_max.value()
+    }
+
     fn damaged(&self, what: String) -> StoreError {
         StoreError::Damaged { path: self.path.join("db"), what }
     }

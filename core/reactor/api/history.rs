@@ -68,16 +68,16 @@ pub(crate) fn read_history(query: &str, unix_s: u64) -> Result<History, Problem>
     let Some(platform) = platform.filter(|name| !name.is_empty()) else {
         return Err(Problem::new(400, format!("platform must name a platform; try {EXAMPLE}")));
     };
-    let moment = |name: &str, value: Option<&str>, default: u64| match value {
+    let moment = |name: &str, value: Option<&str>, default: u64, now_s: u64| match value {
         None => Ok(default),
-        Some(value) => read_moment(value, unix_s).ok_or_else(|| {
+        Some(value) => read_moment(value, now_s).ok_or_else(|| {
             let what = "must be unix seconds, or how long ago, such as -90m, -24h or -7d";
             Problem::new(400, format!("{name}={value}: {name} {what}; try {EXAMPLE}"))
         }),
     };
-    let to_s = moment("to", to, unix_s)?;
-    let from_s = moment("from", from, to_s.saturating_sub(SINCE_S))?;
-    // Whole minutes, of which the present one has begun.
+    // The second that has begun is part of what was, and so is its minute.
+    let to_s = moment("to", to, unix_s + 1, unix_s + 1)?;
+    let from_s = moment("from", from, to_s.saturating_sub(SINCE_S), unix_s)?;
     let (from, to) = (from_s / MINUTE_S, to_s.div_ceil(MINUTE_S));
     if from >= to {
         return Err(Problem::new(400, format!("from must be before to; try {EXAMPLE}")));
@@ -182,6 +182,13 @@ mod tests {
         assert_eq!(read("platform=echo&from=-30d").2, 360);
         let (from, to, step) = read("platform=echo&from=0");
         assert!((to - from).div_ceil(step) <= POINTS, "however long: {step}");
+    }
+
+    #[test]
+    fn the_minute_that_has_just_begun_is_part_of_what_was() {
+        for query in ["platform=echo", "platform=echo&from=-1h&to=-0s"] {
+            assert_eq!(read_history(query, 6_000).expect("it is right").to, 101, "{query}");
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! ```text
 //! history   name, 0, unix milliseconds, sequence (big endian)   {"instance":0,"text":"…"}
 //! starts    name                                                unix day, count (u32, big endian)
+//!           0, written                                          unix day (u32), bytes written on it (u64, big endian)
 //! ```
 //!
 //! Neither is worth an fdatasync: what is written here is handed to the kernel by [`Store::hand_over`], so that it
@@ -23,6 +24,9 @@ const REMOVED_PER_NOTE_MAX: u32 = 8;
 const LONGEST_ESCAPE: usize = 6;
 /// Unix milliseconds and sequence, at the end of a key.
 const STAMP_BYTES: usize = 12;
+
+/// Stands among the platforms of `starts`; none is named so.
+const WRITTEN_KEY: &[u8] = b"\0written";
 
 /// What stands in an entry besides its key.
 #[derive(Serialize, Deserialize)]
@@ -99,6 +103,26 @@ impl Store {
     /// for the kernel.
     pub(crate) fn hand_over(&self) -> Result<(), StoreError> {
         self.guarded(|| self.db.flush()).map(|_| ())
+    }
+
+    /// How many bytes were written on which day, as was last kept.
+    pub(crate) fn written(&self) -> Result<(u32, u64), StoreError> {
+        let value = self.guarded(|| self.starts.get(WRITTEN_KEY))?;
+        let read = |value: &[u8]| {
+            let (day, bytes) = value.split_first_chunk::<4>()?;
+            Some((u32::from_be_bytes(*day), u64::from_be_bytes(bytes.try_into().ok()?)))
+        };
+        Ok(value.and_then(|value| read(&value)).unwrap_or_default())
+    }
+
+    /// Keeps how many bytes were written on a day. Durable after [`Store::hand_over`] as far as said there.
+    pub(crate) fn keep_written(&self, (unix_day, bytes): (u32, u64)) -> Result<(), StoreError> {
+        let mut value = [0; 12];
+        value[..4].copy_from_slice(&unix_day.to_be_bytes());
+        value[4..].copy_from_slice(&bytes.to_be_bytes());
+        self.guarded(|| self.starts.insert(WRITTEN_KEY, &value))?;
+        self.settle(&self.starts, WRITTEN_KEY)?;
+        self.hand_over()
     }
 
     fn count(&self, prefix: &[u8]) -> Result<u32, StoreError> {

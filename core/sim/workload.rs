@@ -54,6 +54,11 @@ pub(crate) fn config(random: &mut Random) -> Config {
             config.routes.push(route(random, number, index));
         }
     }
+    // By the numbers and not by a draw, as with balance: two in three routes have a fallback.
+    for (number, route) in config.routes.iter_mut().enumerate() {
+        let others = config.platforms.iter().map(|platform| &platform.name).filter(|name| **name != route.to);
+        route.fallback = others.cycle().skip(number).take((number % 3).min(count - 1)).cloned().collect();
+    }
     draw_targets(&mut config, random);
     let names: Vec<&str> = config.platforms.iter().map(|platform| platform.name.as_str()).collect();
     assert_eq!(config.mistakes(&names), [], "a drawn configuration has a mistake");

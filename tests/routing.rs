@@ -43,7 +43,7 @@ fn route_test_tells_which_rule_takes_a_request_and_why_the_others_do_not() {
         let told = |line: &&str| line.contains(&format!("rule {number} ")) && line.ends_with(why);
         assert!(lines.iter().any(told), "{number} {why}: {text}");
     }
-    assert!(lines[3].contains("rule 5 "), "the one of the higher priority comes first: {text}");
+    assert!(lines[4].contains("rule 5 "), "the one of the higher priority comes first: {text}");
 }
 
 #[test]
@@ -120,4 +120,21 @@ fn requests_with_the_same_key_meet_the_same_instance() {
     let text = "GET /pool HTTP/1.1\r\nHost: test\r\nConnection: close\r\nDemi-Key: user 3\r\n\r\n";
     let answer = demi.raw(text.as_bytes());
     assert!(answer.contains(&format!("Demi-Instance: {}\r\n", first[3])), "{answer}");
+}
+
+#[test]
+fn what_one_platform_cannot_take_the_next_of_the_route_does() {
+    let demi = Demi::start(
+        r#"platforms: [
+            (name: "gone", host: Http, upstreams: ["127.0.0.1:1"]),
+            (name: "asleep", host: Threads(1), adapter: "echo", start: Manual),
+            (name: "there", host: Inline, adapter: "echo"),
+        ],
+        routes: [(path: "/x", to: "gone", fallback: ["asleep", "there"]), (to: "gone")],"#,
+    );
+    let answer = demi.get("/x");
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    assert_eq!(answer.header("Demi-Instance"), Some("there/0"));
+    let refused = demi.post("/v1/requests", "{}").status;
+    assert!(matches!(refused, 502 | 503), "without a fallback it is told: {refused}");
 }

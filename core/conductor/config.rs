@@ -799,6 +799,10 @@ pub struct Route {
     /// Whether the platform may be asked the same thing twice. Only then is a request that may have arrived tried again.
     #[serde(default)]
     pub idempotent: bool,
+    /// Platforms that get it in turn, within its time, if the one before does not take it or fails for good. One that may
+    /// have been acted on is passed on only if it may be asked twice.
+    #[serde(default)]
+    pub fallback: Vec<String>,
     /// What becomes of a call that failed for good.
     #[serde(default)]
     pub on_failure: OnFailure,
@@ -826,6 +830,7 @@ impl Route {
             retries: Bounded::default(),
             hedge: false,
             idempotent: false,
+            fallback: Vec::new(),
             on_failure: OnFailure::Error,
             proxy: Proxy::default(),
         }
@@ -838,6 +843,8 @@ pub const PLATFORMS_MAX: usize = 4096;
 pub const INSTANCES_MAX: usize = 16_384;
 /// Most routes.
 pub const ROUTES_MAX: usize = 65_536;
+/// Most platforms of a route's `fallback`.
+pub const FALLBACKS_MAX: usize = 8;
 /// Most routes whose content is a glob or a regular expression, each of which takes some memory.
 pub const PATTERNS_MAX: usize = 1024;
 /// Most entries of `http.hosts`; a request that names none of the usual hosts is compared with each.
@@ -1331,6 +1338,21 @@ impl Route {
                 format!("{host:?} is not a host"),
                 "write a name or an IP address alone, without a port, as in \"music.example\"",
             );
+        }
+        if self.fallback.len() > FALLBACKS_MAX {
+            found.add(
+                format!("{at}.fallback"),
+                format!("{} platforms are more than {FALLBACKS_MAX}", self.fallback.len()),
+                "leave out the last of them",
+            );
+        }
+        for (index, name) in self.fallback.iter().enumerate() {
+            let at = format!("{at}.fallback[{index}]");
+            if !names.contains(&name.as_str()) {
+                found.add_unknown(at, "platform", name, names);
+            } else if *name == self.to || self.fallback[..index].contains(name) {
+                found.add(at, format!("{name:?} has had it before"), "remove it, or name another platform");
+            }
         }
         for (field, what, remedy) in crate::router::faults(self) {
             found.add(format!("{at}.{field}"), what, remedy);

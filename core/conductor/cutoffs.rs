@@ -63,15 +63,37 @@ impl Conductor {
                 self.tripped(slot, cause, out);
             }
         }
+        // What ends without a trial is counted when the request ends: see `record_end`.
         let platform = &mut self.platforms[index];
-        let was_closed = platform.breaker.is_closed();
-        let is_trial = !was_closed && platform.breaker.trial() == Some(ticket);
-        let cause = platform.breaker.record(now, ticket, finding, is_slow, &platform.care.platform_rules);
-        if is_trial {
-            self.timers.cancel(Timer::PlatformTrialLate(index as u32));
-            self.platform_may_have_closed(index, out);
+        if !platform.breaker.is_closed() {
+            let is_trial = platform.breaker.trial() == Some(ticket);
+            let cause = platform.breaker.record(now, ticket, finding, is_slow, &platform.care.platform_rules);
+            if is_trial {
+                self.timers.cancel(Timer::PlatformTrialLate(index as u32));
+                self.platform_may_have_closed(index, out);
+            }
+            if let Some(cause) = cause.filter(|_| !is_excused) {
+                self.platform_tripped(index, cause, out);
+            }
         }
-        if let Some(cause) = cause.filter(|_| !is_excused) {
+    }
+
+    /// A request has ended for a platform, by the finding of its last attempt: what another instance made good is nothing
+    /// that the platform as a whole failed.
+    pub(crate) fn record_end(
+        &mut self,
+        index: usize,
+        ticket: Ticket,
+        finding: Finding,
+        is_slow: bool,
+        out: &mut Vec<Action>,
+    ) {
+        let platform = &mut self.platforms[index];
+        if finding == Finding::Nothing || !platform.breaker.is_closed() {
+            return;
+        }
+        let cause = platform.breaker.record(self.now, ticket, finding, is_slow, &platform.care.platform_rules);
+        if let Some(cause) = cause.filter(|_| !self.is_excused(index)) {
             self.platform_tripped(index, cause, out);
         }
     }

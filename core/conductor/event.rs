@@ -566,6 +566,13 @@ pub enum Action {
         /// Whose answer: who was given it by `Hedge`.
         instance: Instance,
     },
+    /// The platform that had the request does not take it or has failed: it is another's from here on.
+    FallBack {
+        /// Which request.
+        ticket: Ticket,
+        /// Index of the other platform.
+        platform: u32,
+    },
     /// Let the answer whose head has come flow to the caller; from here it cannot be tried again.
     Relay {
         /// Whose answer.

@@ -13,6 +13,7 @@
 //! | what platforms depend on, and patience while it is away | `reach.rs` |
 //! | a second instance that is asked as well | `hedging.rs` |
 //! | messages that are kept until they are delivered | `posts.rs` |
+//! | another platform, if one does not take a request or fails | `falling_back.rs` |
 //! | what people and other platforms want of a platform; sleep | `orders.rs` |
 //! | a new edition beside the old | `swap.rs` |
 //! | what a child may use | `limits.rs` |
@@ -32,6 +33,7 @@ mod cutoffs;
 mod dead_letter;
 mod ending;
 mod event;
+mod falling_back;
 pub mod health;
 mod hedging;
 #[cfg(test)]

@@ -33,28 +33,34 @@ pub(crate) struct Request {
     pub(crate) route: RouteId,
     pub(crate) platform: u32,
     pub(crate) place: Place,
-    asked_at: Time,
+    pub(crate) asked_at: Time,
     pub(crate) deadline: Time,
-    attempts: u32,
-    misses: u32,
+    /// At its present platform.
+    pub(crate) attempts: u32,
+    pub(crate) misses: u32,
+    /// At those that had it before, and how many those were.
+    pub(crate) attempts_before: u32,
+    pub(crate) passed_on: u32,
     pub(crate) idempotent: bool,
     /// Which instance it goes to, where keys decide.
-    key: Option<u64>,
+    pub(crate) key: Option<u64>,
     /// When the present attempt began, and when it will have been slow.
     pub(crate) given_at: Time,
     pub(crate) slow_at: Time,
     /// The head of its answer came after that.
-    headed_late: bool,
+    pub(crate) headed_late: bool,
     /// Another instance has it as well.
     pub(crate) second: Option<Attempt>,
     /// The present attempt is that of an instance that was asked second.
     pub(crate) is_second: bool,
     /// How the attempt of the first instance ended, if the second one's is still made.
     pub(crate) first_ended: Option<Outcome>,
+    /// What the last attempt that showed something showed of the platform, and whether it was slow.
+    pub(crate) shown: (Finding, bool),
     /// When it was queued.
-    queued_at: Time,
+    pub(crate) queued_at: Time,
     /// The slot that it last failed to reach.
-    missed: Option<u32>,
+    pub(crate) missed: Option<u32>,
     /// Part of its body was passed on and is not held any more.
     pub(crate) is_committed: bool,
 }
@@ -136,6 +142,8 @@ impl Conductor {
             deadline: self.now + timeout,
             attempts: 0,
             misses: 0,
+            attempts_before: 0,
+            passed_on: 0,
             idempotent: is_idempotent,
             key,
             given_at: self.now,
@@ -144,6 +152,7 @@ impl Conductor {
             second: None,
             is_second: false,
             first_ended: None,
+            shown: (Finding::Nothing, false),
             queued_at: self.now,
             missed: None,
             is_committed: false,
@@ -174,7 +183,7 @@ impl Conductor {
     }
 
     /// Gives the request to an instance, or queues it, or refuses it.
-    fn place(&mut self, ticket: Ticket, avoid: Option<u32>, out: &mut Vec<Action>) {
+    pub(crate) fn place(&mut self, ticket: Ticket, avoid: Option<u32>, out: &mut Vec<Action>) {
         let &mut Request { platform, deadline, key, .. } = self.request_mut(ticket);
         let platform = platform as usize;
         if self.now >= deadline {
@@ -629,6 +638,10 @@ impl Conductor {
     ) {
         self.slots[slot].in_flight -= 1;
         self.slots[slot].flowing -= u32::from(was_headed);
+        if let Finding::Good | Finding::Bad(_) = finding {
+            let is_excused = finding != Finding::Good && self.is_excused(self.slots[slot].platform as usize);
+            self.request_mut(ticket).shown = if is_excused { (Finding::Nothing, false) } else { (finding, is_slow) };
+        }
         if finding == Finding::Nothing && self.keeps_trials() {
             return;
         }
@@ -801,9 +814,22 @@ impl Conductor {
         }
     }
 
-    /// The one place where a request ends.
+    /// The one place where a request ends, unless another platform shall have it.
     pub(crate) fn end(&mut self, ticket: Ticket, answer: Answer, outcome: Option<Outcome>, out: &mut Vec<Action>) {
-        let &mut Request { platform, route, place, asked_at, queued_at, attempts, .. } = self.request_mut(ticket);
+        let &mut Request { platform, shown, .. } = self.request_mut(ticket);
+        match answer {
+            Answer::Unheard
+            | Answer::NoRoute
+            | Answer::Refused(Refusal::Draining | Refusal::TooMany | Refusal::Isolated, _) => {}
+            Answer::Relayed | Answer::Broken | Answer::TimedOut | Answer::Refused(_, _) => {
+                self.record_end(platform as usize, ticket, shown.0, shown.1, out);
+            }
+        }
+        if let Some(next) = self.next_in_chain(ticket, answer, outcome) {
+            return self.fall_back(ticket, next, answer, out);
+        }
+        let &mut Request { platform, route, place, asked_at, queued_at, attempts, attempts_before, .. } =
+            self.request_mut(ticket);
         self.requests[ticket.slot()] = None;
         self.live -= 1;
         self.timers.cancel(Timer::Expire(ticket));
@@ -832,7 +858,7 @@ impl Conductor {
         let on_failure = self.router.rule(route).map(|rule| rule.on_failure).unwrap_or_default();
         if dead_letter::is_kept(on_failure, answer, outcome) {
             platform.stats.buried += 1;
-            out.push(Action::Bury { ticket, answer, attempts });
+            out.push(Action::Bury { ticket, answer, attempts: attempts_before + attempts });
         } else {
             out.push(Action::Answer { ticket, answer });
         }

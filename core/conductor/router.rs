@@ -67,6 +67,8 @@ pub struct Rule {
     pub retries: u32,
     /// Whether the platform may be asked twice.
     pub idempotent: bool,
+    /// Indices of the platforms that get it in turn, if the one before does not take it or fails for good.
+    pub fallback: Box<[u32]>,
     /// What becomes of a call that failed for good.
     pub on_failure: OnFailure,
 }
@@ -107,7 +109,9 @@ impl Router {
             let Some(platform) = positions.get(route.to.as_str()) else { continue };
             let Ok(matchers) = Matchers::new(route) else { continue };
             made.push((RouteId(number), matchers));
-            rules.push((number, Rule::new(route, *platform)));
+            let position = |name: &String| positions.get(name.as_str()).map(|position| *position as u32);
+            let fallback = route.fallback.iter().filter_map(position).collect();
+            rules.push((number, Rule { fallback, ..Rule::new(route, *platform) }));
         }
         let (order, matchers): (Vec<RouteId>, Vec<Matchers>) = made.into_iter().unzip();
         let mut by_number: Vec<Option<Rule>> = config.routes.iter().map(|_| None).collect();
@@ -187,6 +191,7 @@ impl Rule {
             attempt_timeout: route.attempt_timeout_ms.map_or(timeout, |bound| bound.millis().min(timeout)),
             retries: route.retries.count(),
             idempotent: route.idempotent,
+            fallback: Box::default(),
             on_failure: route.on_failure,
         }
     }

@@ -162,7 +162,7 @@ fn merge(config: &mut Config, discovery: &Discovery) {
     let mut slots: usize = config.platforms.iter().map(Platform::slots).sum();
     for refused in &discovery.refused {
         let Some(name) = &refused.name else { continue };
-        let is_named = config.routes.iter().any(|route| route.to == *name)
+        let is_named = config.routes.iter().any(|route| route.to == *name || route.fallback.contains(name))
             || config.platforms.iter().any(|platform| platform.needs.contains(name))
             || config.reachability.iter().any(|entry| entry.check == Check::Platform(name.clone()));
         let is_taken = config.platforms.iter().any(|platform| platform.name == *name);
@@ -206,8 +206,9 @@ fn is_sound(platform: &Platform, config: &Config) -> bool {
 
 /// Whoever names a platform that is not there may mean a plugin that was refused and could not even say its name.
 fn blame(mistake: &mut Mistake, refused: &[Refused]) {
-    let names_platform =
-        mistake.at.ends_with(".to") || mistake.at.contains(".needs[") || mistake.at.ends_with(".check");
+    let names_platform = [".needs[", ".fallback["].iter().any(|list| mistake.at.contains(list))
+        || mistake.at.ends_with(".to")
+        || mistake.at.ends_with(".check");
     if let Some(first) = refused.first().filter(|_| names_platform) {
         let others = match refused.len() {
             1 => String::new(),

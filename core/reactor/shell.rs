@@ -441,6 +441,11 @@ impl Shell {
             Action::Probe { instance } => self.probe(instance, conductor),
             Action::Hedge { ticket, instance } => self.hedge(ticket, instance),
             Action::Prefer { ticket, instance } => self.kit.calls.prefer(ticket, instance),
+            Action::FallBack { ticket, platform } => {
+                if let Some(call) = self.kit.calls.get(ticket) {
+                    call.platform = Some(platform);
+                }
+            }
             Action::Reach { target } => self.reach(target),
             Action::Reinitialize { instance } => self.reinitialize(instance, conductor),
             Action::Start { instance, edition } => self.start(instance, edition, conductor),

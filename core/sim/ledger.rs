@@ -23,10 +23,17 @@ struct Promise {
     platform: usize,
     timeout: Duration,
     attempt_timeout: Duration,
+    /// What the route allows for an attempt, whatever the platform does.
+    route_attempt_timeout: Duration,
     attempts_max: u32,
     idempotent: bool,
     is_kept: bool,
+    /// Who may have it afterwards, in this order.
+    chain: [Option<usize>; CHAIN_MAX],
 }
+
+/// Platforms that the world gives a route at most beside its own.
+const CHAIN_MAX: usize = 2;
 
 /// A request that has not ended.
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +56,9 @@ struct Record {
     is_delivery: bool,
     gone: bool,
     attempts: u32,
+    /// At platforms that had it before, and how many those were.
+    attempts_before: u32,
+    passed_on: usize,
     misses: u32,
     /// The slot that it last failed to reach.
     missed: Option<u32>,
@@ -198,13 +208,14 @@ impl Ledger {
             .filter_map(|route| {
                 let timeout = route.timeout_ms.millis();
                 let own_timeout = platforms[position(&route.to)?].request_timeout;
+                let route_attempt_timeout = route.attempt_timeout_ms.map_or(timeout, |bound| bound.millis());
+                assert!(route.fallback.len() <= CHAIN_MAX, "the world draws no longer chain");
                 Some(Promise {
                     platform: position(&route.to)?,
                     timeout,
-                    attempt_timeout: route
-                        .attempt_timeout_ms
-                        .map_or(timeout, |bound| bound.millis())
-                        .min(own_timeout.unwrap_or(timeout)),
+                    attempt_timeout: route_attempt_timeout.min(own_timeout.unwrap_or(timeout)),
+                    route_attempt_timeout,
+                    chain: std::array::from_fn(|place| route.fallback.get(place).and_then(&position)),
                     attempts_max: 1 + route.retries.count(),
                     idempotent: route.idempotent,
                     is_kept: route.on_failure == OnFailure::DeadLetter,
@@ -411,6 +422,8 @@ impl Ledger {
             is_delivery: false,
             gone: false,
             attempts: 0,
+            attempts_before: 0,
+            passed_on: 0,
             misses: 0,
             missed: None,
             acted_on: false,
@@ -496,12 +509,17 @@ impl Ledger {
                 }
                 self.saw(Sight::Streamed);
             }
+            Action::FallBack { ticket, platform } => self.note_fall_back(now, ticket, platform as usize, turn),
             Action::Cancel { ticket, instance } => self.note_cancel(now, ticket, instance, rest, turn),
             Action::Answer { ticket, answer } => self.note_end(now, ticket, answer, turn),
             Action::Bury { ticket, answer, attempts } => {
                 let record = self.record_mut(ticket, "the burial");
                 assert!(record.promise.is_some_and(|promise| promise.is_kept), "{ticket:?} was buried unasked");
-                assert_eq!(record.attempts, attempts, "{ticket:?} was buried with the wrong count of attempts");
+                assert_eq!(
+                    record.attempts_before + record.attempts,
+                    attempts,
+                    "{ticket:?} was buried with the wrong count of attempts"
+                );
                 self.saw(Sight::Buried);
                 self.note_end(now, ticket, answer, turn);
             }
@@ -677,6 +695,36 @@ impl Ledger {
         record.acted_on = true;
         self.slots[instance.slot as usize].out -= 1;
         self.saw(Sight::Cancelled);
+    }
+
+    /// Another platform has the request from here on: the next of its route's.
+    fn note_fall_back(&mut self, now: Time, ticket: Ticket, platform: usize, turn: &Turn) {
+        let request_timeout = self.platforms[platform].request_timeout;
+        let phase = self.phase;
+        let record = self.record_mut(ticket, "the fallback");
+        let promise = record.promise.as_mut().unwrap_or_else(|| panic!("{ticket:?} has no route and was passed on"));
+        let last = std::mem::replace(&mut promise.platform, platform);
+        let next = promise.chain.get(record.passed_on).copied().flatten();
+        assert_eq!(next, Some(platform), "{ticket:?} went to another platform than the next of its route's");
+        let attempt_timeout = promise.route_attempt_timeout;
+        promise.attempt_timeout = attempt_timeout.min(request_timeout.unwrap_or(attempt_timeout));
+        assert!(!record.headed && !record.gone && record.deadline > now, "{ticket:?} was passed on too late");
+        let may_be_done = record.acted_on || record.out.is_some();
+        assert!(record.idempotent || !may_be_done, "{ticket:?} may have been done and was passed on");
+        assert!(record.second.is_none(), "{ticket:?} was passed on and the second that has it was not told");
+        assert_eq!(phase, Phase::Running, "{ticket:?} was passed on while Demi ends");
+        let holder = record.out.take();
+        record.attempts_before += record.attempts;
+        (record.attempts, record.misses, record.missed) = (0, 0, None);
+        record.passed_on += 1;
+        if let Some(with) = holder {
+            assert_eq!(turn.exited, Some(with), "{ticket:?} was passed on and {with:?} was not told");
+            self.slots[with.slot as usize].out -= 1;
+        }
+        self.platforms[last].used_at = now;
+        self.platforms[platform].used_at = now;
+        self.want(platform, false);
+        self.saw(Sight::PassedOn);
     }
 
     fn note_end(&mut self, now: Time, ticket: Ticket, answer: Answer, turn: &Turn) {

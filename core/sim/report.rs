@@ -36,6 +36,7 @@ kinds! {
         Streamed => "an answer was relayed from its head on",
         Broken => "a caller was told that the platform broke",
         TimedOut => "a caller was told that time was up",
+        PassedOn => "a request went to the next platform of its route",
         QueueFull => "a request was refused: queue full",
         QueueTimeout => "a request was refused: waited too long",
         BreakerOpen => "a request was refused: breakers open",

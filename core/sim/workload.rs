@@ -54,6 +54,11 @@ pub(crate) fn config(random: &mut Random) -> Config {
             config.routes.push(route(random, number, index));
         }
     }
+    // By the numbers and not by a draw, as with balance: two in three routes have a fallback.
+    for (number, route) in config.routes.iter_mut().enumerate() {
+        let others = config.platforms.iter().map(|platform| &platform.name).filter(|name| **name != route.to);
+        route.fallback = others.cycle().skip(number).take((number % 3).min(count - 1)).cloned().collect();
+    }
     draw_targets(&mut config, random);
     let names: Vec<&str> = config.platforms.iter().map(|platform| platform.name.as_str()).collect();
     assert_eq!(config.mistakes(&names), [], "a drawn configuration has a mistake");
@@ -84,7 +89,7 @@ fn draw_times(config: &mut Config, random: &mut Random) {
         window_ms: drawn(random, 500, 30_000),
         calls_min: bounded(3 + random.below(20)),
         failure_percent: bounded([0, 30, 50, 50, 80][random.below(5) as usize]),
-        slow_percent: bounded([0, 50, 50, 90][random.below(4) as usize]),
+        slow_percent: bounded([0, 20, 20, 50][random.below(4) as usize]),
         slow_ms: bounded([0, 0, 100, 1_000][random.below(4) as usize]),
         trial_ms: drawn(random, 100, 10_000),
         recovery: Recovery::Probe,
@@ -211,7 +216,7 @@ fn draw_lifecycle(platform: &mut Platform, random: &mut Random) {
         platform.request_timeout_ms = Some(drawn(random, 50, 8_000));
     }
     // Most have more than a stormy life needs.
-    platform.start_budget_per_day = bounded(if random.below(5) == 0 { 40 + random.below(60) } else { 1_000_000 });
+    platform.start_budget_per_day = bounded(if random.below(4) == 0 { 20 + random.below(40) } else { 1_000_000 });
     if platform.host == Host::Http {
         return;
     }

@@ -84,7 +84,7 @@ pub(crate) fn describe(loaded: &Loaded, path: &Path) -> String {
         } else {
             matchers.join(", ")
         };
-        let _ = writeln!(text, "  {:>2}  {what} → {} within {} ms", index + 1, route.to, route.timeout_ms.value());
+        let _ = writeln!(text, "  {:>2}  {what} → {} within {} ms", index + 1, chain(route), route.timeout_ms.value());
     }
     if !loaded.warnings.is_empty() {
         let _ = writeln!(text, "warnings       what is most likely not meant so");
@@ -94,6 +94,11 @@ pub(crate) fn describe(loaded: &Loaded, path: &Path) -> String {
     }
     let _ = writeln!(text, "nothing was started and nothing was written");
     text
+}
+
+/// Who gets what a route takes, one after the other.
+fn chain(route: &Route) -> String {
+    std::iter::once(&route.to).chain(&route.fallback).map(String::as_str).collect::<Vec<&str>>().join(", else ")
 }
 
 /// What a route looks at.

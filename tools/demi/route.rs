@@ -29,6 +29,7 @@ struct Verdict<'t> {
     to: &'t str,
     priority: i32,
     timeout_ms: u64,
+    fallback: &'t [String],
     on_failure: String,
     /// The field of the first matcher that does not match; `None` if all do.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -103,6 +104,7 @@ fn verdict<'t>(
         to: &route.to,
         priority: route.priority,
         timeout_ms: route.timeout_ms.value(),
+        fallback: &route.fallback,
         on_failure: format!("{:?}", route.on_failure),
         misses: miss.map(Miss::field),
         why: (!is_found).then(|| miss.map_or_else(late, |miss| why(miss, route, question))),
@@ -154,6 +156,8 @@ fn describe(told: &Told<'_>, path: &Path) -> String {
     if let Some(rule) = &told.rule {
         let everything = if rule.matchers.is_empty() { "every message".to_owned() } else { rule.matchers.join(", ") };
         let _ = writeln!(text, "  {everything}");
+        let fallback = if rule.fallback.is_empty() { "none".to_owned() } else { rule.fallback.join(", then ") };
+        let _ = writeln!(text, "  fallback: {fallback}");
     }
     if !told.others.is_empty() {
         let _ = writeln!(text, "not the others, in their order:");

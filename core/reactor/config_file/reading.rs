@@ -728,7 +728,8 @@ impl<'o> Reading<'o> {
         let names_known = !self.is_spoilt(root.start, "platforms")
             && !self.spoilt.iter().any(|(group, field)| field == "name" && *group != root.start);
         for mistake in mistakes {
-            let names_platform = mistake.at.ends_with(".to") || mistake.at.contains(".needs[");
+            let names_platform =
+                mistake.at.ends_with(".to") || mistake.at.contains(".needs[") || mistake.at.contains(".fallback[");
             let near = mistake.remedy.starts_with("did you mean") && !mistake.remedy.contains("\"\"");
             if names_platform && !names_known && !near {
                 continue;

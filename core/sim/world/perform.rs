@@ -78,6 +78,7 @@ impl World {
             | Action::Reject { .. }
             | Action::Spend { .. }
             | Action::Prefer { .. }
+            | Action::FallBack { .. }
             | Action::Tell { .. } => {}
             Action::Probe { instance } => self.probe(instance),
             Action::Start { instance, edition } => self.start(instance, edition),

@@ -22,6 +22,7 @@ mod proxy_tunnels;
 mod proxy_uploads;
 mod proxying;
 mod regressions;
+mod smuggling;
 mod sockets;
 mod support;
 mod tree;

@@ -23,6 +23,7 @@ mod proxy_uploads;
 mod proxying;
 mod regressions;
 mod routing;
+mod smuggling;
 mod sockets;
 mod store;
 mod support;

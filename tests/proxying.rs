@@ -15,6 +15,7 @@ pub struct Upstream {
     pub address: SocketAddr,
     asked_connections: Arc<AtomicUsize>,
     asked: Arc<AtomicUsize>,
+    seen: Arc<Mutex<Vec<u8>>>,
 }
 
 /// A connection to it.
@@ -25,6 +26,7 @@ pub struct Peer {
     number: usize,
     asked_connections: Arc<AtomicUsize>,
     asked: Arc<AtomicUsize>,
+    seen: Arc<Mutex<Vec<u8>>>,
 }
 
 impl Upstream {
@@ -36,12 +38,18 @@ impl Upstream {
     pub fn on(listener: TcpListener, serve: impl Fn(&mut Peer) + Send + Sync + 'static) -> Upstream {
         let address = listener.local_addr().expect("it is bound");
         let (asked_connections, asked) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-        let upstream = Upstream { address, asked_connections: asked_connections.clone(), asked: asked.clone() };
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let upstream = Upstream {
+            address,
+            asked_connections: asked_connections.clone(),
+            asked: asked.clone(),
+            seen: seen.clone(),
+        };
         let serve = Arc::new(serve);
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
-                let (asked_connections, asked) = (asked_connections.clone(), asked.clone());
-                let mut peer = Peer { stream, bytes: Vec::new(), number: 0, asked_connections, asked };
+                let (asked_connections, asked, seen) = (asked_connections.clone(), asked.clone(), seen.clone());
+                let mut peer = Peer { stream, bytes: Vec::new(), number: 0, asked_connections, asked, seen };
                 let serve = serve.clone();
                 std::thread::spawn(move || serve(&mut peer));
             }
@@ -61,6 +69,12 @@ impl Upstream {
     /// How many connections carried a request.
     pub fn connections(&self) -> usize {
         self.asked_connections.load(Ordering::SeqCst)
+    }
+
+    /// Every byte that came since this was last asked, over all connections.
+    pub fn take_seen(&self) -> String {
+        let bytes = std::mem::take(&mut *self.seen.lock().expect("no thread panics while it holds it"));
+        String::from_utf8_lossy(&bytes).into_owned()
     }
 
     /// How many requests came.
@@ -148,6 +162,7 @@ impl Peer {
         let mut bytes = [0; 16 * 1024];
         let count = self.stream.read(&mut bytes).ok().filter(|count| *count > 0)?;
         self.bytes.extend_from_slice(&bytes[..count]);
+        self.seen.lock().expect("no thread panics while it holds it").extend_from_slice(&bytes[..count]);
         Some(())
     }
 

@@ -159,7 +159,7 @@ pub(crate) fn write_response_lines(out: &mut Vec<u8>, head: &http::ResponseHead<
 fn is_x_forwarded(name: &[u8]) -> bool {
     ["x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-forwarded-prefix"]
         .iter()
-        .any(|known| name.eq_ignore_ascii_case(known.as_bytes()))
+        .any(|known| http::is_same_name(name, known.as_bytes()))
 }
 
 /// The target without the prefix that the route strips, if it has it in whole segments.

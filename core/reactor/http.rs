@@ -586,8 +586,15 @@ pub fn copy_end_to_end(headers_bytes: &[u8], skip: impl Fn(&[u8]) -> bool, out: 
     }
 }
 
+/// Whether two names of headers are the same to any reader: in whatever case, and to those that make names of variables of
+/// them (CGI, WSGI) a dash is an underscore. What must not come from elsewhere must not come under such a name either.
+pub fn is_same_name(one: &[u8], other: &[u8]) -> bool {
+    let plain = |byte: &u8| if *byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
+    one.len() == other.len() && one.iter().map(plain).eq(other.iter().map(plain))
+}
+
 fn is_for_one_hop(name: &[u8]) -> bool {
-    let is = |other: &str| name.eq_ignore_ascii_case(other.as_bytes());
+    let is = |other: &str| is_same_name(name, other.as_bytes());
     match name.len() {
         2 => is("te"),
         6 => is("expect"),
@@ -869,10 +876,10 @@ fn is_trailer(name: &[u8]) -> bool {
         "x-forwarded-prefix",
         "x-forwarded-proto",
     ];
-    let begins = |prefix: &[u8]| name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
+    let begins = |prefix: &[u8]| name.get(..prefix.len()).is_some_and(|start| is_same_name(start, prefix));
     // Conditions, what a browser vouches for, and what Demi says of itself, as well.
     let is_of_a_kind = begins(b"if-") || begins(b"sec-fetch-") || begins(b"demi-") || begins(b"access-control-");
-    !is_for_one_hop(name) && !is_of_a_kind && !NEVER.iter().any(|never| name.eq_ignore_ascii_case(never.as_bytes()))
+    !is_for_one_hop(name) && !is_of_a_kind && !NEVER.iter().any(|never| is_same_name(name, never.as_bytes()))
 }
 
 const fn hex_digit(byte: u8) -> Option<u64> {

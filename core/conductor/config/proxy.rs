@@ -130,8 +130,15 @@ impl Proxy {
     }
 }
 
+/// Whether two names are the same to any reader: to some a dash is an underscore (CGI, WSGI), and whoever relies on what a
+/// route sets must not find something else under such a name.
+fn is_same_name(one: &[u8], other: &[u8]) -> bool {
+    let plain = |byte: &u8| if *byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
+    one.len() == other.len() && one.iter().map(plain).eq(other.iter().map(plain))
+}
+
 fn names(set: &BTreeMap<String, String>, removed: &[String], name: &[u8]) -> bool {
-    set.keys().chain(removed).any(|other| other.as_bytes().eq_ignore_ascii_case(name))
+    set.keys().chain(removed).any(|other| is_same_name(other.as_bytes(), name))
 }
 
 fn check_count(at: &str, count: usize, found: &mut Mistakes) {
@@ -145,7 +152,7 @@ fn check_header_name(at: &str, name: &str, found: &mut Mistakes) {
     if !is_token(name) {
         let what = format!("{name:?} is not the name of a header");
         found.add(at.to_owned(), what, "use letters, digits and '-', as in \"X-Name\"");
-    } else if OWN_HEADERS.iter().any(|own| own.eq_ignore_ascii_case(name)) {
+    } else if OWN_HEADERS.iter().any(|own| is_same_name(own.as_bytes(), name.as_bytes())) {
         let remedy = if name.eq_ignore_ascii_case("Host") { "see preserve_host" } else { "leave it out" };
         found.add(at.to_owned(), format!("{name} is Demi's own business"), remedy);
     }

@@ -49,6 +49,7 @@ kinds! {
         NotReinitialized => "an instance could not be initialised again",
         TargetAway => "something that platforms depend on went away",
         LostLook => "a look at something that platforms depend on was lost",
+        Poison => "a message ended whoever had it",
         Crash => "Demi was killed and started again",
         Person => "a person gave an order",
         Midnight => "a day began",
@@ -67,7 +68,7 @@ impl Fault {
             Fault::TooHeavy | Fault::Forks | Fault::LeaksDescriptors | Fault::Midnight => 10,
             Fault::Freeze => 15,
             Fault::Heavy | Fault::Person | Fault::TargetAway => 50,
-            Fault::Unready | Fault::LostLook => 100,
+            Fault::Unready | Fault::LostLook | Fault::Poison => 100,
             Fault::CrashInFlight | Fault::StuckThread | Fault::NeverAnswered => 40,
             Fault::LateTurn => 60,
             Fault::NeverStarts

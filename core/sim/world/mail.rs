@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use demi_conductor::{Conductor, Event, Grave, PostId, RouteId, Time};
+use demi_conductor::{Conductor, Event, Grave, PostId, RouteId, Ticket, Time};
 
 use crate::faults::Fault;
 use crate::ledger::Ledger;
@@ -23,6 +23,8 @@ pub(super) struct Letter {
     key: u64,
     due: Time,
     expires: Option<Time>,
+    /// Whoever has it ends.
+    is_poison: bool,
 }
 
 /// How a message ended.
@@ -39,6 +41,8 @@ pub(super) struct Mail {
     kept: BTreeMap<PostId, Letter>,
     ended: BTreeMap<PostId, End>,
     acknowledged: BTreeSet<PostId>,
+    /// Requests that deliver what ends whoever has it.
+    poison: BTreeSet<Ticket>,
     /// Those that this run of Demi is done with.
     closed: BTreeSet<PostId>,
 }
@@ -62,7 +66,8 @@ impl World {
             _ => self.now,
         };
         let expires = (self.random.below(4) == 0).then(|| due + workload::span(&mut self.random, 100, 60_000));
-        let letter = Letter { route, key: self.random.below(5), due, expires };
+        let is_poison = self.dice.strike(Fault::Poison);
+        let letter = Letter { route, key: self.random.below(5), due, expires, is_poison };
         let delay = self.within(50);
         if !self.dice.strike(Fault::StoreFailed) {
             self.come(delay, Coming::Committed(letter));
@@ -76,7 +81,7 @@ impl World {
     }
 
     fn posted(&self, post: PostId, letter: Letter) -> Event {
-        let Letter { route, key, due, expires } = letter;
+        let Letter { route, key, due, expires, .. } = letter;
         Event::Posted { post, route: Some(route), key, due, expires }
     }
 
@@ -100,8 +105,11 @@ impl World {
     }
 
     pub(super) fn loaded(&mut self, post: PostId) -> Option<Event> {
-        let route = self.mail.kept.get(&post)?.route;
+        let Letter { route, is_poison, .. } = *self.mail.kept.get(&post)?;
         let ticket = self.book.issue();
+        if is_poison {
+            self.mail.poison.insert(ticket);
+        }
         self.requests += 1;
         self.ledger.expect_delivery(ticket, route);
         Some(Event::PostLoaded { post, ticket })
@@ -151,6 +159,7 @@ impl World {
             }
         }
         self.mail.closed.clear();
+        self.mail.poison.clear();
         let seed = self.random.draw();
         let sights = std::mem::take(&mut self.ledger.sights);
         for platform in self.conductor.platforms() {
@@ -173,6 +182,11 @@ impl World {
             let event = self.posted(id, letter);
             self.handle(event);
         }
+    }
+
+    /// Whether whoever has this request ends.
+    pub(super) fn is_poison(&self, ticket: Ticket) -> bool {
+        self.mail.poison.contains(&ticket)
     }
 
     /// Whether messages wait to be delivered.

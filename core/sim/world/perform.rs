@@ -168,8 +168,9 @@ impl World {
         if self.models[slot].can_freeze() && self.dice.strike(Fault::Freeze) {
             self.freeze(instance);
         }
-        if self.models[slot].can_be_replaced() && self.dice.strike(Fault::CrashInFlight) {
-            let delay = self.within(100);
+        let is_fatal = self.is_poison(ticket) || self.dice.strike(Fault::CrashInFlight);
+        if self.models[slot].can_be_replaced() && is_fatal {
+            let delay = if self.is_poison(ticket) { Duration::ZERO } else { self.within(100) };
             self.come(delay, Coming::Crash(instance));
         }
         self.sequence += 1;

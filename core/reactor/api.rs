@@ -512,6 +512,9 @@ mod tests {
         assert_eq!(Page::of("/v1/dead-letters/1"), Some(Page::DeadLetter(1)));
         assert_eq!(Page::of("/v1/dead-letters/1/replay"), Some(Page::Replay(Some(1))));
         assert_eq!(Page::of("/v1/dead-letters/replay"), Some(Page::Replay(None)));
+        assert_eq!(Page::of("/v1/messages"), Some(Page::Messages));
+        assert_eq!(Page::of("/v1/messages/1"), Some(Page::Message(1)));
+        assert_eq!(Page::of("/v1/messages/1/x"), Some(Page::Unknown));
         for wrong in ["/v1/dead-letters/", "/v1/dead-letters/+1", "/v1/dead-letters/1/", "/v1/dead-letters/x/replay"] {
             assert_eq!(Page::of(wrong), Some(Page::Unknown), "{wrong}");
         }

@@ -344,6 +344,10 @@ impl Shell {
     /// Keeps in mind that a call ended unwell and the caller was not to blame.
     fn note_mishap(&mut self, call: &Call, answer: Answer, problem: Option<&Problem>) {
         let Some(platform) = call.platform else { return };
+        if matches!((&call.origin, answer), (Origin::Post { .. }, Answer::Refused(..))) {
+            // It waits, and would be noted each time that it is tried whether it still has to.
+            return;
+        }
         let answered = || format!("it answered with status {}", call.attempt.reply.status);
         let is_failed = answer == Answer::Relayed && outcome_of_status(call.attempt.reply.status) == Outcome::Failed;
         let (kind, detail) = match problem {

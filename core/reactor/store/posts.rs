@@ -348,7 +348,8 @@ impl Store {
     }
 
     /// How many posts wait. Kept in memory; does not block.
-    pub fn posts_waiting(&self) -> u64 {
+    #[cfg(test)]
+    pub(super) fn posts_waiting(&self) -> u64 {
         self.posts_tally.get().count
     }
 

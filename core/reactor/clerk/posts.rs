@@ -159,7 +159,7 @@ impl Office<'_> {
             StoreError::Shut(_) => store_problem(error),
             error => {
                 log::error!("a message could not be kept: {error}");
-                store_problem(error)
+                Problem::new(503, error.to_string()).code("store").retry_after(Duration::from_secs(30))
             }
         }
     }

@@ -117,6 +117,10 @@ impl Office<'_> {
                     })
                 });
                 let page = match page {
+                    // It may tell what this group has written and is not durable yet.
+                    Ok(Some(page)) if !self.owed.is_empty() => {
+                        return self.owed.push(Owed::Page { place, serial, page });
+                    }
                     Ok(page) => page.ok_or_else(|| Box::new(api::no_message(id))),
                     Err(error) => Err(Box::new(store_problem(error))),
                 };

@@ -16,7 +16,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use crate::event::{Action, Answer, Grave, Outcome, PostId, Ticket};
+use crate::event::{Action, Answer, Grave, Outcome, PostId, Refusal, Ticket};
 use crate::router::RouteId;
 use crate::shutdown::Phase;
 use crate::time::Time;
@@ -62,6 +62,8 @@ struct Line {
     under_way: usize,
     /// It takes no requests: nothing is tried before this.
     held_until: Option<Time>,
+    /// Held because no instance was there for a post: over as soon as one is.
+    is_deserted: bool,
 }
 
 /// All posts that have not ended.
@@ -221,6 +223,20 @@ impl Conductor {
         }
     }
 
+    /// Something changed for the platform: what was held because nobody was there goes on if someone is.
+    pub(crate) fn let_posts_go(&mut self, platform: usize, out: &mut Vec<Action>) {
+        let now = self.now;
+        let is_held = |line: &&mut Line| line.is_deserted && line.held_until.is_some_and(|until| until > now);
+        if self.posts.lines.get_mut(platform).filter(is_held).is_none() || self.platforms[platform].is_isolated {
+            return;
+        }
+        if self.pick(platform, None, None).is_some() {
+            self.posts.lines[platform].held_until = Some(now);
+            self.deliver_what_can(platform as u32, out);
+            self.set_post_timer();
+        }
+    }
+
     /// Its body is in memory, as the request of this ticket.
     pub(crate) fn post_loaded(&mut self, id: PostId, ticket: Ticket, out: &mut Vec<Action>) {
         let Some(post) = self.posts.all.get_mut(&id).filter(|post| post.place == Place::Loading) else {
@@ -281,12 +297,16 @@ impl Conductor {
                 self.bury_post(id, Grave::Rejected, out);
             }
             // It was not tried: the platform takes nothing now.
-            (Answer::Refused(_, after), _) => {
+            (Answer::Refused(refusal, after), _) => {
                 if let Some(post) = self.posts.all.get_mut(&id) {
                     post.attempts -= 1;
                 }
                 let until = self.now + after.clamp(HELD_MIN, HELD_MAX);
-                self.posts.line(platform).held_until = Some(until);
+                let line = self.posts.line(platform);
+                line.held_until = Some(until);
+                // What an instance refused, which is there, is not tried again before its time.
+                let is_out = matches!(refusal, Refusal::NotReady | Refusal::Isolated | Refusal::BreakerOpen);
+                line.is_deserted = is_out && outcome.is_none();
                 if is_late {
                     self.bury_post(id, Grave::Expired, out);
                 } else {

@@ -225,7 +225,7 @@ impl Conductor {
 
     /// The instance that gets the next request, as the platform balances them. `avoid` is taken only if nothing else is to
     /// be had.
-    fn pick(&mut self, platform: usize, key: Option<u64>, avoid: Option<u32>) -> Option<usize> {
+    pub(crate) fn pick(&mut self, platform: usize, key: Option<u64>, avoid: Option<u32>) -> Option<usize> {
         if !self.platform_admits(platform) {
             return None;
         }
@@ -884,6 +884,7 @@ impl Conductor {
                 Prospect::Refuse(refusal, after) => self.end(ticket, Answer::Refused(refusal, after), None, out),
             }
         }
+        self.let_posts_go(platform, out);
     }
 
     /// The run is no more: every request that it had is broken.

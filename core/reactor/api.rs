@@ -3,6 +3,7 @@
 mod dead_letters;
 mod health;
 mod history;
+mod messages;
 mod platforms;
 
 use std::borrow::Cow;
@@ -21,12 +22,13 @@ use crate::handle::PlatformOrder;
 use crate::http;
 use crate::metrics::{self, Format};
 use crate::problem::Problem;
-use crate::shell::{Listed, KEY_HEADER};
+use crate::shell::{Listed, PostCounts, KEY_HEADER};
 
 pub(crate) use dead_letters::{
     dead_letter_json, dead_letters_json, no_letter, purged_json, read_listing, read_purge, replaying_json, Listing,
 };
 pub(crate) use history::{history_json, read_history, History};
+pub(crate) use messages::{ended_json, idempotency_key, no_message, queued_json, read_message, waiting_json, Wishes};
 pub(crate) use platforms::{no_platform, Topic};
 
 /// A page of the API.
@@ -34,6 +36,10 @@ pub(crate) use platforms::{no_platform, Topic};
 pub(crate) enum Page<'p> {
     /// `POST /v1/requests`.
     Requests,
+    /// `POST /v1/messages`, which the clerk answers.
+    Messages,
+    /// `GET /v1/messages/ID`, which the clerk answers.
+    Message(u64),
     /// `GET /v1/status`.
     Status,
     /// `GET /v1/health`.
@@ -69,6 +75,7 @@ impl<'p> Page<'p> {
     pub(crate) fn of(path: &'p str) -> Option<Page<'p>> {
         Some(match path {
             "/v1/requests" => Page::Requests,
+            "/v1/messages" => Page::Messages,
             "/v1/status" => Page::Status,
             "/v1/health" => Page::Health,
             "/v1/platforms" => Page::Platforms,
@@ -80,10 +87,11 @@ impl<'p> Page<'p> {
             "/metrics" => Page::Metrics,
             "/v1" => Page::Unknown,
             _ => match path.strip_prefix("/v1/") {
-                Some(rest) => match (rest.strip_prefix("platforms/"), rest.strip_prefix("dead-letters/")) {
-                    (Some(rest), _) => Page::of_platform(rest),
-                    (None, Some(rest)) => Page::of_letter(rest),
-                    (None, None) => Page::Unknown,
+                Some(rest) => match rest.split_once('/') {
+                    Some(("platforms", rest)) => Page::of_platform(rest),
+                    Some(("dead-letters", rest)) => Page::of_letter(rest),
+                    Some(("messages", id)) => number(id).map_or(Page::Unknown, Page::Message),
+                    _ => Page::Unknown,
                 },
                 None => {
                     let below = |page: &str| path.strip_prefix(page).is_some_and(|rest| rest.starts_with('/'));
@@ -98,10 +106,6 @@ impl<'p> Page<'p> {
 
     /// The page of what stands behind `/v1/dead-letters/`.
     fn of_letter(rest: &str) -> Page<'p> {
-        let number = |word: &str| {
-            let is_number = !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_digit());
-            is_number.then(|| word.parse::<u64>().ok()).flatten()
-        };
         match rest.split_once('/') {
             None if rest == "replay" => Page::Replay(None),
             None => number(rest).map_or(Page::Unknown, Page::DeadLetter),
@@ -113,7 +117,7 @@ impl<'p> Page<'p> {
     /// The methods that it takes, as they stand in `Allow`.
     pub(crate) const fn allowed(self) -> &'static str {
         match self {
-            Page::Requests | Page::Order(..) | Page::Replay(_) => "POST",
+            Page::Requests | Page::Messages | Page::Order(..) | Page::Replay(_) => "POST",
             Page::DeadLetters => "GET, HEAD, DELETE",
             Page::DeadLetter(_) => "GET, HEAD, PUT, DELETE",
             _ => "GET, HEAD",
@@ -136,6 +140,12 @@ impl<'p> Page<'p> {
     }
 }
 
+/// The number that stands in a path.
+fn number(word: &str) -> Option<u64> {
+    let is_number = !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_digit());
+    is_number.then(|| word.parse().ok()).flatten()
+}
+
 /// What the reactor knows and the conductor does not.
 pub(crate) struct Facts<'f> {
     pub(crate) now: Time,
@@ -143,6 +153,7 @@ pub(crate) struct Facts<'f> {
     pub(crate) counts: crate::listener::Counts,
     pub(crate) listen: std::net::SocketAddr,
     pub(crate) store: &'f StoreFacts,
+    pub(crate) posts: &'f PostCounts,
     pub(crate) turns: &'f metrics::Turns,
     pub(crate) body_bytes: usize,
     /// The process of a slot.
@@ -194,6 +205,8 @@ pub(crate) fn answer(
         Page::Platform(name, topic) => platforms::one(name, topic, request.query(), conductor, facts)?,
         Page::Plugins => platforms::plugins(facts),
         Page::Requests
+        | Page::Messages
+        | Page::Message(_)
         | Page::Order(..)
         | Page::Unknown
         | Page::DeadLetters
@@ -325,7 +338,7 @@ fn read_numbers<const COUNT: usize>(
     Ok(numbers)
 }
 
-/// The body of `POST /v1/requests`.
+/// The body of `POST /v1/requests`, and of `POST /v1/messages`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Ask<'a> {
@@ -345,13 +358,22 @@ struct Ask<'a> {
     host: Cow<'a, str>,
     #[serde(borrow, default)]
     headers: BTreeMap<Cow<'a, str>, Cow<'a, str>>,
-    /// The same as the header `Demi-Key`.
+    /// The same as the header `Demi-Key`; of a message its conversation.
     #[serde(borrow, default)]
     key: Option<Text<'a>>,
     #[serde(borrow, default)]
     content: Option<Text<'a>>,
     #[serde(borrow, default)]
     json: Option<&'a RawValue>,
+    /// These three only of a message: when it is to be delivered, unix milliseconds.
+    #[serde(default)]
+    not_before: Option<u64>,
+    /// The same, from now on.
+    #[serde(default)]
+    delay_ms: Option<u64>,
+    /// When it is not to be delivered any more, from now on.
+    #[serde(default)]
+    expires_after_ms: Option<u64>,
 }
 
 /// A text that is borrowed if it can be: serde copies what stands in an `Option<Cow>`.
@@ -362,13 +384,26 @@ struct Text<'t>(#[serde(borrow)] Cow<'t, str>);
 /// Lets `take` have the request that the body of `POST /v1/requests` describes, and the name of the platform that it is
 /// for, which is empty if the rules decide.
 pub(crate) fn read_ask<T>(body: &[u8], take: impl FnOnce(&Request<'_>, &str) -> T) -> Result<T, Problem> {
+    let ask = parse_ask(body)?;
+    if ask.not_before.or(ask.delay_ms).or(ask.expires_after_ms).is_some() {
+        let what =
+            "not_before, delay_ms and expires_after_ms are for messages; use POST /v1/messages, or leave them out";
+        return Err(Problem::new(400, what));
+    }
+    read_parsed(ask, take)
+}
+
+fn parse_ask(body: &[u8]) -> Result<Ask<'_>, Problem> {
     let example = r#"write for example {"from":"discord","content":"hello"}"#;
     // A list would be read as the fields in their order.
     if body.trim_ascii_start().starts_with(b"[") {
         return Err(Problem::new(400, format!("the body is a list, which is no request; {example}")));
     }
-    let mut ask: Ask<'_> = serde_json::from_slice(body)
-        .map_err(|error| Problem::new(400, format!("the body is not a request: {error}; {example}")))?;
+    serde_json::from_slice(body)
+        .map_err(|error| Problem::new(400, format!("the body is not a request: {error}; {example}")))
+}
+
+fn read_parsed<T>(mut ask: Ask<'_>, take: impl FnOnce(&Request<'_>, &str) -> T) -> Result<T, Problem> {
     if let Some(key) = ask.key.take() {
         ask.headers.insert(Cow::Borrowed(KEY_HEADER), key.0);
     }
@@ -481,6 +516,9 @@ mod tests {
         assert_eq!(Page::of("/v1/dead-letters/1"), Some(Page::DeadLetter(1)));
         assert_eq!(Page::of("/v1/dead-letters/1/replay"), Some(Page::Replay(Some(1))));
         assert_eq!(Page::of("/v1/dead-letters/replay"), Some(Page::Replay(None)));
+        assert_eq!(Page::of("/v1/messages"), Some(Page::Messages));
+        assert_eq!(Page::of("/v1/messages/1"), Some(Page::Message(1)));
+        assert_eq!(Page::of("/v1/messages/1/x"), Some(Page::Unknown));
         for wrong in ["/v1/dead-letters/", "/v1/dead-letters/+1", "/v1/dead-letters/1/", "/v1/dead-letters/x/replay"] {
             assert_eq!(Page::of(wrong), Some(Page::Unknown), "{wrong}");
         }

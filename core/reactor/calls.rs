@@ -22,6 +22,8 @@ pub(crate) enum Origin {
     Plugin { instance: Instance, id: Box<RawValue> },
     /// Nobody: this dead letter is replayed.
     Replay { letter: u64 },
+    /// Nobody: this post is delivered.
+    Post { id: u64 },
     /// Nobody: the answer was given, or the caller hung up.
     Nobody,
 }

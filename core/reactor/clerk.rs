@@ -4,6 +4,7 @@
 //! to know that it is durable. While the disk syncs the next group gathers, so the busier it is the fewer syncs an errand
 //! takes. What need not be durable is answered at once and causes no sync.
 
+mod posts;
 mod spending;
 mod vault;
 
@@ -24,6 +25,8 @@ use crate::plugins::{self, Change, Rescan};
 use crate::problem::Problem;
 use crate::store::{DeadLetter, LetterFilter, LetterPage, Minute, Store, StoreError};
 
+use posts::TakenIn;
+pub(crate) use posts::{Ending, Parcel, PostErrand};
 use spending::{Level, Spending};
 use vault::Vault;
 
@@ -60,6 +63,7 @@ enum Order {
     Replayed { id: u64, error: Option<String> },
     Plugin(Box<PluginOrder>),
     History { place: usize, serial: u64, history: History },
+    Post(PostErrand),
     Note(Vec<Note>),
     Minutes { unix_minute: u32, minutes: Vec<(String, Minute)> },
     Spend { platform: String, unix_day: u32, starts: u32 },
@@ -185,12 +189,12 @@ pub(crate) struct Clerk {
 }
 
 impl Clerk {
-    /// Starts the thread.
+    /// Starts the thread. `posts_max`: most posts that may wait.
     ///
     /// # Errors
     /// If the system has no thread to give.
-    pub(crate) fn start(store: Store, rescan: Rescan, postbox: Postbox) -> std::io::Result<Clerk> {
-        Clerk::spawn(move |inbox| work(inbox, store, rescan, &postbox))
+    pub(crate) fn start(store: Store, rescan: Rescan, posts_max: u64, postbox: Postbox) -> std::io::Result<Clerk> {
+        Clerk::spawn(move |inbox| work(inbox, store, rescan, posts_max, &postbox))
     }
 
     fn spawn(work: impl FnOnce(&Receiver<Order>) + Send + 'static) -> std::io::Result<Clerk> {
@@ -234,6 +238,12 @@ impl Clerk {
     /// Has a value looked up, or kept, for a plugin. False if too much is waiting.
     pub(crate) fn serve_plugin(&self, order: PluginOrder) -> bool {
         self.send(Order::Plugin(Box::new(order)), ERRANDS_BEFORE_PLUGINS_MAX)
+    }
+
+    /// Has something done about posts. False if too much is waiting; then nothing is, and no letter follows.
+    pub(crate) fn post(&self, errand: PostErrand) -> bool {
+        let max = errand.errands_max();
+        self.send(Order::Post(errand), max)
     }
 
     /// Has what happened kept; no answer. False if too much is waiting: what must be kept goes before.
@@ -283,7 +293,7 @@ impl Clerk {
     }
 }
 
-fn work(inbox: &Receiver<Order>, store: Store, rescan: Rescan, postbox: &Postbox) {
+fn work(inbox: &Receiver<Order>, store: Store, rescan: Rescan, posts_max: u64, postbox: &Postbox) {
     let gauge = Gauge::new();
     let facts = StoreFacts::of(&store);
     let written = store.written().unwrap_or_default();
@@ -295,6 +305,8 @@ fn work(inbox: &Receiver<Order>, store: Store, rescan: Rescan, postbox: &Postbox
         gauge,
         history_fails: false,
         minutes_fail: false,
+        posts_max,
+        refuses_posts: false,
         owed: Vec::new(),
         facts,
         postbox,
@@ -329,6 +341,10 @@ struct Office<'p> {
     gauge: Gauge,
     history_fails: bool,
     minutes_fail: bool,
+    /// Most posts that may wait.
+    posts_max: u64,
+    /// Whether the last post was refused for want of room, which was told.
+    refuses_posts: bool,
     /// Whom to tell that what was written is durable.
     owed: Vec<Owed>,
     facts: StoreFacts,
@@ -345,6 +361,10 @@ enum Owed {
         serial: u64,
         page: Vec<u8>,
     },
+    /// A post that was taken in.
+    Taken(TakenIn),
+    /// The end of this post.
+    PostEnded(u64),
     /// Nobody waits for it.
     Nobody,
     Flush,
@@ -405,6 +425,7 @@ impl Office<'_> {
                 });
                 self.postbox.post(Letter::Listed { place, serial, page });
             }
+            Order::Post(errand) => self.see_to_post(errand),
             Order::Note(notes) => self.note(&notes),
             Order::Minutes { unix_minute, minutes } => self.keep_minutes(unix_minute, &minutes),
             Order::Spend { platform, unix_day, starts } => {
@@ -613,7 +634,7 @@ impl Office<'_> {
         self.facts.synced += self.owed.len() as u64;
         // First, so that whoever has an answer finds it counted.
         self.tell_facts();
-        for owed in self.owed.drain(..) {
+        for owed in std::mem::take(&mut self.owed) {
             match owed {
                 Owed::Buried(ticket, buried) => {
                     let buried = buried.and_then(|number| flushed.clone().map(|()| number));
@@ -631,6 +652,8 @@ impl Office<'_> {
                     let page = page.map_err(|error| Box::new(Problem::new(500, error).code("store")));
                     self.postbox.post(Letter::Listed { place, serial, page });
                 }
+                Owed::Taken(taken) => self.tell_taken(taken, &flushed),
+                Owed::PostEnded(id) => self.postbox.post(Letter::PostEnded(id, flushed.is_ok())),
                 Owed::Nobody => {}
                 Owed::Flush => self.postbox.post(Letter::Stored(Errand::Flush, flushed.is_ok())),
             }

@@ -10,10 +10,10 @@ use demi_platform::{Fault, Reply};
 use mio::Waker;
 use serde_json::value::RawValue;
 
-use crate::clerk::{Rescanned, StoreFacts};
+use crate::clerk::{Parcel, Rescanned, StoreFacts};
 use crate::handle::Wish;
 use crate::problem::Problem;
-use crate::store::LetterPage;
+use crate::store::{LetterPage, Post};
 
 /// Most letters that wait: as many as one turn takes. A thread that finds the box full waits for the reactor, which is
 /// what it would do for its next request anyway. The box has room for all of them from the start (88 bytes each, all
@@ -44,6 +44,12 @@ pub(crate) enum Letter {
     Listed { place: usize, serial: u64, page: Result<Vec<u8>, Box<Problem>> },
     /// The clerk has read dead letters that the client at a place wants replayed.
     Fetched { place: usize, serial: u64, page: LetterPage },
+    /// The clerk has taken in what the client at a place posts, or says why not.
+    Posted { place: usize, serial: u64, held: usize, posted: Result<Box<Parcel>, Box<Problem>> },
+    /// The clerk has brought a post to mind, or cannot now.
+    PostRead(u64, Option<Box<Post>>),
+    /// The clerk has made the end of a post durable, or could not.
+    PostEnded(u64, bool),
     /// The clerk has looked up, or kept, a value for a plugin.
     PluginStored(Box<PluginStored>),
     /// The clerk has looked at the plugin folders.

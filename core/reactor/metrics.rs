@@ -11,6 +11,7 @@ use demi_conductor::{Conductor, Outcome, PlatformStatus, Refusal, Weight, INSTAN
 use crate::api::{is_ready, Facts};
 use crate::chronicle::unix_ms;
 use crate::clerk::StoreFacts;
+use crate::shell::PostCounts;
 
 /// Finds one of a platform's counts.
 type Count = fn(&PlatformStats) -> u64;
@@ -110,6 +111,7 @@ pub(crate) fn render(conductor: &Conductor, facts: &Facts<'_>, format: Format) -
     let mut page = Page { text: String::with_capacity(BYTES + BYTES_OF_PLATFORM * platforms.len()), format };
     of_demi(&mut page, conductor, facts);
     of_dead_letters(&mut page, &platforms, facts.store);
+    of_posts(&mut page, conductor, facts.posts);
     of_surroundings(&mut page, conductor);
     of_requests(&mut page, &platforms);
     of_health(&mut page, &platforms);
@@ -186,6 +188,17 @@ fn of_dead_letters(page: &mut Page, platforms: &[PlatformStatus<'_>], store: &St
     }
     let age = store.oldest_letter_unix_ms.map_or(0, |oldest| unix_ms().saturating_sub(oldest)) as f64 / 1000.0;
     page.gauge("demi_dead_letter_oldest_seconds", "How long the dead letter is kept that has been longest.", age);
+}
+
+/// Messages that are delivered though nobody waits for the answer.
+fn of_posts(page: &mut Page, conductor: &Conductor, posts: &PostCounts) {
+    page.gauge("demi_posts_queued", "Messages that were acknowledged and have not ended.", conductor.posts());
+    page.family("demi_posts_total", "counter", "Messages by what became of them.");
+    let taken = [("accepted", posts.accepted), ("delivered", posts.delivered)];
+    let buried = posts.buried().map(|(grave, count)| (grave.name(), count));
+    for (result, count) in taken.into_iter().chain(buried) {
+        page.line("demi_posts_total", &[("result", result)], count);
+    }
 }
 
 /// The machine, and what lies beyond it.

@@ -5,6 +5,7 @@ mod dead_letters;
 mod minutes;
 mod orders;
 mod plugin_calls;
+mod posts;
 mod roster;
 mod weighing;
 
@@ -46,6 +47,7 @@ use dead_letters::Replays;
 use minutes::MinuteBook;
 pub(crate) use orders::{unix_day, Desk};
 use plugin_calls::PluginCalls;
+pub(crate) use posts::{Deliveries, PostCounts};
 pub(crate) use roster::Listed;
 
 /// What is needed to start an instance of a platform.
@@ -137,6 +139,7 @@ pub(crate) struct Shell {
     /// Streamed answers whose clients are slow.
     paused: Vec<Ticket>,
     replays: Replays,
+    deliveries: Deliveries,
     minutes: MinuteBook,
     /// What the clerk last said of the store.
     store_facts: StoreFacts,
@@ -155,6 +158,7 @@ impl Shell {
         desk: Desk,
         signals: Option<Signals>,
         store_facts: StoreFacts,
+        deliveries: Deliveries,
         config: &Config,
     ) -> Shell {
         listener.stream_bodies(config.platforms.iter().any(|platform| platform.host == Host::Http));
@@ -188,6 +192,7 @@ impl Shell {
             stored: None,
             paused: Vec::new(),
             replays: Replays::default(),
+            deliveries,
             minutes: MinuteBook::new(config.store.metrics_days.value()),
             store_facts,
         }
@@ -275,6 +280,9 @@ impl Shell {
             Letter::Buried(ticket, number) => return self.buried(ticket, number),
             Letter::Fetched { place, serial, page } => return self.replay(place, serial, page, conductor),
             Letter::Listed { place, serial, page } => return self.listed(place, serial, page),
+            Letter::Posted { place, serial, held, posted } => return self.posted(place, serial, held, posted),
+            Letter::PostRead(id, post) => return self.post_read(id, post, conductor),
+            Letter::PostEnded(id, done) => return self.post_ended(id, done),
             Letter::PluginStored(stored) => return self.plugin_stored(&stored),
             Letter::Rescanned(rescanned) => return self.rescanned(*rescanned, conductor),
             Letter::Reread(number, read) => return self.reread_done(number, read, conductor),
@@ -408,7 +416,7 @@ impl Shell {
                     }
                 }
                 // Nobody reads it; only how it ends is of interest.
-                Origin::Replay { .. } => call.attempt.reply.body.clear(),
+                Origin::Replay { .. } | Origin::Post { .. } => call.attempt.reply.body.clear(),
                 Origin::Caller(_) | Origin::Plugin { .. } | Origin::Nobody => {}
             }
         }
@@ -468,9 +476,9 @@ impl Shell {
                 }
             }
             Action::Exit(code) => self.end(code),
-            Action::Deliver { post } => log::error!("{post:?}"),
-            Action::Settle { post, ticket } => log::error!("{post:?} {ticket:?}"),
-            Action::BuryPost { post, grave, attempts } => log::error!("{post:?} {grave:?} {attempts}"),
+            Action::Deliver { post } => self.deliver(post),
+            Action::Settle { post, ticket } => self.settle_post(post, ticket),
+            Action::BuryPost { post, grave, attempts } => self.bury_post(post, grave, attempts),
             Action::Weigh => self.weigh(),
             Action::Trim { instance } => self.children.trim(instance, &mut self.kit),
             Action::Adopt { platform, edition } => self.adopt(platform, edition),

@@ -17,7 +17,7 @@ use crate::listener::Listener;
 use crate::mailbox::mailbox;
 use crate::plugins::{self, Discovery, Refused, Rescan};
 use crate::port;
-use crate::shell::{unix_day, Blueprint, Desk, Listed, Shell};
+use crate::shell::{unix_day, Blueprint, Deliveries, Desk, Listed, Shell};
 use crate::spawn::{Plan, Protocol, Recipe, Yard};
 use crate::store::{Store, StoreError};
 use crate::tokens::Source;
@@ -169,19 +169,34 @@ impl Reactor {
         let (postbox, mailbox) = mailbox(Waker::new(poll.registry(), Source::Mailbox.into())?);
         let configured = || Rescan::new(Vec::new(), PathBuf::new(), config, Discovery::default());
         let rescan = options.rescan.unwrap_or_else(configured);
-        let clerk = Clerk::start(store, rescan, postbox.clone())?;
+        let seed = options.seed.unwrap_or_else(draw_seed);
+        let mut conductor = Conductor::new(config, seed);
+        let mut actions = Vec::new();
+        let deliveries = Deliveries::recall(&store, &mut conductor, &mut actions)?;
+        steps.done("messages");
+        let clerk = Clerk::start(store, rescan, config.posts.queue_max.value(), postbox.clone())?;
         let plan =
             Plan { guard: options.guard, is_subreaper: options.is_subreaper, uses_cgroups: options.uses_cgroups };
         let yard = Yard::new(&path, plan, postbox.clone())?;
-        let seed = options.seed.unwrap_or_else(draw_seed);
-        let conductor = Conductor::new(config, seed);
         let mut kit = Kit::new(poll.registry().try_clone()?);
         let recalled = (0..).zip(starts).filter(|(_, starts)| *starts > 0);
         kit.events.extend(recalled.map(|(platform, starts)| Event::Recalled { platform, starts }));
         steps.done("platforms");
         let desk = Desk::new(executable, options.base, options.refused, config.plugins.rescan_ms.value(), today);
-        let mut shell =
-            Shell::new(kit, listener, mailbox, postbox, clerk, yard, roster, desk, signals, store_facts, config);
+        let mut shell = Shell::new(
+            kit,
+            listener,
+            mailbox,
+            postbox,
+            clerk,
+            yard,
+            roster,
+            desk,
+            signals,
+            store_facts,
+            deliveries,
+            config,
+        );
         shell.set_now(Time::ZERO);
         log::info!("assembled in {:.1} ms ({})", millis(steps.last - steps.began), steps.text);
         Ok(Reactor {
@@ -189,7 +204,7 @@ impl Reactor {
             events: Events::with_capacity(EVENTS_PER_TURN),
             hears_again: false,
             conductor,
-            actions: Vec::new(),
+            actions,
             shell,
             started,
             next_sweep: Time::ZERO,

@@ -29,8 +29,6 @@ mod letter;
 mod letters;
 mod migrations;
 mod minutes;
-// What the conductor is to decide of posts is not there yet; the store is ready for it.
-#[cfg_attr(not(test), allow(dead_code))]
 mod posts;
 mod values;
 
@@ -51,6 +49,7 @@ use rustix::fs::{flock, FlockOperation};
 pub use letter::{DeadLetter, LetterFilter};
 pub use letters::LetterPage;
 pub(crate) use minutes::{Minute, Span};
+pub(crate) use posts::{Post, PostEnd, PostResult, Posted};
 pub use values::check_value;
 
 /// The layout this version reads and writes.
@@ -213,7 +212,7 @@ pub enum StoreError {
     PostsFull {
         /// How many wait.
         waiting: u64,
-        /// `store.posts_max`.
+        /// The smaller of `posts.queue_max` and `store.posts_max`.
         max: u64,
     },
     /// A plugin or a client may not keep this; a sentence says why.
@@ -410,7 +409,11 @@ impl fmt::Display for StoreError {
                 "there are {buried} dead letters and `store.dead_letters_max` is {max}; replay or purge some, or raise it"
             ),
             StoreError::PostsFull { waiting, max } => {
-                write!(f, "{waiting} posts wait and `store.posts_max` is {max}; see why they do, or raise it")
+                write!(
+                    f,
+                    "{waiting} posts wait, and `posts.queue_max` and `store.posts_max` allow {max}; see why they do, or \
+                     raise them"
+                )
             }
             StoreError::Shut(why) => write!(f, "the store is shut: {why}"),
             StoreError::Refused(why) => f.write_str(why),

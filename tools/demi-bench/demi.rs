@@ -106,6 +106,21 @@ impl Demi {
             File::create(directory.join("log"))
         };
         let log = prepare().map_err(|error| format!("{}: {error}", directory.display()))?;
+        Demi::launch(executable, address, directory, log)
+    }
+
+    /// Starts Demi again in the same directory, once it has ended; the time until it is ready.
+    pub fn start_again(&mut self, executable: &Path) -> Outcome<Duration> {
+        let fault = |error: io::Error| format!("{}: {error}", self.directory.display());
+        let log = File::options().append(true).open(self.directory.join("log")).map_err(fault)?;
+        // The directory goes with the one that is started.
+        let (again, time) = Demi::launch(executable, self.address, self.directory.clone(), log)?;
+        let mut before = std::mem::replace(self, again);
+        before.directory = PathBuf::new();
+        Ok(time)
+    }
+
+    fn launch(executable: &Path, address: SocketAddr, directory: PathBuf, log: File) -> Outcome<(Demi, Duration)> {
         let begin = Instant::now();
         let child = Command::new(executable)
             .arg("run")
@@ -153,6 +168,13 @@ impl Demi {
         }
     }
 
+    /// Kills Demi, as a power cut would, and waits until it is gone.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        self.ended = true;
+    }
+
     /// Asks Demi to end, and waits; the time that took.
     pub fn stop(mut self) -> Outcome<Duration> {
         let begin = Instant::now();
@@ -196,7 +218,9 @@ impl Demi {
 impl Drop for Demi {
     fn drop(&mut self) {
         self.end();
-        let _ = fs::remove_dir_all(&self.directory);
+        if !self.directory.as_os_str().is_empty() {
+            let _ = fs::remove_dir_all(&self.directory);
+        }
     }
 }
 

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod breaker;
+mod crash;
 mod decide;
 mod demi;
 mod discover;
@@ -15,6 +16,7 @@ mod limit;
 mod load;
 mod memory;
 mod procfs;
+mod queue;
 mod report;
 mod request;
 mod restart;
@@ -34,7 +36,7 @@ use argh::FromArgs;
 pub type Outcome<T> = Result<T, String>;
 
 #[derive(FromArgs)]
-/// Measures a running Demi: latency, cost per request, memory, restarts; and decisions, routing, health checks, discovery.
+/// Measures a running Demi: latency, cost per request, memory, restarts, messages and kills; and decisions, routing, health checks, discovery.
 struct Arguments {
     #[argh(subcommand)]
     command: Command,
@@ -45,11 +47,13 @@ struct Arguments {
 enum Command {
     Decide(decide::Arguments),
     Breaker(breaker::Arguments),
+    Crash(crash::Arguments),
     Health(health::Arguments),
     Discover(discover::Arguments),
     Request(request::Arguments),
     Limit(limit::Arguments),
     Memory(memory::Arguments),
+    Queue(queue::Arguments),
     Restart(restart::Arguments),
     Route(route::Arguments),
     Frozen(frozen::Arguments),
@@ -83,11 +87,13 @@ fn main() -> ExitCode {
     let outcome = match arguments.command {
         Command::Decide(arguments) => decide::run(&arguments),
         Command::Breaker(arguments) => breaker::run(&arguments),
+        Command::Crash(arguments) => crash::run(&arguments),
         Command::Health(arguments) => health::run(&arguments),
         Command::Discover(arguments) => discover::run(&arguments),
         Command::Request(arguments) => request::run(&arguments),
         Command::Limit(arguments) => limit::run(&arguments),
         Command::Memory(arguments) => memory::run(&arguments),
+        Command::Queue(arguments) => queue::run(&arguments),
         Command::Restart(arguments) => restart::run(&arguments),
         Command::Route(arguments) => route::run(&arguments),
         Command::Frozen(arguments) => frozen::run(&arguments),

@@ -105,6 +105,10 @@ impl Shell {
             self.listener.respond_problem(place, serial, &problem, self.now, &mut self.kit);
         } else if page == Page::Requests {
             self.asked_over_api(place, serial, &request, conductor);
+        } else if page == Page::Messages {
+            self.post(place, serial, &request, conductor);
+        } else if let Page::Message(id) = page {
+            self.show_message(place, serial, id);
         } else if matches!(page, Page::DeadLetters | Page::DeadLetter(_) | Page::Replay(_)) {
             self.ask_for_letters(place, serial, page, &view);
         } else if page == Page::MetricsHistory {
@@ -183,15 +187,33 @@ impl Shell {
         idempotent: bool,
         conductor: &Conductor,
     ) -> Ticket {
-        let connection = match origin {
-            Origin::Client { place, .. } => Some(place),
-            Origin::Caller(_) | Origin::Plugin { .. } | Origin::Replay { .. } | Origin::Nobody => None,
-        };
         let platform = route.and_then(|route| conductor.router().rule(route)).map(|rule| rule.platform);
         let key = platform.filter(|platform| conductor.goes_by_keys(*platform)).and_then(|_| {
             let key = http::header(request.request().headers, KEY_HEADER)?;
             Some(fingerprint(key))
         });
+        let ticket = self.open(request, origin, route, conductor);
+        self.kit.events.push_back(Event::Asked { ticket, route, idempotent, key });
+        ticket
+    }
+
+    /// Opens a call, which is still to be put to the conductor.
+    pub(super) fn open(
+        &mut self,
+        request: Arc<RequestBuf>,
+        origin: Origin,
+        route: Option<RouteId>,
+        conductor: &Conductor,
+    ) -> Ticket {
+        let connection = match origin {
+            Origin::Client { place, .. } => Some(place),
+            Origin::Caller(_)
+            | Origin::Plugin { .. }
+            | Origin::Replay { .. }
+            | Origin::Post { .. }
+            | Origin::Nobody => None,
+        };
+        let platform = route.and_then(|route| conductor.router().rule(route)).map(|rule| rule.platform);
         let ticket = self.kit.calls.open(request, origin, platform);
         if let Some(call) = self.kit.calls.get(ticket) {
             call.route = route;
@@ -200,7 +222,6 @@ impl Shell {
         if let Some(place) = connection {
             self.listener.ticketed(place, ticket);
         }
-        self.kit.events.push_back(Event::Asked { ticket, route, idempotent, key });
         ticket
     }
 
@@ -217,6 +238,7 @@ impl Shell {
             counts: self.listener.counts(),
             listen: self.listener.address(),
             store: &self.store_facts,
+            posts: &self.deliveries.counts,
             turns: &self.turns,
             body_bytes: self.kit.calls.bytes(),
             pid_of: &|slot| self.children.pid(slot),
@@ -313,6 +335,7 @@ impl Shell {
             }
             Origin::Plugin { instance, id } => self.tell_plugin(instance, &id, &call, problem.as_ref()),
             Origin::Replay { letter } => self.replayed(letter, &call, answer, problem.as_ref()),
+            Origin::Post { id } => self.delivery_ended(id, &call, answer, problem.as_ref()),
             Origin::Nobody => {}
         }
         self.kit.calls.recycle(call);
@@ -321,6 +344,10 @@ impl Shell {
     /// Keeps in mind that a call ended unwell and the caller was not to blame.
     fn note_mishap(&mut self, call: &Call, answer: Answer, problem: Option<&Problem>) {
         let Some(platform) = call.platform else { return };
+        if matches!((&call.origin, answer), (Origin::Post { .. }, Answer::Refused(..))) {
+            // It waits, and would be noted each time that it is tried whether it still has to.
+            return;
+        }
         let answered = || format!("it answered with status {}", call.attempt.reply.status);
         let is_failed = answer == Answer::Relayed && outcome_of_status(call.attempt.reply.status) == Outcome::Failed;
         let (kind, detail) = match problem {

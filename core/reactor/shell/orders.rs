@@ -187,7 +187,7 @@ impl Shell {
                 // Whoever does not wait any more needs no answer.
                 let _ = caller.0.try_send(Answered { status: 202, content_type: api::JSON.to_owned(), body });
             }
-            Origin::Plugin { .. } | Origin::Replay { .. } | Origin::Nobody => {}
+            Origin::Plugin { .. } | Origin::Replay { .. } | Origin::Post { .. } | Origin::Nobody => {}
         }
     }
 
@@ -199,7 +199,7 @@ impl Shell {
             Origin::Caller(caller) => {
                 let _ = caller.0.try_send(super::callers::told(problem));
             }
-            Origin::Plugin { .. } | Origin::Replay { .. } | Origin::Nobody => {}
+            Origin::Plugin { .. } | Origin::Replay { .. } | Origin::Post { .. } | Origin::Nobody => {}
         }
     }
 

@@ -139,6 +139,8 @@ pub struct PostResult {
     pub attempts: u32,
     /// What went wrong last; cut to 200 bytes.
     pub error: String,
+    /// Who answered it well, as `name/0`; empty if nobody did. Cut to 200 bytes.
+    pub instance: String,
 }
 
 impl Post {
@@ -265,6 +267,7 @@ impl PostResult {
             put_number(&mut out, number);
         }
         put_bytes(&mut out, cut(&self.error).as_bytes());
+        put_bytes(&mut out, cut(&self.instance).as_bytes());
         out
     }
 
@@ -283,7 +286,8 @@ impl PostResult {
         let status = take_number(rest)?.try_into().ok()?;
         let attempts = take_number(rest)?.try_into().ok()?;
         let error = take_text(rest)?;
-        rest.is_empty().then_some(PostResult { settled_unix_ms, end, status, attempts, error })
+        let instance = take_text(rest)?;
+        rest.is_empty().then_some(PostResult { settled_unix_ms, end, status, attempts, error, instance })
     }
 }
 
@@ -292,8 +296,9 @@ impl Store {
     /// twice. Blocks for the disk. After an error of the disk the post may or may not be there after a restart.
     ///
     /// # Errors
-    /// [`StoreError::PostsFull`] at the maximum, [`StoreError::Refused`] if the key is too long, or a failure of the disk.
-    pub fn post(&self, post: &Post) -> Result<Posted, StoreError> {
+    /// [`StoreError::PostsFull`] if `waiting_max` wait, or as many as the store takes; [`StoreError::Full`] if it could not
+    /// become a dead letter; [`StoreError::Refused`] if the key is too long; or a failure of the disk.
+    pub fn post(&self, post: &Post, waiting_max: u64) -> Result<Posted, StoreError> {
         let key = &post.idempotency_key;
         if key.len() > KEY_BYTES_MAX {
             let length = key.len();
@@ -312,8 +317,14 @@ impl Store {
             }
         }
         let Tally { next_id: id, count } = self.posts_tally.get();
-        if count >= self.posts_max {
-            return Err(StoreError::PostsFull { waiting: count, max: self.posts_max });
+        let posts_max = self.posts_max.min(waiting_max);
+        if count >= posts_max {
+            return Err(StoreError::PostsFull { waiting: count, max: posts_max });
+        }
+        let buried = self.tally.get().count;
+        if buried >= self.dead_letters_max {
+            // If it failed it could not be kept.
+            return Err(StoreError::Full { buried, max: self.dead_letters_max });
         }
         let after = Tally { next_id: id + 1, count: count + 1 };
         let request = post.encode_request();
@@ -337,21 +348,22 @@ impl Store {
     }
 
     /// How many posts wait. Kept in memory; does not block.
-    pub fn posts_waiting(&self) -> u64 {
+    #[cfg(test)]
+    pub(super) fn posts_waiting(&self) -> u64 {
         self.posts_tally.get().count
     }
 
     /// Visits every post that waits, in the order of their ids. Holds one of them at a time. Blocks for the disk, for about
     /// half a second for 100,000 posts.
-    pub fn pending(&self, mut visit: impl FnMut(PostHead)) -> Result<(), StoreError> {
+    pub fn pending(&self, mut visit: impl FnMut(PostHead, Post)) -> Result<(), StoreError> {
         let mut range = self.posts.range(tagged(POST, 0)..POSTS_TALLY_KEY);
         let mut count = 0usize;
         while let Some((key, entry)) = self.guarded(|| range.next().transpose())? {
             let id = id_of(&key[1..]).ok_or_else(|| self.damaged("a post has a malformed id".into()))?;
-            match Entry::decode(id, &entry) {
-                Some(entry) => visit(entry.head),
-                // One that cannot be read must not keep the others from being delivered.
-                None => log::error!("post {id} in the store is unreadable; it is left where it is"),
+            // One that cannot be read must not keep the others from being delivered.
+            match self.whole(id, &entry) {
+                Ok((head, post)) => visit(head, post),
+                Err(error) => log::error!("post {id} is left where it is: {error}"),
             }
             count += 1;
             if count.is_multiple_of(SETTLE_EVERY) {
@@ -364,8 +376,13 @@ impl Store {
     /// The post with this id, if it waits. Blocks for the disk.
     pub fn read_post(&self, id: u64) -> Result<Option<Post>, StoreError> {
         let Some(entry) = self.post_entry(id)? else { return Ok(None) };
+        Ok(Some(self.whole(id, &entry)?.1))
+    }
+
+    /// A post out of its entry, and out of its file if it has one.
+    fn whole(&self, id: u64, entry: &[u8]) -> Result<(PostHead, Post), StoreError> {
         let unreadable = || self.damaged(format!("post {id} is unreadable"));
-        let Entry { mut post, request, .. } = Entry::decode(id, &entry).ok_or_else(unreadable)?;
+        let Entry { head, mut post, request } = Entry::decode(id, entry).ok_or_else(unreadable)?;
         match request {
             Some(request) => post.decode_request(request),
             None => {
@@ -375,7 +392,7 @@ impl Store {
             }
         }
         .ok_or_else(unreadable)?;
-        Ok(Some(post))
+        Ok((head, post))
     }
 
     /// Remembers how delivery of a post goes; false if it does not wait. Not worth a sync of its own: at worst it is tried
@@ -451,6 +468,7 @@ impl Store {
             status,
             attempts: letter.attempts,
             error: letter.reason.clone(),
+            instance: String::new(),
         }
     }
 

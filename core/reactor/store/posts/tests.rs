@@ -34,7 +34,7 @@ fn delivered(settled_unix_ms: u64) -> PostResult {
 
 fn pending(store: &Store) -> Vec<PostHead> {
     let mut heads = Vec::new();
-    store.pending(|head| heads.push(head)).unwrap();
+    store.pending(|head, _| heads.push(head)).unwrap();
     heads
 }
 
@@ -48,7 +48,7 @@ fn posts_wait_in_order_over_a_restart_be_they_short_or_long() {
     let posts = [post("short"), post(vec![0xfe; 100_000]), Post { conversation: String::new(), ..post("") }];
     let store = scratch.open();
     for (number, post) in (1..).zip(&posts) {
-        assert_eq!(store.post(post).unwrap(), Posted::New(number));
+        assert_eq!(store.post(post, u64::MAX).unwrap(), Posted::New(number));
     }
     drop(store);
     let store = scratch.open();
@@ -61,15 +61,15 @@ fn posts_wait_in_order_over_a_restart_be_they_short_or_long() {
         assert_eq!(store.read_post(number).unwrap().as_ref(), Some(post));
     }
     assert_eq!((store.read_post(4).unwrap(), store.read_post(u64::MAX).unwrap()), (None, None));
-    assert_eq!(store.post(&posts[0]).unwrap(), Posted::New(4));
+    assert_eq!(store.post(&posts[0], u64::MAX).unwrap(), Posted::New(4));
 }
 
 #[test]
 fn a_settled_post_is_gone_and_what_became_of_it_is_known_for_a_day() {
     let scratch = Scratch::new();
     let store = scratch.open();
-    store.post(&post("a")).unwrap();
-    store.post(&post(vec![1; 5000])).unwrap();
+    store.post(&post("a"), u64::MAX).unwrap();
+    store.post(&post(vec![1; 5000]), u64::MAX).unwrap();
     assert!(store.settle_post(1, &delivered(1_000)).unwrap() && store.settle_post(2, &delivered(2_000)).unwrap());
     assert!(!store.settle_post(1, &delivered(3_000)).unwrap(), "once");
     store.flush().unwrap();
@@ -83,28 +83,31 @@ fn a_settled_post_is_gone_and_what_became_of_it_is_known_for_a_day() {
     assert_eq!((store.post_result(1).unwrap(), store.post_result(2).unwrap()), (None, Some(delivered(2_000))));
     assert_eq!(store.forget_posts(u64::MAX, 100).unwrap(), 1);
     assert_eq!(store.posts.len(), 1, "the tally alone is left");
-    assert_eq!(store.post(&post("b")).unwrap(), Posted::New(3), "no id is given again");
+    assert_eq!(store.post(&post("b"), u64::MAX).unwrap(), Posted::New(3), "no id is given again");
 }
 
 #[test]
 fn one_key_is_one_post_for_a_day_after_it_was_settled() {
     let scratch = Scratch::new();
     let store = scratch.open();
-    assert_eq!(store.post(&keyed("k", "a")).unwrap(), Posted::New(1));
-    assert_eq!(store.post(&keyed("k", "a")).unwrap(), Posted::Known(1, None));
-    assert_eq!(store.post(&keyed("k", "b")).unwrap(), Posted::Conflict(1));
-    assert_eq!(store.post(&Post { target: "/other".into(), ..keyed("k", "a") }).unwrap(), Posted::Conflict(1));
-    assert_eq!(store.post(&keyed("l", "a")).unwrap(), Posted::New(2));
+    assert_eq!(store.post(&keyed("k", "a"), u64::MAX).unwrap(), Posted::New(1));
+    assert_eq!(store.post(&keyed("k", "a"), u64::MAX).unwrap(), Posted::Known(1, None));
+    assert_eq!(store.post(&keyed("k", "b"), u64::MAX).unwrap(), Posted::Conflict(1));
+    assert_eq!(
+        store.post(&Post { target: "/other".into(), ..keyed("k", "a") }, u64::MAX).unwrap(),
+        Posted::Conflict(1)
+    );
+    assert_eq!(store.post(&keyed("l", "a"), u64::MAX).unwrap(), Posted::New(2));
     drop(store);
     let store = scratch.open();
     store.settle_post(1, &delivered(5_000)).unwrap();
-    assert_eq!(store.post(&keyed("k", "a")).unwrap(), Posted::Known(1, Some(delivered(5_000))));
+    assert_eq!(store.post(&keyed("k", "a"), u64::MAX).unwrap(), Posted::Known(1, Some(delivered(5_000))));
     store.forget_posts(5_000 + REMEMBERED_MS, 100).unwrap();
-    assert_eq!(store.post(&keyed("k", "b")).unwrap(), Posted::Conflict(1));
+    assert_eq!(store.post(&keyed("k", "b"), u64::MAX).unwrap(), Posted::Conflict(1));
     store.forget_posts(5_001 + REMEMBERED_MS, 100).unwrap();
-    assert_eq!(store.post(&keyed("k", "b")).unwrap(), Posted::New(3));
-    assert_eq!(store.post(&keyed("l", "a")).unwrap(), Posted::Known(2, None), "as long as it waits");
-    let long = store.post(&keyed(&"k".repeat(257), "a")).unwrap_err();
+    assert_eq!(store.post(&keyed("k", "b"), u64::MAX).unwrap(), Posted::New(3));
+    assert_eq!(store.post(&keyed("l", "a"), u64::MAX).unwrap(), Posted::Known(2, None), "as long as it waits");
+    let long = store.post(&keyed(&"k".repeat(257), "a"), u64::MAX).unwrap_err();
     assert!(long.to_string().contains("at most 256 bytes; this one has 257"), "{long}");
 }
 
@@ -113,7 +116,7 @@ fn attempts_are_remembered_without_touching_the_request() {
     let scratch = Scratch::new();
     let store = scratch.open();
     let lengths = [10, 700, 5_000];
-    lengths.iter().for_each(|length| drop(store.post(&post(vec![7; *length])).unwrap()));
+    lengths.iter().for_each(|length| drop(store.post(&post(vec![7; *length]), u64::MAX).unwrap()));
     for id in 1..=3 {
         assert!(store.note_attempt(id, 1, 0, "no answer").unwrap());
         assert!(store.note_attempt(id, 2, 1, &"ä".repeat(300)).unwrap());
@@ -150,21 +153,21 @@ fn letter_of(post: &Post) -> DeadLetter {
 fn a_post_that_is_buried_is_a_letter_and_says_so() {
     let scratch = Scratch::new();
     let store = scratch.open();
-    store.post(&keyed("k", "a")).unwrap();
+    store.post(&keyed("k", "a"), u64::MAX).unwrap();
     assert_eq!(store.bury_post(1, letter_of(&post("a")), 500).unwrap(), Some(1));
     assert_eq!(store.bury_post(1, letter_of(&post("a")), 500).unwrap(), None);
     let result = store.post_result(1).unwrap().unwrap();
     assert_eq!((result.end, result.status, result.error.as_str()), (PostEnd::Buried(1), 500, "it broke"));
     assert_eq!((store.posts_waiting(), store.find(1).unwrap().unwrap().post), (0, 1));
-    assert!(matches!(store.post(&keyed("k", "a")).unwrap(), Posted::Known(1, Some(_))));
+    assert!(matches!(store.post(&keyed("k", "a"), u64::MAX).unwrap(), Posted::Known(1, Some(_))));
 }
 
 #[test]
 fn a_crash_in_the_middle_of_a_burial_neither_loses_nor_doubles() {
     let scratch = Scratch::new();
     let store = scratch.open();
-    store.post(&post("a")).unwrap();
-    store.post(&post("b")).unwrap();
+    store.post(&post("a"), u64::MAX).unwrap();
+    store.post(&post("b"), u64::MAX).unwrap();
     // All of a burial that comes before the crash.
     store.bury(&DeadLetter { post: 1, ..letter_of(&post("a")) }).unwrap();
     store.flush().unwrap();
@@ -180,12 +183,16 @@ fn at_the_maximum_a_post_is_refused_and_at_that_of_letters_it_waits_on() {
     let scratch = Scratch::new();
     let few = demi_conductor::config::Store { posts_max: Bounded::new(2).unwrap(), ..settings(1) };
     let store = Store::open(&scratch.data(), &few).unwrap();
-    store.post(&keyed("k", "a")).unwrap();
-    store.post(&post("b")).unwrap();
-    let refusal = store.post(&post("c")).unwrap_err();
+    store.post(&keyed("k", "a"), u64::MAX).unwrap();
+    store.post(&post("b"), u64::MAX).unwrap();
+    let refusal = store.post(&post("c"), u64::MAX).unwrap_err();
     assert!(matches!(refusal, StoreError::PostsFull { waiting: 2, max: 2 }));
     assert!(refusal.to_string().contains("`store.posts_max`"));
-    assert_eq!(store.post(&keyed("k", "a")).unwrap(), Posted::Known(1, None), "what was taken is still known");
+    assert_eq!(
+        store.post(&keyed("k", "a"), u64::MAX).unwrap(),
+        Posted::Known(1, None),
+        "what was taken is still known"
+    );
     assert_eq!(store.bury_post(1, letter_of(&post("a")), 0).unwrap(), Some(1));
     assert!(matches!(store.bury_post(2, letter_of(&post("b")), 0), Err(StoreError::Full { .. })));
     assert_eq!(ids(&store), [2]);
@@ -221,7 +228,7 @@ fn posts_until_it_is_killed() {
     loop {
         let mut last = 0;
         for _ in 0..7 {
-            let Posted::New(id) = store.post(&post(vec![b'x'; 100])).unwrap() else { panic!() };
+            let Posted::New(id) = store.post(&post(vec![b'x'; 100]), u64::MAX).unwrap() else { panic!() };
             last = id;
             if id % 3 == 0 {
                 store.settle_post(id - 1, &delivered(id)).unwrap();
@@ -265,7 +272,7 @@ fn what_was_durable_when_demi_was_killed_is_there_and_the_rest_is_whole() {
 fn a_log_whose_end_is_torn_off_opens_with_what_is_before() {
     let scratch = Scratch::new();
     let store = scratch.open();
-    (0..200).for_each(|_| drop(store.post(&post(vec![1; 100])).unwrap()));
+    (0..200).for_each(|_| drop(store.post(&post(vec![1; 100]), u64::MAX).unwrap()));
     store.flush().unwrap();
     drop(store);
     let log = fs::read(scratch.data().join("db/db")).unwrap();
@@ -277,7 +284,7 @@ fn a_log_whose_end_is_torn_off_opens_with_what_is_before() {
         for id in ids(&store) {
             assert_eq!(store.read_post(id).unwrap(), Some(post(vec![1; 100])));
         }
-        let Posted::New(_) = store.post(&post("new")).unwrap() else { panic!("it takes posts again") };
+        let Posted::New(_) = store.post(&post("new"), u64::MAX).unwrap() else { panic!("it takes posts again") };
     }
 }
 
@@ -306,7 +313,7 @@ fn a_start_with_100_000_posts() {
     let began = std::time::Instant::now();
     let missing = 100_000_u64.saturating_sub(store.posts_waiting());
     for number in 0..missing {
-        store.post(&post(vec![b'x'; 200])).unwrap();
+        store.post(&post(vec![b'x'; 200]), u64::MAX).unwrap();
         if number % 64 == 0 {
             store.flush().unwrap();
         }

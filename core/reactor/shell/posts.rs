@@ -1,0 +1,335 @@
+//! Posts: takes them in for clients, puts them to the conductor when they are durable, and has kept what became of them.
+//!
+//! A post is told to the conductor once, and forgotten here when its end is durable. Every errand of a post is answered by
+//! one letter of the clerk; what the clerk does not take is answered here at once, and the conductor tries again.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use demi_conductor::balance::fingerprint;
+use demi_conductor::{Action, Answer, Conductor, Event, Grave, Outcome, PostId, RouteId, Router, Ticket, Time};
+use demi_platform::{Request, RequestBuf};
+
+use super::callers::has_dot_segments;
+use super::Shell;
+use crate::api;
+use crate::calls::{Call, Origin};
+use crate::chronicle::unix_ms;
+use crate::clerk::{Ending, Parcel, PostErrand};
+use crate::http;
+use crate::kit::outcome_of_status;
+use crate::problem::Problem;
+use crate::store::{Post, PostEnd, PostResult, Store, StoreError};
+
+/// The header that says to a platform which message it gets: one that it has had already has the same number.
+const MESSAGE_HEADER: &str = "Demi-Message";
+
+/// Posts by what became of them, since the start.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct PostCounts {
+    pub(crate) accepted: u64,
+    pub(crate) delivered: u64,
+    /// In the order of [`PostCounts::GRAVES`].
+    buried: [u64; PostCounts::GRAVES.len()],
+}
+
+impl PostCounts {
+    const GRAVES: [Grave; 5] = [Grave::NoRoute, Grave::Expired, Grave::Rejected, Grave::Poison, Grave::Failed];
+
+    /// Those that became dead letters, by why.
+    pub(crate) fn buried(&self) -> impl Iterator<Item = (Grave, u64)> {
+        PostCounts::GRAVES.into_iter().zip(self.buried)
+    }
+
+    fn bury(&mut self, grave: Grave) {
+        for (known, count) in PostCounts::GRAVES.into_iter().zip(&mut self.buried) {
+            *count += u64::from(known == grave);
+        }
+    }
+}
+
+/// What the shell knows of posts that have not ended: as many as the store may keep.
+#[derive(Default)]
+pub(crate) struct Deliveries {
+    /// Those that the conductor was told, and the way that each goes.
+    told: BTreeMap<u64, Option<RouteId>>,
+    /// Those that a call delivers, and how often that was tried before.
+    out: BTreeMap<u64, u32>,
+    /// How those ended whose end is not durable yet.
+    endings: BTreeMap<u64, Ending>,
+    pub(super) counts: PostCounts,
+}
+
+impl Deliveries {
+    /// Tells the conductor every post that waits, at the start. What it wants done at once is added to `actions`. Blocks for
+    /// the disk.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub(crate) fn recall(
+        store: &Store,
+        conductor: &mut Conductor,
+        actions: &mut Vec<Action>,
+    ) -> Result<Deliveries, StoreError> {
+        let mut deliveries = Deliveries::default();
+        let clock = Clock { now: Time::ZERO, unix_ms: unix_ms() };
+        store.pending(|head, post| {
+            let route = route_of(&post, conductor.router());
+            let key = key_of(&post.conversation);
+            deliveries.told.insert(head.id, route);
+            let event = clock.posted(head.id, route, key, post.not_before_unix_ms, post.expires_unix_ms);
+            conductor.handle(Time::ZERO, event, actions);
+        })?;
+        if !deliveries.told.is_empty() {
+            log::info!("{} messages wait to be delivered", deliveries.told.len());
+        }
+        Ok(deliveries)
+    }
+}
+
+/// What the reactor's clock shows at a moment of the day.
+#[derive(Clone, Copy)]
+struct Clock {
+    now: Time,
+    unix_ms: u64,
+}
+
+impl Clock {
+    /// What is past is now.
+    fn time(self, unix_ms: u64) -> Time {
+        self.now + Duration::from_millis(unix_ms.saturating_sub(self.unix_ms))
+    }
+
+    fn posted(self, id: u64, route: Option<RouteId>, key: u64, not_before: u64, expires: u64) -> Event {
+        let expires = (expires != 0).then(|| self.time(expires));
+        Event::Posted { post: PostId(id), route, key, due: self.time(not_before), expires }
+    }
+}
+
+/// What stands for a conversation; 0: none.
+fn key_of(conversation: &str) -> u64 {
+    if conversation.is_empty() {
+        0
+    } else {
+        fingerprint(conversation.as_bytes()).max(1)
+    }
+}
+
+/// Where a post goes by today's rules. One that named its platform does so again; and what no rule takes any more goes where
+/// it would have gone.
+fn route_of(post: &Post, router: &Router) -> Option<RouteId> {
+    let by_rules = (!post.route.is_empty()).then(|| router.find(&api::question(&request_of(post), false)));
+    by_rules.flatten().or_else(|| router.to(&post.platform))
+}
+
+fn request_of(post: &Post) -> Request<'_> {
+    Request {
+        from: &post.from,
+        kind: &post.kind,
+        method: &post.method,
+        target: &post.target,
+        content_type: &post.content_type,
+        body: &post.body,
+        ..Request::default()
+    }
+}
+
+impl Shell {
+    // ---- clients ------------------------------------------------------------------------------------------------
+
+    /// Has a message kept; the client waits until it is durable.
+    pub(super) fn post(&mut self, place: usize, serial: u64, request: &RequestBuf, conductor: &Conductor) {
+        if let Err(problem) = self.try_post(place, serial, &request.request(), conductor) {
+            self.listener.respond_problem(place, serial, &problem, self.now, &mut self.kit);
+        }
+    }
+
+    fn try_post(
+        &mut self,
+        place: usize,
+        serial: u64,
+        outer: &Request<'_>,
+        conductor: &Conductor,
+    ) -> Result<(), Problem> {
+        let now_ms = unix_ms();
+        let idempotency_key = api::idempotency_key(outer.headers)?;
+        let (route, post) = api::read_message(outer.body, now_ms, |inner, to, wishes| {
+            if has_dot_segments(inner.path()) {
+                return Err(Problem::new(400, "the path has . or .. segments; send it resolved"));
+            }
+            let router = conductor.router();
+            let no_route = || Problem::new(404, "no route matches this message; it is not kept").code("no_route");
+            let route = match to {
+                "" => router.find(&api::question(inner, false)).ok_or_else(no_route)?,
+                to => router.to(to).ok_or_else(|| api::no_platform(conductor, to))?,
+            };
+            let platform = router.rule(route).ok_or_else(no_route)?.platform;
+            let api::Wishes { conversation, not_before_unix_ms, expires_unix_ms } = wishes;
+            let post = Post {
+                accepted_unix_ms: now_ms,
+                not_before_unix_ms,
+                expires_unix_ms,
+                platform: self.roster[platform as usize].name().to_owned(),
+                route: if to.is_empty() { format!("routes[{}]", route.0) } else { String::new() },
+                conversation,
+                idempotency_key,
+                from: inner.from.to_owned(),
+                kind: inner.kind.to_owned(),
+                method: inner.method.to_owned(),
+                target: inner.target.to_owned(),
+                content_type: inner.content_type.to_owned(),
+                body: inner.body.to_vec(),
+                ..Post::default()
+            };
+            Ok((route, post))
+        })??;
+        let (key, held) = (key_of(&post.conversation), post.body.len());
+        let errand = PostErrand::Take { place, serial, route, key, held, post: Box::new(post) };
+        if !self.send_post(errand) {
+            return Err(api::store_busy());
+        }
+        self.kit.calls.hold(held);
+        Ok(())
+    }
+
+    /// The clerk has made a message durable, or could not.
+    pub(super) fn posted(&mut self, place: usize, serial: u64, held: usize, posted: Result<Box<Parcel>, Box<Problem>>) {
+        self.kit.calls.let_go(held);
+        let parcel = match posted {
+            Ok(parcel) => parcel,
+            Err(problem) => {
+                return self.listener.respond_problem(place, serial, &problem, self.now, &mut self.kit);
+            }
+        };
+        let Parcel { id, route, key, not_before_unix_ms, expires_unix_ms, is_new, waits } = *parcel;
+        self.deliveries.counts.accepted += u64::from(is_new);
+        // One that was written when the disk refused to sync was not told, and is durable now.
+        if waits && !self.deliveries.told.contains_key(&id) {
+            self.deliveries.told.insert(id, Some(route));
+            let clock = Clock { now: self.now, unix_ms: unix_ms() };
+            let event = clock.posted(id, Some(route), key, not_before_unix_ms, expires_unix_ms);
+            self.kit.events.push_back(event);
+        }
+        let mut headers = self.kit.buffer();
+        http::write_header(&mut headers, "Location", format!("/v1/messages/{id}").as_bytes());
+        let (now, kit) = (self.now, &mut self.kit);
+        self.listener.respond(place, serial, 202, api::JSON, &headers, &api::queued_json(id), now, kit);
+        headers.clear();
+        self.kit.take_back(&mut headers);
+    }
+
+    /// Has the clerk look up what became of a message; the client waits.
+    pub(super) fn show_message(&mut self, place: usize, serial: u64, id: u64) {
+        if !self.send_post(PostErrand::Show { place, serial, id }) {
+            self.listener.respond_problem(place, serial, &api::store_busy(), self.now, &mut self.kit);
+        }
+    }
+
+    fn send_post(&self, errand: PostErrand) -> bool {
+        self.clerk.as_ref().is_some_and(|clerk| clerk.post(errand))
+    }
+
+    // ---- what the conductor orders ------------------------------------------------------------------------------
+
+    pub(super) fn deliver(&mut self, post: PostId) {
+        if !self.send_post(PostErrand::Read(post.0)) {
+            self.kit.events.push_back(Event::PostLost { post });
+        }
+    }
+
+    /// The clerk has brought a post to mind, or cannot now: opens the call that delivers it.
+    pub(super) fn post_read(&mut self, id: u64, post: Option<Box<Post>>, conductor: &Conductor) {
+        let Some(post) = post else {
+            return self.kit.events.push_back(Event::PostLost { post: PostId(id) });
+        };
+        let mut headers = self.kit.buffer();
+        http::write_header(&mut headers, MESSAGE_HEADER, id.to_string().as_bytes());
+        // Who has headers says everything by them.
+        if !post.content_type.is_empty() {
+            http::write_header(&mut headers, "Content-Type", post.content_type.as_bytes());
+        }
+        let mut buffer = self.kit.calls.buffer();
+        Arc::make_mut(&mut buffer).fill(&Request { headers: &headers, ..request_of(&post) });
+        headers.clear();
+        self.kit.take_back(&mut headers);
+        let route = self.deliveries.told.get(&id).copied().flatten();
+        let ticket = self.open(buffer, Origin::Post { id }, route, conductor);
+        self.deliveries.out.insert(id, post.attempts);
+        self.kit.events.push_back(Event::PostLoaded { post: PostId(id), ticket });
+    }
+
+    /// Has kept that a post was delivered. Without a ticket it is tried again, with what was to be kept.
+    pub(super) fn settle_post(&mut self, post: PostId, ticket: Option<Ticket>) {
+        let call = ticket.and_then(|ticket| self.kit.calls.get(ticket));
+        if let Some(call) = call {
+            let attempt = &call.attempt;
+            let instance = attempt.instance.map(|instance| self.bays[instance.slot as usize].name.clone());
+            let result = PostResult {
+                settled_unix_ms: unix_ms(),
+                end: PostEnd::Delivered,
+                status: attempt.reply.status,
+                attempts: self.deliveries.out.get(&post.0).map_or(1, |earlier| earlier.saturating_add(1)),
+                error: String::new(),
+                instance: instance.unwrap_or_default(),
+            };
+            self.deliveries.endings.insert(post.0, Ending::Delivered(result));
+        }
+        self.keep_ending(post.0);
+    }
+
+    /// Has a post kept as a dead letter. If a call has just failed to deliver it, its answer is told next, and only then it
+    /// is known what went wrong.
+    pub(super) fn bury_post(&mut self, post: PostId, grave: Grave, attempts: u32) {
+        let buried = Ending::Buried { grave, attempts, status: 0, error: String::new() };
+        self.deliveries.endings.entry(post.0).or_insert(buried);
+        if !self.deliveries.out.contains_key(&post.0) {
+            self.keep_ending(post.0);
+        }
+    }
+
+    fn keep_ending(&mut self, id: u64) {
+        let ending = self.deliveries.endings.get(&id).cloned();
+        let sent = ending.is_some_and(|ending| self.send_post(PostErrand::End { id, ending: Box::new(ending) }));
+        if !sent {
+            self.kit.events.push_back(Event::PostStored { post: PostId(id), done: false });
+        }
+    }
+
+    /// A call that was to deliver a post has ended.
+    pub(super) fn delivery_ended(&mut self, id: u64, call: &Call, answer: Answer, problem: Option<&Problem>) {
+        let Some(earlier) = self.deliveries.out.remove(&id) else { return };
+        let status = call.attempt.reply.status;
+        let error = match problem {
+            Some(problem) => problem.detail().to_owned(),
+            None if outcome_of_status(status) == Outcome::Replied => String::new(),
+            None => format!("it answered with status {status}"),
+        };
+        match self.deliveries.endings.get_mut(&id) {
+            Some(Ending::Buried { status: last_status, error: last_error, .. }) => {
+                (*last_status, *last_error) = (if problem.is_none() { status } else { 0 }, error);
+                self.keep_ending(id);
+            }
+            Some(Ending::Delivered(_)) => {}
+            // It was not tried.
+            None if matches!(answer, Answer::Refused(..) | Answer::Unheard) => {}
+            None => {
+                // What is not noted is only not shown.
+                self.send_post(PostErrand::Note { id, attempts: earlier.saturating_add(1), error });
+            }
+        }
+    }
+
+    /// The end of a post is durable, or could not be kept.
+    pub(super) fn post_ended(&mut self, id: u64, done: bool) {
+        if done {
+            self.deliveries.told.remove(&id);
+            match self.deliveries.endings.remove(&id) {
+                Some(Ending::Delivered(_)) => self.deliveries.counts.delivered += 1,
+                Some(Ending::Buried { grave, .. }) => self.deliveries.counts.bury(grave),
+                None => {}
+            }
+        }
+        self.kit.events.push_back(Event::PostStored { post: PostId(id), done });
+    }
+}

@@ -286,7 +286,7 @@ fn a_message_is_not_delivered_before_its_time() {
 #[test]
 fn what_leads_nowhere_or_cannot_be_kept_is_not_acknowledged() {
     let sections = sections("Process(1)", STILL).replace("base_ms: 1", "base_ms: 1, queue_max: 1");
-    let demi = Demi::start(&sections);
+    let mut demi = Demi::start(&sections);
     for message in [json!({"kind": "other"}), json!({"to": "nobody"})] {
         let response = post(&demi, &message);
         assert_eq!(response.status, 404, "{response:?}");
@@ -298,5 +298,8 @@ fn what_leads_nowhere_or_cannot_be_kept_is_not_acknowledged() {
         assert_eq!((response.status, &response.json()["code"]), (507, &json!("queue_full")), "{response:?}");
         assert!(response.body.contains("posts.queue_max"), "{response:?}");
     }
-    assert_eq!(demi.log().matches("messages are refused").count(), 1, "it is told once");
+    demi.signal(Signal::TERM);
+    demi.wait();
+    let log = until("all is logged", || Some(demi.log()).filter(|log| log.contains("ended with code")));
+    assert_eq!(log.matches("messages are refused").count(), 1, "it is told once");
 }

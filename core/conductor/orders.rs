@@ -45,6 +45,7 @@ impl Conductor {
             self.tell_platform(platform, News::Released, out);
         }
         self.want(platform, Reason::ByHand, out);
+        self.let_posts_go(platform, out);
     }
 
     /// Wants it to run, and all that it needs, whatever kept them from it.

@@ -47,6 +47,8 @@ struct Record {
     second: Option<Instance>,
     /// This slot wants not to be asked again before this.
     deferred: Option<(u32, Time)>,
+    /// How the attempt of the first of two ended, while the second one's was made.
+    first_ended: Option<Outcome>,
     /// Whoever has it was asked second.
     is_second: bool,
     /// When it was given to the first of them.
@@ -416,6 +418,7 @@ impl Ledger {
             out: None,
             second: None,
             is_second: false,
+            first_ended: None,
             deferred: None,
             since: now,
             headed: false,
@@ -471,7 +474,19 @@ impl Ledger {
         let record = self.record_mut(ticket, "an answer");
         record.second = record.second.or(hedge);
         let (is_last, was_second) = (record.second.is_none(), record.is_second);
+        if !is_last && record.out == Some(instance) {
+            record.first_ended = Some(outcome);
+        }
         record.take_from(instance);
+        // Neither of the two has done anything: then there was no attempt.
+        let did_nothing = was_second && matches!(outcome, Outcome::Unsent | Outcome::Busy);
+        if is_last && did_nothing && record.first_ended == Some(Outcome::Unsent) {
+            record.attempts -= 1;
+            if outcome == Outcome::Busy {
+                record.misses += 1;
+                record.missed = Some(instance.slot);
+            }
+        }
         match outcome {
             // Of two, one that did not arrive changes nothing for the other.
             Outcome::Unsent if !is_last => record.acted_on = true,
@@ -618,7 +633,7 @@ impl Ledger {
             record.second = Some(instance);
         } else {
             record.attempts += 1;
-            record.is_second = false;
+            (record.is_second, record.first_ended) = (false, None);
             (record.out, record.since) = (Some(instance), now);
         }
         let deadline = record.deadline;

@@ -45,8 +45,8 @@ struct Record {
     /// With whom, and with whom else.
     out: Option<Instance>,
     second: Option<Instance>,
-    /// This slot wants not to be asked again before this.
-    deferred: Option<(u32, Time)>,
+    /// This run wants not to be asked again before this.
+    deferred: Option<(Instance, Time)>,
     /// How the attempt of the first of two ended, while the second one's was made.
     first_ended: Option<Outcome>,
     /// Whoever has it was asked second.
@@ -343,7 +343,7 @@ impl Ledger {
             }
             Event::Answered { ticket, instance, outcome } | Event::Deferred { ticket, instance, outcome, .. } => {
                 if let (Event::Deferred { after, .. }, true) = (*event, self.is_awaited(ticket, instance)) {
-                    self.record_mut(ticket, "an answer").deferred = Some((instance.slot, now + after));
+                    self.record_mut(ticket, "an answer").deferred = Some((instance, now + after));
                 }
                 self.note_answer(ticket, instance, outcome, actions, &mut turn)
             }
@@ -623,7 +623,7 @@ impl Ledger {
         assert!(record.idempotent || !record.acted_on, "{ticket:?} may have been done and was tried again");
         assert!(record.attempts < promise.attempts_max + u32::from(is_second), "{ticket:?} was tried too often");
         assert!(record.deadline > now, "{ticket:?} was dispatched after its time");
-        let is_early = record.deferred.is_some_and(|(slot, until)| slot == instance.slot && until > now);
+        let is_early = record.deferred.is_some_and(|(run, until)| run == instance && until > now);
         assert!(!is_early, "{ticket:?} was given to {instance:?} before the time that it had asked for");
         record.deferred = None;
         let is_retry = record.attempts + record.misses > 0 && !is_second;

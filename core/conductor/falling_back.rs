@@ -8,7 +8,6 @@ use crate::breaker::Finding;
 use crate::event::{Action, Answer, Outcome, Refusal, Ticket};
 use crate::requests::{Place, Request};
 use crate::shutdown::Phase;
-use crate::timers::Timer;
 use crate::Conductor;
 
 impl Conductor {
@@ -35,18 +34,9 @@ impl Conductor {
 
     /// Gives a request that no instance has to another platform.
     pub(crate) fn fall_back(&mut self, ticket: Ticket, next: u32, answer: Answer, out: &mut Vec<Action>) {
-        for timer in [Timer::Expire(ticket), Timer::Retry(ticket), Timer::Hedge(ticket)] {
-            self.timers.cancel(timer);
-        }
         let now = self.now;
-        let &mut Request { platform, place, queued_at, .. } = self.request_mut(ticket);
+        let platform = self.leave(ticket);
         let last = &mut self.platforms[platform as usize];
-        last.used_at = now;
-        last.live -= 1;
-        if place == Place::Queued {
-            last.stats.queue_duration.record(now - queued_at);
-            last.queue.retain(|queued| *queued != ticket);
-        }
         if let Answer::Refused(refusal, _) = answer {
             last.stats.count_refusal(refusal);
         }

@@ -828,22 +828,13 @@ impl Conductor {
         if let Some(next) = self.next_in_chain(ticket, answer, outcome) {
             return self.fall_back(ticket, next, answer, out);
         }
-        let &mut Request { platform, route, place, asked_at, queued_at, attempts, attempts_before, .. } =
-            self.request_mut(ticket);
+        let &mut Request { route, place, asked_at, attempts, attempts_before, .. } = self.request_mut(ticket);
+        let platform = self.leave(ticket);
         self.requests[ticket.slot()] = None;
         self.live -= 1;
-        self.timers.cancel(Timer::Expire(ticket));
-        self.timers.cancel(Timer::Retry(ticket));
-        self.timers.cancel(Timer::Hedge(ticket));
         let now = self.now;
         let delivers = self.delivers(ticket);
         let platform = &mut self.platforms[platform as usize];
-        platform.used_at = now;
-        platform.live -= 1;
-        if place == Place::Queued {
-            platform.stats.queue_duration.record(now - queued_at);
-            platform.queue.retain(|queued| *queued != ticket);
-        }
         match answer {
             Answer::Relayed => platform.stats.count_answer(now, now - asked_at),
             Answer::Refused(refusal, _) => platform.stats.count_refusal(refusal),
@@ -862,6 +853,23 @@ impl Conductor {
         } else {
             out.push(Action::Answer { ticket, answer });
         }
+    }
+
+    /// A request has nothing to do with its platform any more. Which that was.
+    pub(crate) fn leave(&mut self, ticket: Ticket) -> u32 {
+        for timer in [Timer::Expire(ticket), Timer::Retry(ticket), Timer::Hedge(ticket)] {
+            self.timers.cancel(timer);
+        }
+        let now = self.now;
+        let &mut Request { platform, place, queued_at, .. } = self.request_mut(ticket);
+        let last = &mut self.platforms[platform as usize];
+        last.used_at = now;
+        last.live -= 1;
+        if place == Place::Queued {
+            last.stats.queue_duration.record(now - queued_at);
+            last.queue.retain(|queued| *queued != ticket);
+        }
+        platform
     }
 
     /// Something changed for the platform: gives what waits to whoever is free, and refuses what waits in vain.

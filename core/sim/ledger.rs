@@ -115,6 +115,8 @@ struct Slot {
     /// Health checks that it has passed in this run.
     passes: u32,
     draining_since: Option<Time>,
+    /// Why it is in its state, as it was told.
+    why: Option<Reason>,
     /// Its last start was after a wait, or instead of one.
     after_backoff: bool,
 }
@@ -842,6 +844,7 @@ impl Ledger {
             (News::State { was, now: state, reason }, Some(instance)) => {
                 let slot = &mut self.slots[instance.slot as usize];
                 slot.after_backoff = matches!(was, State::Backoff { .. });
+                slot.why = Some(reason);
                 match state {
                     State::Draining { then } => {
                         let is_stopped = then == Then::Rest && matches!(reason, Reason::ByHand | Reason::Gone);
@@ -1014,7 +1017,8 @@ impl Ledger {
             return assert!(was_ending, "{instance:?} was sent TERM before it was asked to end");
         }
         assert!(!was_ending, "{instance:?} was told to end twice");
-        let why = status(conductor, instance).map(|status| status.why).unwrap_or_default();
+        // As it was told before, and not as it is after the turn: more than one thing may happen in it.
+        let why = self.slots[index].why.map(|reason| reason.to_string()).unwrap_or_default();
         let platform = self.slots[index].platform;
         let entry = &self.slots[index];
         if self.gentle_whys.contains(&why) && entry.out > 0 && turn.answered.is_none() && turn.exited.is_none() {
@@ -1123,6 +1127,7 @@ impl Slot {
             edition: 0,
             passes: 0,
             draining_since: None,
+            why: None,
             after_backoff: false,
         }
     }

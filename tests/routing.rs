@@ -135,6 +135,11 @@ fn what_one_platform_cannot_take_the_next_of_the_route_does() {
     let answer = demi.get("/x");
     assert_eq!(answer.status, 200, "{}", answer.body);
     assert_eq!(answer.header("Demi-Instance"), Some("there/0"));
+    let page = demi.get("/metrics").body;
+    for (platform, count) in [("gone", 1), ("asleep", 1), ("there", 0)] {
+        let line = format!("\ndemi_fallbacks_total{{platform=\"{platform}\"}} {count}\n");
+        assert!(page.contains(&line), "{line}");
+    }
     let refused = demi.post("/v1/requests", "{}").status;
     assert!(matches!(refused, 502 | 503), "without a fallback it is told: {refused}");
 }

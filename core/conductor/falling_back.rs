@@ -37,6 +37,7 @@ impl Conductor {
         let now = self.now;
         let platform = self.leave(ticket);
         let last = &mut self.platforms[platform as usize];
+        last.stats.passed_on += 1;
         if let Answer::Refused(refusal, _) = answer {
             last.stats.count_refusal(refusal);
         }
@@ -154,6 +155,7 @@ mod tests {
         let [first, second] = [1, 2].map(|platform| Action::FallBack { ticket, platform });
         assert_eq!(said(&actions), [first, second, Action::Dispatch { ticket, instance: first_run(2) }]);
         let (_, actions) = story.ask();
+        assert_eq!([0, 1, 2].map(|platform| story.conductor.platforms[platform].stats.passed_on), [3, 2, 0]);
         let last = said(&actions).last().copied();
         assert!(
             matches!(last, Some(Action::Answer { answer: Answer::Refused(Refusal::QueueFull, _), .. })),

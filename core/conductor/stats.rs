@@ -145,6 +145,8 @@ pub struct PlatformStats {
     pub retries: u64,
     /// Requests kept as dead letters.
     pub buried: u64,
+    /// Requests that went on to the next platform of the route's `fallback`.
+    pub passed_on: u64,
     /// Second instances that were asked while the first had not answered.
     pub hedges: u64,
     /// Those of them whose answer was the one that counted.

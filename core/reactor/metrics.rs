@@ -225,10 +225,13 @@ fn of_surroundings(page: &mut Page, conductor: &Conductor) {
 
 /// Requests to platforms: what became of them, what was tried for them, how long they took.
 fn of_requests(page: &mut Page, platforms: &[PlatformStatus<'_>]) {
-    let counters: [(&str, &str, Count); 4] = [
+    let counters: [(&str, &str, Count); 5] = [
         ("demi_requests_total", "Requests routed to the platform.", |stats| stats.asked),
         ("demi_retries_total", "Attempts after the first.", |stats| stats.retries),
         ("demi_buried_total", "Requests handed to the store as dead letters.", |stats| stats.buried),
+        ("demi_fallbacks_total", "Requests that went on to the next platform of the route's fallback.", |stats| {
+            stats.passed_on
+        }),
         (
             "demi_panic_requests_total",
             "Requests given to instances whose breakers are open, because most are.",

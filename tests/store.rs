@@ -92,6 +92,20 @@ fn what_a_platform_did_is_still_known_after_a_restart() {
 /// A disk of its own, gone with the test.
 struct Disk(PathBuf);
 
+impl Disk {
+    /// A new one in this directory, mounted as `data`; `None` if none may be mounted here, which is told.
+    fn mount(directory: &Directory, options: &str) -> Option<Disk> {
+        let path = directory.path().join("data");
+        std::fs::create_dir(&path).expect("it is not there");
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(&path).output();
+        if !mounted.is_ok_and(|output| output.status.success()) {
+            let _ = writeln!(std::io::stderr(), "skipped: no disk may be mounted here");
+            return None;
+        }
+        Some(Disk(path))
+    }
+}
+
 impl Drop for Disk {
     fn drop(&mut self) {
         let _ = Command::new("umount").arg("-l").arg(&self.0).output();
@@ -99,16 +113,20 @@ impl Drop for Disk {
 }
 
 #[test]
+fn a_read_only_disk_is_refused_at_the_start_with_the_remedy() {
+    let directory = Directory::new();
+    let Some(_disk) = Disk::mount(&directory, "ro") else { return };
+    let text = "(http: (listen: \"127.0.0.1:0\"), store: (path: \"data\"))";
+    let output = demi_command().arg("--config").arg(directory.write("config.ron", text)).output().expect("it runs");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(4), "{told}");
+    assert!(told.contains("is on a read-only file system; mount it writable"), "{told}");
+}
+
+#[test]
 fn a_full_disk_is_told_once_and_shown_until_there_is_room_again() {
     let directory = Arc::new(Directory::new());
-    let path = directory.path().join("data");
-    std::fs::create_dir(&path).expect("it is not there");
-    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=8m", "tmpfs"]).arg(&path).output();
-    if !mounted.is_ok_and(|output| output.status.success()) {
-        let _ = writeln!(std::io::stderr(), "skipped: no disk may be mounted here");
-        return;
-    }
-    let disk = Disk(path);
+    let Some(disk) = Disk::mount(&directory, "size=8m") else { return };
     let demi = Demi::start_in(Arc::clone(&directory), "", LOST);
     assert_eq!(demi.post("/lost", "first").json()["dead_letter"], 1);
     assert_eq!(demi.json("/v1/status")["store"], "ok");

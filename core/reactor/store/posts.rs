@@ -63,8 +63,6 @@ pub struct Post {
     pub conversation: String,
     /// What makes it the same post as another with the same; empty if it has none. At most 256 bytes.
     pub idempotency_key: String,
-    /// Where its result is to be told; empty if nowhere.
-    pub callback: String,
     /// The platform or client it came from.
     pub from: String,
     /// The kind of request.
@@ -155,12 +153,11 @@ impl Post {
         out
     }
 
-    fn request_texts(&self) -> [&String; 9] {
+    fn request_texts(&self) -> [&String; 8] {
         [
             &self.route,
             &self.conversation,
             &self.idempotency_key,
-            &self.callback,
             &self.from,
             &self.kind,
             &self.method,
@@ -175,7 +172,6 @@ impl Post {
         self.route = take_text(rest)?;
         self.conversation = take_text(rest)?;
         self.idempotency_key = take_text(rest)?;
-        self.callback = take_text(rest)?;
         self.from = take_text(rest)?;
         self.kind = take_text(rest)?;
         self.method = take_text(rest)?;

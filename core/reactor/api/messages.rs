@@ -119,22 +119,8 @@ pub(crate) fn waiting_json(id: u64, post: &Post) -> Vec<u8> {
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Ended<'r> {
-    Delivered {
-        id: String,
-        status: &'static str,
-        unix_ms: u64,
-        attempts: u32,
-        answer: Answer<'r>,
-    },
-    Dead {
-        id: String,
-        status: &'static str,
-        unix_ms: u64,
-        attempts: u32,
-        reason: &'r str,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        dead_letter: Option<u64>,
-    },
+    Delivered { id: String, status: &'static str, unix_ms: u64, attempts: u32, answer: Answer<'r> },
+    Dead { id: String, status: &'static str, unix_ms: u64, attempts: u32, reason: &'r str, dead_letter: u64 },
 }
 
 /// What the platform answered; a status of 0 means that a crash of the disk came between the answer and its being kept.
@@ -147,15 +133,14 @@ struct Answer<'r> {
 /// A message that has ended.
 pub(crate) fn ended_json(id: u64, result: &PostResult) -> Vec<u8> {
     let (id, unix_ms, attempts) = (id.to_string(), result.settled_unix_ms, result.attempts);
-    let dead = |id, reason, dead_letter| Ended::Dead { id, status: "dead", unix_ms, attempts, reason, dead_letter };
     let ended = match result.end {
         PostEnd::Delivered => {
             let answer = Answer { status: result.status, instance: &result.instance };
             Ended::Delivered { id, status: "delivered", unix_ms, attempts, answer }
         }
-        PostEnd::Buried(letter) => dead(id, result.error.as_str(), Some(letter)),
-        PostEnd::Expired => dead(id, "expired", None),
-        PostEnd::Cancelled => dead(id, "cancelled", None),
+        PostEnd::Buried(dead_letter) => {
+            Ended::Dead { id, status: "dead", unix_ms, attempts, reason: &result.error, dead_letter }
+        }
     };
     super::json(&ended).body
 }

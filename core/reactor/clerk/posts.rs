@@ -103,7 +103,7 @@ impl Office<'_> {
                 self.postbox.post(Letter::PostRead(id, post.map(Box::new)));
             }
             PostErrand::Note { id, attempts, error } => {
-                let noted = self.vault.ask(|store| store.note_attempt(id, attempts, 0, &error));
+                let noted = self.vault.ask(|store| store.note_attempt(id, attempts, &error));
                 if let Err(error) = noted.map(drop).or_else(super::told_already) {
                     log::error!("what went wrong with post {id} is not kept: {error}");
                 }

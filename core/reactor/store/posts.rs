@@ -49,8 +49,6 @@ pub struct Post {
     pub expires_unix_ms: u64,
     /// How often delivery was tried.
     pub attempts: u32,
-    /// How many instances ended while they had it.
-    pub deaths: u32,
     /// What went wrong at the first attempt; cut to 200 bytes.
     pub first_error: String,
     /// What went wrong at the last attempt; cut to 200 bytes.
@@ -91,8 +89,6 @@ pub struct PostHead {
     /// As in [`Post`].
     pub attempts: u32,
     /// As in [`Post`].
-    pub deaths: u32,
-    /// As in [`Post`].
     pub platform: String,
     /// Stands for the conversation; 0 if it has none.
     pub conversation: u64,
@@ -118,10 +114,6 @@ pub enum PostEnd {
     Delivered,
     /// It is the dead letter with this id.
     Buried(u64),
-    /// It was not delivered in time, and was not to be kept.
-    Expired,
-    /// Somebody took it back.
-    Cancelled,
 }
 
 /// What became of a post.
@@ -188,7 +180,6 @@ impl Post {
         put_number(&mut out, self.not_before_unix_ms);
         put_number(&mut out, self.expires_unix_ms);
         put_number(&mut out, self.attempts.into());
-        put_number(&mut out, self.deaths.into());
         put_number(&mut out, conversation);
         put_bytes(&mut out, self.platform.as_bytes());
         put_bytes(&mut out, cut(&self.first_error).as_bytes());
@@ -224,7 +215,6 @@ impl Entry<'_> {
             not_before_unix_ms: take_number(rest)?,
             expires_unix_ms: take_number(rest)?,
             attempts: take_number(rest)?.try_into().ok()?,
-            deaths: take_number(rest)?.try_into().ok()?,
             ..Post::default()
         };
         let conversation = take_number(rest)?;
@@ -237,7 +227,6 @@ impl Entry<'_> {
             not_before_unix_ms: post.not_before_unix_ms,
             expires_unix_ms: post.expires_unix_ms,
             attempts: post.attempts,
-            deaths: post.deaths,
             platform: post.platform.clone(),
             conversation,
         };
@@ -255,8 +244,6 @@ impl PostResult {
         let (end, letter) = match self.end {
             PostEnd::Delivered => (0, 0),
             PostEnd::Buried(letter) => (1, letter),
-            PostEnd::Expired => (2, 0),
-            PostEnd::Cancelled => (3, 0),
         };
         let mut out = vec![VERSION, end];
         for number in [letter, self.settled_unix_ms, self.status.into(), self.attempts.into()] {
@@ -274,8 +261,6 @@ impl PostResult {
         let end = match end {
             0 => PostEnd::Delivered,
             1 => PostEnd::Buried(letter),
-            2 => PostEnd::Expired,
-            3 => PostEnd::Cancelled,
             _ => return None,
         };
         let settled_unix_ms = take_number(rest)?;
@@ -393,12 +378,12 @@ impl Store {
 
     /// Remembers how delivery of a post goes; false if it does not wait. Not worth a sync of its own: at worst it is tried
     /// once more. Blocks for the disk.
-    pub fn note_attempt(&self, id: u64, attempts: u32, deaths: u32, error: &str) -> Result<bool, StoreError> {
+    pub fn note_attempt(&self, id: u64, attempts: u32, error: &str) -> Result<bool, StoreError> {
         let Some(entry) = self.post_entry(id)? else { return Ok(false) };
         let Some(Entry { head, mut post, request }) = Entry::decode(id, &entry) else {
             return Err(self.damaged(format!("post {id} is unreadable")));
         };
-        (post.attempts, post.deaths) = (attempts, deaths);
+        post.attempts = attempts;
         if post.first_error.is_empty() {
             post.first_error = error.to_owned();
         }

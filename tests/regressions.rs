@@ -1,5 +1,7 @@
 //! Faults that were found once: one test each.
 
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -217,4 +219,29 @@ fn answers_that_came_while_demi_was_stopped_are_heard_though_their_time_is_over(
     });
     let answer = answers.recv().expect("it was sent");
     assert_eq!((answer.status, answer.body.as_str()), (200, "hello"), "{answer:?}");
+}
+
+#[test]
+fn a_request_whose_body_has_gone_to_one_service_in_part_is_not_given_to_the_fallback() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("there is a free port");
+    let address = listener.local_addr().expect("it is bound");
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            // Probes are answered; an upload is begun and left.
+            let mut head = vec![0; 16_384];
+            let read = stream.read(&mut head).expect("Demi sends something");
+            if head[..read].starts_with(b"PUT") {
+                stream.read_exact(&mut [0; 100_000]).expect("the body is longer");
+            } else {
+                stream.write_all(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n").expect("Demi listens");
+            }
+        }
+    });
+    let demi = Demi::start(&format!(
+        r#"platforms: [(name: "up", host: Http, upstreams: ["{address}"]), (name: "echo", host: Inline)],
+        routes: [(path: "/up/*", to: "up", fallback: ["echo"], idempotent: true)]"#
+    ));
+    demi.wait_ready();
+    let answer = demi.request("PUT", "/up/x", &"x".repeat(5_000_000));
+    assert_eq!(answer.status, 502, "{answer:?}");
 }

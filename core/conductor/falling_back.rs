@@ -13,7 +13,8 @@ use crate::Conductor;
 impl Conductor {
     /// The platform that gets a request which would end so, if any does.
     pub(crate) fn next_in_chain(&mut self, ticket: Ticket, answer: Answer, outcome: Option<Outcome>) -> Option<u32> {
-        let &mut Request { route, place, deadline, attempts, idempotent, passed_on, .. } = self.request_mut(ticket);
+        let &mut Request { route, place, deadline, attempts, idempotent, passed_on, is_committed, .. } =
+            self.request_mut(ticket);
         let next = *self.router.rule(route)?.fallback.get(passed_on as usize)?;
         let is_over = match answer {
             Answer::Relayed => !matches!(outcome, Some(Outcome::Failed | Outcome::Busy)),
@@ -29,7 +30,7 @@ impl Conductor {
         let may_be_done = attempts > u32::from(outcome == Some(Outcome::Busy));
         let is_flowing = matches!(place, Place::Out { headed: true, .. });
         let may_go_on = self.phase == Phase::Running && self.now < deadline && (idempotent || !may_be_done);
-        (may_go_on && !is_over && !is_flowing).then_some(next)
+        (may_go_on && !is_over && !is_flowing && !is_committed).then_some(next)
     }
 
     /// Gives a request that no instance has to another platform.

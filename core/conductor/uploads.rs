@@ -56,7 +56,9 @@ mod tests {
             (route.retries, route.idempotent) = (Bounded::new(3).expect("it is in range"), true);
             route.timeout_ms = Bounded::new(1_000).expect("it is in range");
             platform.health.interval_ms = Bounded::new(3_600_000);
-            let config = Config { platforms: vec![platform], routes: vec![route], ..Config::default() };
+            route.fallback = vec!["echo".to_owned()];
+            let platforms = vec![platform, Platform::new("echo", Host::Inline)];
+            let config = Config { platforms, routes: vec![route], ..Config::default() };
             let mut conductor = Conductor::new(&config, 1);
             let mut out = Vec::new();
             conductor.handle(Time::ZERO, Event::Began, &mut out);
@@ -110,6 +112,10 @@ mod tests {
         let mut story = Story::begin();
         let answered = Event::Answered { ticket: TICKET, instance: story.with, outcome: Outcome::Broken };
         assert_eq!(story.answer(2, answered), None);
+        // Nor does another platform get it, when its time is up.
+        let mut story = Story::begin();
+        story.moved(1);
+        assert_eq!(story.answer(1_001, Event::Elapsed), Some(Answer::TimedOut));
     }
 
     #[test]

@@ -217,6 +217,48 @@ fn a_message_of_which_two_instances_die_is_poison() {
 }
 
 #[test]
+fn what_a_message_did_before_demi_was_killed_counts_after_it() {
+    let fields = format!("command: [{:?}, \"dies-on-request\"]", misbehaving());
+    // The second attempt is a long while off.
+    let patient = sections("Process(1)", &fields).replace(QUICK, "posts: (base_ms: 3600000, max_ms: 3600000)");
+    let mut demi = Demi::start(&patient);
+    let id = accepted(&demi, &json!({"to": "m", "content": "drink me"}));
+    until("it has killed an instance", || {
+        let page = demi.json(&format!("/v1/messages/{id}"));
+        (page["attempts"] == 1).then_some(())
+    });
+    demi.signal(Signal::KILL);
+    demi.wait();
+    let demi = Demi::start_in(Arc::clone(&demi.directory), "", &sections("Process(1)", &fields));
+    let page = dead(&demi, &id, "poison");
+    assert_eq!(page["attempts"], 2, "{page}");
+}
+
+#[test]
+fn a_message_that_cannot_be_read_any_more_is_a_dead_letter_that_says_so() {
+    let mut demi = with_platform("Process(1)", STILL);
+    let long = "x".repeat(5_000);
+    let ids: Vec<String> = (0..2).map(|_| accepted(&demi, &json!({"to": "m", "content": long}))).collect();
+    let file = |id: &str| demi.directory.path().join("data/db/posts").join(id);
+    let lose = |id: &str| std::fs::remove_file(file(id)).expect("a long message has a file");
+    // While Demi runs, and while it does not.
+    lose(&ids[0]);
+    assert_eq!(demi.post("/v1/platforms/m/start", "").status, 202);
+    dead(&demi, &ids[0], "damaged");
+    delivered(&demi, &ids[1]);
+    assert_eq!(demi.post("/v1/platforms/m/stop", "").status, 202);
+    let id = accepted(&demi, &json!({"to": "m", "content": long}));
+    let file = file(&id);
+    demi.signal(Signal::KILL);
+    demi.wait();
+    std::fs::remove_file(file).expect("a long message has a file");
+    let demi = Demi::start_in(Arc::clone(&demi.directory), "", &sections("Process(1)", STILL));
+    let page = dead(&demi, &id, "damaged");
+    let letter = demi.json(&format!("/v1/dead-letters/{}", page["dead_letter"]));
+    assert!(letter["last_error"].as_str().is_some_and(|error| error.contains("is gone")), "{letter}");
+}
+
+#[test]
 fn a_message_that_fails_each_time_is_a_dead_letter_after_the_last_attempt() {
     let recipient = Recipient::start(|_, _| 500);
     let demi = Demi::start(&sections("Http", &recipient.fields()).replace("max_ms: 10", "max_ms: 10, attempts_max: 2"));

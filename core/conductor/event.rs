@@ -58,6 +58,8 @@ pub enum Grave {
     Poison,
     /// Every attempt failed.
     Failed,
+    /// What is kept of it cannot be read, or is not there any more.
+    Damaged,
 }
 
 impl Grave {
@@ -69,8 +71,33 @@ impl Grave {
             Grave::Rejected => "rejected",
             Grave::Poison => "poison",
             Grave::Failed => "failed",
+            Grave::Damaged => "damaged",
         }
     }
+}
+
+/// How the delivery of a message has gone so far, over all runs of Demi as far as that was kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Tries {
+    /// Attempts that were made.
+    pub attempts: u32,
+    /// Attempts in which the instance ended that had it.
+    pub kills: u32,
+}
+
+/// How a message is to be delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Hash)]
+pub struct Posting {
+    /// Where it goes, as the router said; `None`: no rule matches any more.
+    pub route: Option<RouteId>,
+    /// Its conversation, in which order is kept; 0: none.
+    pub key: u64,
+    /// Not to be delivered before.
+    pub due: Time,
+    /// Not to be delivered after.
+    pub expires: Option<Time>,
+    /// What was noted of earlier attempts.
+    pub tries: Tries,
 }
 
 /// Issues tickets out of a table of places: a place that is free again comes back with the next generation.
@@ -211,14 +238,8 @@ pub enum Event {
     Posted {
         /// Its number.
         post: PostId,
-        /// Where it goes, as the router said; `None`: no rule matches any more.
-        route: Option<RouteId>,
-        /// Its conversation, in which order is kept; 0: none.
-        key: u64,
-        /// Not to be delivered before.
-        due: Time,
-        /// Not to be delivered after.
-        expires: Option<Time>,
+        /// How it is to be delivered.
+        posting: Posting,
     },
     /// The body of a message is in memory, as the request of this ticket.
     PostLoaded {
@@ -227,10 +248,12 @@ pub enum Event {
         /// Issued by whoever keeps the body.
         ticket: Ticket,
     },
-    /// The body of a message cannot be had now.
+    /// The body of a message cannot be had.
     PostLost {
         /// Its number.
         post: PostId,
+        /// Not now, or never again.
+        for_good: bool,
     },
     /// The end of a message is durable, or could not be kept.
     PostStored {
@@ -612,6 +635,16 @@ pub enum Action {
         post: PostId,
         /// The request with the platform's answer; `None` if that could not be kept the first time and is gone.
         ticket: Option<Ticket>,
+        /// Attempts that were made.
+        attempts: u32,
+    },
+    /// Remember how the delivery of a message goes, with what went wrong, which the end of its ticket tells next. If that
+    /// cannot be kept it is left out: at worst the message is tried more often.
+    NoteTries {
+        /// Its number.
+        post: PostId,
+        /// So far.
+        tries: Tries,
     },
     /// Keep a message as a dead letter, and take it out of the queue; `PostStored` follows.
     BuryPost {

@@ -65,8 +65,8 @@ mod uploads;
 use std::collections::VecDeque;
 
 pub use event::{
-    Action, Answer, Errand, Event, Exit, Grave, Instance, News, Order, Outcome, PostId, Refusal, Sample, Signal, Terms,
-    Ticket, TicketBook, Verdict, Weight, MEGABYTE,
+    Action, Answer, Errand, Event, Exit, Grave, Instance, News, Order, Outcome, PostId, Posting, Refusal, Sample,
+    Signal, Terms, Ticket, TicketBook, Tries, Verdict, Weight, MEGABYTE,
 };
 pub use random::Random;
 pub use router::{Miss, Overlap, Question, RouteId, Router, Rule};
@@ -456,9 +456,9 @@ impl Conductor {
             Event::Probed { instance, verdict } => self.probed(instance, verdict, out),
             Event::Reinitialized { instance, done } => self.reinitialized(instance, done, out),
             Event::Reached { target, verdict } => self.reached(target, verdict, out),
-            Event::Posted { post, route, key, due, expires } => self.posted(post, route, key, due, expires, out),
+            Event::Posted { post, posting } => self.posted(post, posting, out),
             Event::PostLoaded { post, ticket } => self.post_loaded(post, ticket, out),
-            Event::PostLost { post } => self.post_lost(post, out),
+            Event::PostLost { post, for_good } => self.post_lost(post, for_good, out),
             Event::PostStored { post, done } => self.post_stored(post, done, out),
             Event::Measured { sample } => self.sample = Some((now, sample)),
             Event::Stored { errand, done } => self.stored(errand, done, out),

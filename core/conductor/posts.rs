@@ -16,7 +16,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use crate::event::{Action, Answer, Grave, Outcome, PostId, Refusal, Ticket};
+use crate::event::{Action, Answer, Grave, Outcome, PostId, Posting, Refusal, Ticket, Tries};
 use crate::router::RouteId;
 use crate::shutdown::Phase;
 use crate::time::Time;
@@ -48,9 +48,7 @@ struct Post {
     key: u64,
     expires: Option<Time>,
     place: Place,
-    attempts: u32,
-    /// Attempts in which an instance ended.
-    kills: u32,
+    tries: Tries,
 }
 
 /// The posts of a platform.
@@ -110,20 +108,13 @@ const DUE_PER_TURN: usize = 256;
 
 impl Conductor {
     /// A post is kept: it is to be delivered.
-    pub(crate) fn posted(
-        &mut self,
-        id: PostId,
-        route: Option<RouteId>,
-        key: u64,
-        due: Time,
-        expires: Option<Time>,
-        out: &mut Vec<Action>,
-    ) {
+    pub(crate) fn posted(&mut self, id: PostId, posting: Posting, out: &mut Vec<Action>) {
+        let Posting { route, key, due, expires, tries } = posting;
         assert!(!self.posts.all.contains_key(&id), "{id:?} was posted twice");
         let rule = route.and_then(|route| Some((route, self.router.rule(route)?.platform)));
         let (route, platform) = rule.unwrap_or((RouteId(u32::MAX), u32::MAX));
         let place = Place::Waiting { due };
-        self.posts.all.insert(id, Post { route, platform, key, expires, place, attempts: 0, kills: 0 });
+        self.posts.all.insert(id, Post { route, platform, key, expires, place, tries });
         if rule.is_none() {
             return self.bury_post(id, Grave::NoRoute, out);
         }
@@ -245,21 +236,25 @@ impl Conductor {
             return out.push(Action::Answer { ticket, answer: Answer::Unheard });
         };
         post.place = Place::Out { ticket };
-        post.attempts += 1;
+        post.tries.attempts = post.tries.attempts.saturating_add(1);
         let (route, key) = (post.route, (post.key != 0).then_some(post.key));
         self.posts.by_ticket.insert(ticket, id);
         self.asked(ticket, Some(route), true, key, out);
     }
 
-    /// Its body could not be brought to mind now.
-    pub(crate) fn post_lost(&mut self, id: PostId, out: &mut Vec<Action>) {
+    /// Its body could not be brought to mind: not now, or never again.
+    pub(crate) fn post_lost(&mut self, id: PostId, for_good: bool, out: &mut Vec<Action>) {
         let Some(post) = self.posts.all.get(&id).filter(|post| post.place == Place::Loading) else {
             self.stats.stale += 1;
             return;
         };
         let platform = post.platform;
         self.posts.line(platform).under_way -= 1;
-        self.let_wait(id, self.now + STORE_AGAIN_AFTER, out);
+        if for_good {
+            self.bury_post(id, Grave::Damaged, out);
+        } else {
+            self.let_wait(id, self.now + STORE_AGAIN_AFTER, out);
+        }
         self.deliver_what_can(platform, out);
     }
 
@@ -280,8 +275,8 @@ impl Conductor {
         let Some(id) = self.posts.by_ticket.remove(&ticket) else { return };
         let Some(post) = self.posts.all.get_mut(&id) else { return };
         let platform = post.platform;
-        post.kills += u32::from(killed);
-        let (kills, attempts) = (post.kills, post.attempts);
+        post.tries.kills = post.tries.kills.saturating_add(u32::from(killed));
+        let tries = post.tries;
         let is_late = post.expires.is_some_and(|expires| expires <= self.now);
         let settings = &self.settings.posts;
         let most = settings.attempts_max.count();
@@ -290,7 +285,7 @@ impl Conductor {
             (Answer::Relayed, Some(Outcome::Replied)) => {
                 self.posts.line(platform).held_until = None;
                 self.set_place(id, Place::Settling);
-                out.push(Action::Settle { post: id, ticket: Some(ticket) });
+                out.push(Action::Settle { post: id, ticket: Some(ticket), attempts: tries.attempts });
             }
             (Answer::Relayed, Some(Outcome::Mistaken)) => {
                 self.posts.line(platform).held_until = None;
@@ -299,7 +294,7 @@ impl Conductor {
             // It was not tried: the platform takes nothing now.
             (Answer::Refused(refusal, after), _) => {
                 if let Some(post) = self.posts.all.get_mut(&id) {
-                    post.attempts -= 1;
+                    post.tries.attempts = post.tries.attempts.saturating_sub(1);
                 }
                 let until = self.now + after.clamp(HELD_MIN, HELD_MAX);
                 let line = self.posts.line(platform);
@@ -317,15 +312,16 @@ impl Conductor {
             }
             (Answer::Relayed | Answer::Broken | Answer::TimedOut | Answer::NoRoute | Answer::Unheard, _) => {
                 self.posts.line(platform).held_until = None;
-                if kills >= KILLS_MAX {
+                if tries.kills >= KILLS_MAX {
                     self.bury_post(id, Grave::Poison, out);
                 } else if is_late {
                     self.bury_post(id, Grave::Expired, out);
-                } else if attempts >= most {
+                } else if tries.attempts >= most {
                     self.bury_post(id, Grave::Failed, out);
                 } else {
-                    let base = self.settings.posts.base_ms.millis().saturating_mul(1 << (attempts - 1).min(20));
+                    let base = self.settings.posts.base_ms.millis().saturating_mul(1 << (tries.attempts - 1).min(20));
                     let wait = self.random.span_below(base.min(self.settings.posts.max_ms.millis()));
+                    out.push(Action::NoteTries { post: id, tries });
                     self.let_wait(id, self.now + wait, out);
                 }
             }
@@ -372,8 +368,8 @@ impl Conductor {
     fn keep_end(&mut self, id: PostId, out: &mut Vec<Action>) {
         let Some(post) = self.posts.all.get(&id) else { return };
         match post.place {
-            Place::Burying { grave } => out.push(Action::BuryPost { post: id, grave, attempts: post.attempts }),
-            Place::Settling => out.push(Action::Settle { post: id, ticket: None }),
+            Place::Burying { grave } => out.push(Action::BuryPost { post: id, grave, attempts: post.tries.attempts }),
+            Place::Settling => out.push(Action::Settle { post: id, ticket: None, attempts: post.tries.attempts }),
             Place::Waiting { .. } | Place::Loading | Place::Out { .. } => {}
         }
     }
@@ -457,5 +453,101 @@ impl Conductor {
         let is_timed = self.timers.at(Timer::Post).is_some();
         assert!(!is_waiting || is_timed || self.phase != Phase::Running, "posts wait and nobody looks");
         assert!(posts.unkept.is_empty() || is_timed || self.has_exited, "what could not be kept is forgotten");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, Host, Platform};
+    use crate::{Event, Exit, Instance, RouteId};
+
+    const M: RouteId = RouteId(0);
+
+    struct Story {
+        conductor: Conductor,
+        now: Time,
+    }
+
+    impl Story {
+        fn begin() -> Story {
+            let config = Config {
+                platforms: vec![Platform::new("m", Host::Process(1))],
+                routes: vec![crate::config::Route::to("m")],
+                ..Config::default()
+            };
+            let mut story = Story { conductor: Conductor::new(&config, 1), now: Time::ZERO };
+            story.happens(Event::Began);
+            story
+        }
+
+        fn happens(&mut self, event: Event) -> Vec<Action> {
+            let mut out = Vec::new();
+            self.conductor.handle(self.now, event, &mut out);
+            self.conductor.check();
+            let starts = out.iter().filter_map(|action| match action {
+                Action::Start { instance, .. } => Some(*instance),
+                _ => None,
+            });
+            for instance in starts.collect::<Vec<Instance>>() {
+                out.extend(self.happens(Event::Started { instance }));
+            }
+            out
+        }
+
+        fn posted(&mut self, post: PostId, tries: Tries) -> Vec<Action> {
+            let posting = Posting { route: Some(M), key: 0, due: self.now, expires: None, tries };
+            self.happens(Event::Posted { post, posting })
+        }
+
+        /// Time passes until something of this kind is ordered.
+        fn waits_for(&mut self, is_meant: impl Fn(&Action) -> bool) -> Action {
+            for _ in 0..1_000 {
+                self.now = self.conductor.deadline().expect("something is to come").0;
+                if let Some(action) = self.happens(Event::Elapsed).into_iter().find(&is_meant) {
+                    return action;
+                }
+            }
+            panic!("it never comes");
+        }
+
+        /// Its body is there, it goes to an instance, and that ends with it.
+        fn kills(&mut self, post: PostId, ticket: Ticket) -> Vec<Action> {
+            let actions = self.happens(Event::PostLoaded { post, ticket });
+            let instance = actions.iter().find_map(|action| match action {
+                Action::Dispatch { instance, .. } => Some(*instance),
+                _ => None,
+            });
+            let instance = instance.expect("the instance is free");
+            self.happens(Event::Exited { instance, exit: Exit::Signal(11) })
+        }
+    }
+
+    #[test]
+    fn what_was_noted_of_a_message_counts_after_a_start() {
+        let mut story = Story::begin();
+        let post = PostId(7);
+        story.posted(post, Tries::default());
+        let actions = story.kills(post, Ticket::new(0, 0));
+        let tries = Tries { attempts: 1, kills: 1 };
+        assert!(actions.contains(&Action::NoteTries { post, tries }), "{actions:?}");
+
+        let mut story = Story::begin();
+        assert!(story.posted(post, tries).contains(&Action::Deliver { post }));
+        let actions = story.kills(post, Ticket::new(0, 0));
+        assert!(actions.contains(&Action::BuryPost { post, grave: Grave::Poison, attempts: 2 }), "{actions:?}");
+    }
+
+    #[test]
+    fn what_cannot_be_read_now_is_read_later_and_what_never_can_be_is_given_up() {
+        let mut story = Story::begin();
+        let post = PostId(7);
+        story.posted(post, Tries::default());
+        assert_eq!(story.happens(Event::PostLost { post, for_good: false }), []);
+        story.waits_for(|action| *action == Action::Deliver { post });
+        let actions = story.happens(Event::PostLost { post, for_good: true });
+        assert_eq!(actions, [Action::BuryPost { post, grave: Grave::Damaged, attempts: 0 }]);
+        story.happens(Event::PostStored { post, done: true });
+        assert_eq!(story.conductor.posts(), 0);
     }
 }

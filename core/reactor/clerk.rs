@@ -26,7 +26,7 @@ use crate::problem::Problem;
 use crate::store::{DeadLetter, LetterFilter, LetterPage, Minute, Store, StoreError};
 
 use posts::TakenIn;
-pub(crate) use posts::{Ending, Parcel, PostErrand};
+pub(crate) use posts::{Ending, Parcel, PostErrand, PostRead};
 use spending::{Level, Spending};
 use vault::Vault;
 

@@ -10,10 +10,10 @@ use demi_platform::{Fault, Reply};
 use mio::Waker;
 use serde_json::value::RawValue;
 
-use crate::clerk::{Parcel, Rescanned, StoreFacts};
+use crate::clerk::{Parcel, PostRead, Rescanned, StoreFacts};
 use crate::handle::Wish;
 use crate::problem::Problem;
-use crate::store::{LetterPage, Post};
+use crate::store::LetterPage;
 
 /// Most letters that wait: as many as one turn takes. A thread that finds the box full waits for the reactor, which is
 /// what it would do for its next request anyway. The box has room for all of them from the start (88 bytes each, all
@@ -47,7 +47,7 @@ pub(crate) enum Letter {
     /// The clerk has taken in what the client at a place posts, or says why not.
     Posted { place: usize, serial: u64, held: usize, posted: Result<Box<Parcel>, Box<Problem>> },
     /// The clerk has brought a post to mind, or cannot now.
-    PostRead(u64, Option<Box<Post>>),
+    PostRead(u64, PostRead),
     /// The clerk has made the end of a post durable, or could not.
     PostEnded(u64, bool),
     /// The clerk has looked up, or kept, a value for a plugin.

@@ -281,7 +281,7 @@ impl Shell {
             Letter::Fetched { place, serial, page } => return self.replay(place, serial, page, conductor),
             Letter::Listed { place, serial, page } => return self.listed(place, serial, page),
             Letter::Posted { place, serial, held, posted } => return self.posted(place, serial, held, posted),
-            Letter::PostRead(id, post) => return self.post_read(id, post, conductor),
+            Letter::PostRead(id, read) => return self.post_read(id, read, conductor),
             Letter::PostEnded(id, done) => return self.post_ended(id, done),
             Letter::PluginStored(stored) => return self.plugin_stored(&stored),
             Letter::Rescanned(rescanned) => return self.rescanned(*rescanned, conductor),
@@ -477,7 +477,8 @@ impl Shell {
             }
             Action::Exit(code) => self.end(code),
             Action::Deliver { post } => self.deliver(post),
-            Action::Settle { post, ticket } => self.settle_post(post, ticket),
+            Action::Settle { post, ticket, attempts } => self.settle_post(post, ticket, attempts),
+            Action::NoteTries { post, tries } => self.note_tries(post, tries),
             Action::BuryPost { post, grave, attempts } => self.bury_post(post, grave, attempts),
             Action::Weigh => self.weigh(),
             Action::Trim { instance } => self.children.trim(instance, &mut self.kit),

@@ -55,6 +55,7 @@ kinds! {
         Midnight => "a day began",
         StoreFailed => "the store failed",
         StoreSilent => "the store did not answer",
+        DiskRot => "what was kept of a message could not be read any more",
     }
 }
 
@@ -68,7 +69,7 @@ impl Fault {
             Fault::TooHeavy | Fault::Forks | Fault::LeaksDescriptors | Fault::Midnight => 10,
             Fault::Freeze => 15,
             Fault::Heavy | Fault::Person | Fault::TargetAway => 50,
-            Fault::Unready | Fault::LostLook | Fault::Poison => 100,
+            Fault::Unready | Fault::LostLook | Fault::Poison | Fault::DiskRot => 100,
             Fault::CrashInFlight | Fault::StuckThread | Fault::NeverAnswered => 40,
             Fault::LateTurn => 60,
             Fault::NeverStarts

@@ -66,6 +66,8 @@ struct Record {
     missed: Option<u32>,
     /// An attempt may have been acted on, so that only an idempotent request may be tried again.
     acted_on: bool,
+    /// Part of its body is with an instance, and nobody has the whole any more.
+    is_moved: bool,
 }
 
 impl Record {
@@ -393,7 +395,7 @@ impl Ledger {
                     }
                 }
             }
-            Event::Moved { .. } => unreachable!("bodies do not move in the world"),
+            Event::Moved { ticket, instance } => self.note_moved(now, ticket, instance, actions, &mut turn),
             Event::Extended { .. }
             | Event::Reinitialized { .. }
             | Event::Reached { .. }
@@ -432,6 +434,7 @@ impl Ledger {
             misses: 0,
             missed: None,
             acted_on: false,
+            is_moved: false,
         };
         if self.records.len() <= ticket.slot() {
             self.records.resize(ticket.slot() + 1, None);
@@ -444,6 +447,26 @@ impl Ledger {
         if let Some(promise) = promise {
             self.want(promise.platform, false);
         }
+    }
+
+    /// A part of a request's body is with an instance, and nobody else has it any more.
+    fn note_moved(&mut self, now: Time, ticket: Ticket, instance: Instance, actions: &[Action], turn: &mut Turn) {
+        let is_cancelled = actions.contains(&Action::Cancel { ticket, instance });
+        if !self.is_awaited(ticket, instance) || is_cancelled {
+            return;
+        }
+        turn.moved = Some(ticket);
+        let record = self.record_mut(ticket, "a body");
+        let timeout = record.promise.map_or(Duration::ZERO, |promise| promise.timeout);
+        if record.headed || record.out != Some(instance) {
+            return;
+        }
+        let before = std::mem::replace(&mut record.deadline, now + timeout);
+        (record.is_moved, record.since) = (true, now);
+        let after = record.deadline;
+        self.due.remove(&(before, ticket));
+        self.due.insert((after, ticket));
+        self.saw(Sight::Moved);
     }
 
     /// Due timers come first in a turn: an attempt whose time is up is cancelled before its answer is looked at.
@@ -583,6 +606,7 @@ impl Ledger {
             Action::Reinitialize { instance } => self.assert_in_use(instance, turn, "another initialisation"),
             Action::Deliver { .. }
             | Action::Settle { .. }
+            | Action::NoteTries { .. }
             | Action::BuryPost { .. }
             | Action::Reach { .. }
             | Action::Measure
@@ -625,6 +649,9 @@ impl Ledger {
         assert!(record.idempotent || !record.acted_on, "{ticket:?} may have been done and was tried again");
         assert!(record.attempts < promise.attempts_max + u32::from(is_second), "{ticket:?} was tried too often");
         assert!(record.deadline > now, "{ticket:?} was dispatched after its time");
+        // A timer that was due before its body moved may have had a second instance asked.
+        let is_whole = !record.is_moved || (is_second && turn.moved == Some(ticket));
+        assert!(is_whole, "{ticket:?} was given to another and nobody has its body any more");
         let is_early = record.deferred.is_some_and(|(run, until)| run == instance && until > now);
         assert!(!is_early, "{ticket:?} was given to {instance:?} before the time that it had asked for");
         record.deferred = None;
@@ -730,6 +757,7 @@ impl Ledger {
         assert!(!record.headed && !is_gone && record.deadline > now, "{ticket:?} was passed on too late");
         let may_be_done = record.acted_on || record.out.is_some();
         assert!(record.idempotent || !may_be_done, "{ticket:?} may have been done and was passed on");
+        assert!(!record.is_moved, "{ticket:?} was passed on and nobody has its body any more");
         assert!(record.second.is_none(), "{ticket:?} was passed on and the second that has it was not told");
         assert_eq!(phase, Phase::Running, "{ticket:?} was passed on while Demi ends");
         let holder = record.out.take();
@@ -1102,6 +1130,8 @@ struct Turn {
     is_stirred: bool,
     /// A second instance was asked just before the answer of the first one came.
     hedged: Option<Ticket>,
+    /// Part of its body went to its instance.
+    moved: Option<Ticket>,
     /// A caller hung up; a timer that was due before that may still have had its request tried again.
     gone: Option<Ticket>,
     /// A run ended.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use demi_conductor::{Grave, RouteId};
+use demi_conductor::{Grave, RouteId, Tries};
 
 use super::{store_problem, Office, Owed, ERRANDS_BEFORE_LISTING_MAX, ERRANDS_BEFORE_NOTES_MAX, ERRANDS_MAX};
 use crate::api;
@@ -27,12 +27,21 @@ pub(crate) enum PostErrand {
     },
     /// To be brought to mind; [`Letter::PostRead`] follows.
     Read(u64),
-    /// An attempt to deliver it failed, the so-manieth; no letter follows.
-    Note { id: u64, attempts: u32, error: String },
+    /// An attempt to deliver it failed, and it is tried again; no letter follows.
+    Note { id: u64, tries: Tries, error: String },
     /// It has ended; [`Letter::PostEnded`] follows.
     End { id: u64, ending: Box<Ending> },
     /// What is known of one, for the client at a place.
     Show { place: usize, serial: u64, id: u64 },
+}
+
+/// A post that was to be brought to mind.
+pub(crate) enum PostRead {
+    Post(Box<Post>),
+    /// The disk refuses.
+    NotNow,
+    /// It is unreadable, or does not wait any more.
+    Never,
 }
 
 /// How a post ends.
@@ -93,17 +102,26 @@ impl Office<'_> {
                 self.take_in(place, serial, route, key, held, &post)
             }
             PostErrand::Read(id) => {
-                let read = self.vault.ask(|store| store.read_post(id));
-                let post = read.unwrap_or_else(|error| {
-                    if !matches!(error, StoreError::Shut(_)) {
-                        log::error!("post {id} cannot be read: {error}");
+                let read = match self.vault.ask(|store| store.read_post(id)) {
+                    Ok(Some(post)) => PostRead::Post(Box::new(post)),
+                    Ok(None) => {
+                        log::error!("message {id} is not in the store any more and cannot be delivered");
+                        PostRead::Never
                     }
-                    None
-                });
-                self.postbox.post(Letter::PostRead(id, post.map(Box::new)));
+                    Err(StoreError::Damaged { what, .. }) => {
+                        log::error!("message {id} cannot be delivered: {what}");
+                        PostRead::Never
+                    }
+                    Err(StoreError::Shut(_)) => PostRead::NotNow,
+                    Err(error) => {
+                        log::error!("message {id} cannot be read, and is tried again: {error}");
+                        PostRead::NotNow
+                    }
+                };
+                self.postbox.post(Letter::PostRead(id, read));
             }
-            PostErrand::Note { id, attempts, error } => {
-                let noted = self.vault.ask(|store| store.note_attempt(id, attempts, &error));
+            PostErrand::Note { id, tries, error } => {
+                let noted = self.vault.ask(|store| store.note_tries(id, tries.attempts, tries.kills, &error));
                 if let Err(error) = noted.map(drop).or_else(super::told_already) {
                     log::error!("what went wrong with post {id} is not kept: {error}");
                 }
@@ -113,7 +131,13 @@ impl Office<'_> {
                 let page = self.vault.ask(|store| {
                     Ok(match store.post_result(id)? {
                         Some(result) => Some(api::ended_json(id, &result)),
-                        None => store.read_post(id)?.map(|post| api::waiting_json(id, &post)),
+                        None => match store.read_post(id) {
+                            // It becomes a dead letter when it has its turn.
+                            Err(StoreError::Damaged { what, .. }) => {
+                                Some(api::waiting_json(id, &Post { last_error: what, ..Post::default() }))
+                            }
+                            post => post?.map(|post| api::waiting_json(id, &post)),
+                        },
                     })
                 });
                 let page = match page {
@@ -180,9 +204,11 @@ impl Office<'_> {
     fn end_post(&mut self, id: u64, ending: Ending) {
         let done = match ending {
             Ending::Delivered(result) => self.vault.ask(|store| store.settle_post(id, &result)).map(drop),
-            Ending::Buried { grave, attempts, status, error } => self.vault.ask(|store| {
-                let Some(post) = store.read_post(id)? else { return Ok(()) };
-                store.bury_post(id, letter_of(post, grave, attempts, error), status).map(drop)
+            Ending::Buried { grave, attempts, status, error } => self.vault.ask(|store| match store.read_post(id) {
+                Ok(Some(post)) => store.bury_post(id, letter_of(post, grave, attempts, error), status).map(drop),
+                Ok(None) => Ok(()),
+                Err(StoreError::Damaged { what, .. }) => store.bury_damaged(id, &what, unix_ms()).map(drop),
+                Err(error) => Err(error),
             }),
         };
         match done {
@@ -200,7 +226,7 @@ fn letter_of(post: Post, grave: Grave, attempts: u32, error: String) -> DeadLett
         buried_at_unix_ms: unix_ms(),
         platform: post.platform,
         reason: grave.name().to_owned(),
-        attempts: attempts.max(post.attempts),
+        attempts,
         from: post.from,
         kind: post.kind,
         method: post.method,

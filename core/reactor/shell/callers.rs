@@ -335,7 +335,7 @@ impl Shell {
             }
             Origin::Plugin { instance, id } => self.tell_plugin(instance, &id, &call, problem.as_ref()),
             Origin::Replay { letter } => self.replayed(letter, &call, answer, problem.as_ref()),
-            Origin::Post { id } => self.delivery_ended(id, &call, answer, problem.as_ref()),
+            Origin::Post { id } => self.delivery_ended(id, &call, problem.as_ref()),
             Origin::Nobody => {}
         }
         self.kit.calls.recycle(call);

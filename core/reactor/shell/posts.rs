@@ -3,12 +3,12 @@
 //! A post is told to the conductor once, and forgotten here when its end is durable. Every errand of a post is answered by
 //! one letter of the clerk; what the clerk does not take is answered here at once, and the conductor tries again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use demi_conductor::balance::fingerprint;
-use demi_conductor::{Action, Answer, Conductor, Event, Grave, Outcome, PostId, RouteId, Router, Ticket, Time};
+use demi_conductor::{Action, Conductor, Event, Grave, Outcome, PostId, Posting, RouteId, Router, Ticket, Time, Tries};
 use demi_platform::{Request, RequestBuf};
 
 use super::callers::has_dot_segments;
@@ -16,7 +16,7 @@ use super::Shell;
 use crate::api;
 use crate::calls::{Call, Origin};
 use crate::chronicle::unix_ms;
-use crate::clerk::{Ending, Parcel, PostErrand};
+use crate::clerk::{Ending, Parcel, PostErrand, PostRead};
 use crate::http;
 use crate::kit::outcome_of_status;
 use crate::problem::Problem;
@@ -35,7 +35,8 @@ pub(crate) struct PostCounts {
 }
 
 impl PostCounts {
-    const GRAVES: [Grave; 5] = [Grave::NoRoute, Grave::Expired, Grave::Rejected, Grave::Poison, Grave::Failed];
+    const GRAVES: [Grave; 6] =
+        [Grave::NoRoute, Grave::Expired, Grave::Rejected, Grave::Poison, Grave::Failed, Grave::Damaged];
 
     /// Those that became dead letters, by why.
     pub(crate) fn buried(&self) -> impl Iterator<Item = (Grave, u64)> {
@@ -54,8 +55,10 @@ impl PostCounts {
 pub(crate) struct Deliveries {
     /// Those that the conductor was told, and the way that each goes.
     told: BTreeMap<u64, Option<RouteId>>,
-    /// Those that a call delivers, and how often that was tried before.
-    out: BTreeMap<u64, u32>,
+    /// Those that a call delivers.
+    out: BTreeSet<u64>,
+    /// Those that are tried again, and how that has gone, until it is known what went wrong.
+    tries: BTreeMap<u64, Tries>,
     /// How those ended whose end is not durable yet.
     endings: BTreeMap<u64, Ending>,
     pub(super) counts: PostCounts,
@@ -74,13 +77,15 @@ impl Deliveries {
     ) -> Result<Deliveries, StoreError> {
         let mut deliveries = Deliveries::default();
         let clock = Clock { now: Time::ZERO, unix_ms: unix_ms() };
-        store.pending(|head, post| {
+        let damaged = store.pending(clock.unix_ms, |head, post| {
             let route = route_of(&post, conductor.router());
             let key = key_of(&post.conversation);
             deliveries.told.insert(head.id, route);
-            let event = clock.posted(head.id, route, key, post.not_before_unix_ms, post.expires_unix_ms);
+            let tries = Tries { attempts: post.attempts, kills: post.kills };
+            let event = clock.posted(head.id, route, key, post.not_before_unix_ms, post.expires_unix_ms, tries);
             conductor.handle(Time::ZERO, event, actions);
         })?;
+        (0..damaged).for_each(|_| deliveries.counts.bury(Grave::Damaged));
         if !deliveries.told.is_empty() {
             log::info!("{} messages wait to be delivered", deliveries.told.len());
         }
@@ -101,9 +106,10 @@ impl Clock {
         self.now + Duration::from_millis(unix_ms.saturating_sub(self.unix_ms))
     }
 
-    fn posted(self, id: u64, route: Option<RouteId>, key: u64, not_before: u64, expires: u64) -> Event {
+    fn posted(self, id: u64, route: Option<RouteId>, key: u64, not_before: u64, expires: u64, tries: Tries) -> Event {
         let expires = (expires != 0).then(|| self.time(expires));
-        Event::Posted { post: PostId(id), route, key, due: self.time(not_before), expires }
+        let posting = Posting { route, key, due: self.time(not_before), expires, tries };
+        Event::Posted { post: PostId(id), posting }
     }
 }
 
@@ -208,7 +214,7 @@ impl Shell {
         if waits && !self.deliveries.told.contains_key(&id) {
             self.deliveries.told.insert(id, Some(route));
             let clock = Clock { now: self.now, unix_ms: unix_ms() };
-            let event = clock.posted(id, Some(route), key, not_before_unix_ms, expires_unix_ms);
+            let event = clock.posted(id, Some(route), key, not_before_unix_ms, expires_unix_ms, Tries::default());
             self.kit.events.push_back(event);
         }
         let mut headers = self.kit.buffer();
@@ -234,14 +240,18 @@ impl Shell {
 
     pub(super) fn deliver(&mut self, post: PostId) {
         if !self.send_post(PostErrand::Read(post.0)) {
-            self.kit.events.push_back(Event::PostLost { post });
+            self.kit.events.push_back(Event::PostLost { post, for_good: false });
         }
     }
 
-    /// The clerk has brought a post to mind, or cannot now: opens the call that delivers it.
-    pub(super) fn post_read(&mut self, id: u64, post: Option<Box<Post>>, conductor: &Conductor) {
-        let Some(post) = post else {
-            return self.kit.events.push_back(Event::PostLost { post: PostId(id) });
+    /// The clerk has brought a post to mind, or cannot: opens the call that delivers it.
+    pub(super) fn post_read(&mut self, id: u64, read: PostRead, conductor: &Conductor) {
+        let post = match read {
+            PostRead::Post(post) => post,
+            PostRead::NotNow | PostRead::Never => {
+                let for_good = matches!(read, PostRead::Never);
+                return self.kit.events.push_back(Event::PostLost { post: PostId(id), for_good });
+            }
         };
         let mut headers = self.kit.buffer();
         http::write_header(&mut headers, MESSAGE_HEADER, id.to_string().as_bytes());
@@ -255,12 +265,12 @@ impl Shell {
         self.kit.take_back(&mut headers);
         let route = self.deliveries.told.get(&id).copied().flatten();
         let ticket = self.open(buffer, Origin::Post { id }, route, conductor);
-        self.deliveries.out.insert(id, post.attempts);
+        self.deliveries.out.insert(id);
         self.kit.events.push_back(Event::PostLoaded { post: PostId(id), ticket });
     }
 
     /// Has kept that a post was delivered. Without a ticket it is tried again, with what was to be kept.
-    pub(super) fn settle_post(&mut self, post: PostId, ticket: Option<Ticket>) {
+    pub(super) fn settle_post(&mut self, post: PostId, ticket: Option<Ticket>, attempts: u32) {
         let call = ticket.and_then(|ticket| self.kit.calls.get(ticket));
         if let Some(call) = call {
             let attempt = &call.attempt;
@@ -269,7 +279,7 @@ impl Shell {
                 settled_unix_ms: unix_ms(),
                 end: PostEnd::Delivered,
                 status: attempt.reply.status,
-                attempts: self.deliveries.out.get(&post.0).map_or(1, |earlier| earlier.saturating_add(1)),
+                attempts,
                 error: String::new(),
                 instance: instance.unwrap_or_default(),
             };
@@ -283,9 +293,14 @@ impl Shell {
     pub(super) fn bury_post(&mut self, post: PostId, grave: Grave, attempts: u32) {
         let buried = Ending::Buried { grave, attempts, status: 0, error: String::new() };
         self.deliveries.endings.entry(post.0).or_insert(buried);
-        if !self.deliveries.out.contains_key(&post.0) {
+        if !self.deliveries.out.contains(&post.0) {
             self.keep_ending(post.0);
         }
+    }
+
+    /// A post is tried again: how that has gone is noted when the call that failed has told what went wrong.
+    pub(super) fn note_tries(&mut self, post: PostId, tries: Tries) {
+        self.deliveries.tries.insert(post.0, tries);
     }
 
     fn keep_ending(&mut self, id: u64) {
@@ -297,8 +312,11 @@ impl Shell {
     }
 
     /// A call that was to deliver a post has ended.
-    pub(super) fn delivery_ended(&mut self, id: u64, call: &Call, answer: Answer, problem: Option<&Problem>) {
-        let Some(earlier) = self.deliveries.out.remove(&id) else { return };
+    pub(super) fn delivery_ended(&mut self, id: u64, call: &Call, problem: Option<&Problem>) {
+        if !self.deliveries.out.remove(&id) {
+            return;
+        }
+        let tries = self.deliveries.tries.remove(&id);
         let status = call.attempt.reply.status;
         let error = match problem {
             Some(problem) => problem.detail().to_owned(),
@@ -311,11 +329,11 @@ impl Shell {
                 self.keep_ending(id);
             }
             Some(Ending::Delivered(_)) => {}
-            // It was not tried.
-            None if matches!(answer, Answer::Refused(..) | Answer::Unheard) => {}
             None => {
-                // What is not noted is only not shown.
-                self.send_post(PostErrand::Note { id, attempts: earlier.saturating_add(1), error });
+                // What cannot be noted is only tried more often.
+                if let Some(tries) = tries {
+                    self.send_post(PostErrand::Note { id, tries, error });
+                }
             }
         }
     }

@@ -14,7 +14,10 @@
 //! What became of a post is remembered for a day, and so is its key, from the moment that it is settled.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::PathBuf;
+
+use demi_conductor::Grave;
 
 use super::coding::{put_bytes, put_number, take_bytes, take_number, take_text};
 use super::letters::write_file;
@@ -35,8 +38,10 @@ const KEY: u8 = 2;
 const RESULT: u8 = 3;
 const FORGET: u8 = 4;
 
-/// The first byte of a post's entry.
-const VERSION: u8 = 1;
+/// The first byte of a post's entry. One that was written before kills were counted begins with 1 and has no number of them.
+const POST_VERSION: u8 = 2;
+/// The first byte of a result.
+const RESULT_VERSION: u8 = 1;
 
 /// A request that was taken for delivery.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -49,6 +54,8 @@ pub struct Post {
     pub expires_unix_ms: u64,
     /// How often delivery was tried.
     pub attempts: u32,
+    /// In how many of these attempts the instance ended that had it.
+    pub kills: u32,
     /// What went wrong at the first attempt; cut to 200 bytes.
     pub first_error: String,
     /// What went wrong at the last attempt; cut to 200 bytes.
@@ -86,8 +93,6 @@ pub struct PostHead {
     pub not_before_unix_ms: u64,
     /// As in [`Post`].
     pub expires_unix_ms: u64,
-    /// As in [`Post`].
-    pub attempts: u32,
     /// As in [`Post`].
     pub platform: String,
     /// Stands for the conversation; 0 if it has none.
@@ -175,11 +180,12 @@ impl Post {
 
     /// What stands in the tree before the request: version, what changes, and how long the request is.
     fn encode_head(&self, request_bytes: usize, conversation: u64) -> Vec<u8> {
-        let mut out = vec![VERSION];
+        let mut out = vec![POST_VERSION];
         put_number(&mut out, request_bytes as u64);
         put_number(&mut out, self.not_before_unix_ms);
         put_number(&mut out, self.expires_unix_ms);
         put_number(&mut out, self.attempts.into());
+        put_number(&mut out, self.kills.into());
         put_number(&mut out, conversation);
         put_bytes(&mut out, self.platform.as_bytes());
         put_bytes(&mut out, cut(&self.first_error).as_bytes());
@@ -208,13 +214,14 @@ struct Entry<'e> {
 
 impl Entry<'_> {
     fn decode(id: u64, entry: &[u8]) -> Option<Entry<'_>> {
-        let (&VERSION, mut rest) = entry.split_first()? else { return None };
+        let (&version @ 1..=POST_VERSION, mut rest) = entry.split_first()? else { return None };
         let rest = &mut rest;
         let bytes = u32::try_from(take_number(rest)?).ok()?;
         let mut post = Post {
             not_before_unix_ms: take_number(rest)?,
             expires_unix_ms: take_number(rest)?,
             attempts: take_number(rest)?.try_into().ok()?,
+            kills: if version == 1 { 0 } else { take_number(rest)?.try_into().ok()? },
             ..Post::default()
         };
         let conversation = take_number(rest)?;
@@ -226,7 +233,6 @@ impl Entry<'_> {
             bytes,
             not_before_unix_ms: post.not_before_unix_ms,
             expires_unix_ms: post.expires_unix_ms,
-            attempts: post.attempts,
             platform: post.platform.clone(),
             conversation,
         };
@@ -245,7 +251,7 @@ impl PostResult {
             PostEnd::Delivered => (0, 0),
             PostEnd::Buried(letter) => (1, letter),
         };
-        let mut out = vec![VERSION, end];
+        let mut out = vec![RESULT_VERSION, end];
         for number in [letter, self.settled_unix_ms, self.status.into(), self.attempts.into()] {
             put_number(&mut out, number);
         }
@@ -255,7 +261,7 @@ impl PostResult {
     }
 
     fn decode(bytes: &[u8]) -> Option<PostResult> {
-        let ([VERSION, end], mut rest) = bytes.split_first_chunk::<2>()? else { return None };
+        let ([RESULT_VERSION, end], mut rest) = bytes.split_first_chunk::<2>()? else { return None };
         let rest = &mut rest;
         let letter = take_number(rest)?;
         let end = match end {
@@ -334,24 +340,36 @@ impl Store {
         self.posts_tally.get().count
     }
 
-    /// Visits every post that waits, in the order of their ids. Holds one of them at a time. Blocks for the disk, for about
-    /// half a second for 100,000 posts.
-    pub fn pending(&self, mut visit: impl FnMut(PostHead, Post)) -> Result<(), StoreError> {
+    /// Visits every post that waits, in the order of their ids. Holds one of them at a time. One that cannot be read becomes
+    /// a dead letter with what is left of it; how many did. Blocks for the disk, for about half a second for 100,000 posts.
+    pub fn pending(&self, unix_ms: u64, mut visit: impl FnMut(PostHead, Post)) -> Result<usize, StoreError> {
         let mut range = self.posts.range(tagged(POST, 0)..POSTS_TALLY_KEY);
-        let mut count = 0usize;
+        let (mut count, mut damaged) = (0usize, Vec::new());
         while let Some((key, entry)) = self.guarded(|| range.next().transpose())? {
             let id = id_of(&key[1..]).ok_or_else(|| self.damaged("a post has a malformed id".into()))?;
             // One that cannot be read must not keep the others from being delivered.
             match self.whole(id, &entry) {
                 Ok((head, post)) => visit(head, post),
-                Err(error) => log::error!("post {id} is left where it is: {error}"),
+                Err(StoreError::Damaged { what, .. }) => damaged.push((id, what)),
+                Err(error) => log::error!("message {id} cannot be read, and waits for the next start: {error}"),
             }
             count += 1;
             if count.is_multiple_of(SETTLE_EVERY) {
                 self.settle(&self.posts, &key)?;
             }
         }
-        Ok(())
+        let mut buried = 0;
+        for (id, what) in &damaged {
+            match self.bury_damaged(*id, what, unix_ms) {
+                Ok(_) => buried += 1,
+                Err(error) => log::error!("message {id} cannot be read ({what}), and is left where it is: {error}"),
+            }
+        }
+        if buried > 0 {
+            self.flush()?;
+            log::error!("{buried} messages cannot be read; what is left of them is kept as dead letters");
+        }
+        Ok(buried)
     }
 
     /// The post with this id, if it waits. Blocks for the disk.
@@ -368,7 +386,10 @@ impl Store {
             Some(request) => post.decode_request(request),
             None => {
                 let path = self.post_file(id);
-                let request = fs::read(&path).map_err(|e| StoreError::from_io(&path, e))?;
+                let request = fs::read(&path).map_err(|e| match e.kind() {
+                    ErrorKind::NotFound => self.damaged(format!("the file of post {id} is gone")),
+                    _ => StoreError::from_io(&path, e),
+                })?;
                 post.decode_request(&request)
             }
         }
@@ -378,12 +399,12 @@ impl Store {
 
     /// Remembers how delivery of a post goes; false if it does not wait. Not worth a sync of its own: at worst it is tried
     /// once more. Blocks for the disk.
-    pub fn note_attempt(&self, id: u64, attempts: u32, error: &str) -> Result<bool, StoreError> {
+    pub fn note_tries(&self, id: u64, attempts: u32, kills: u32, error: &str) -> Result<bool, StoreError> {
         let Some(entry) = self.post_entry(id)? else { return Ok(false) };
         let Some(Entry { head, mut post, request }) = Entry::decode(id, &entry) else {
             return Err(self.damaged(format!("post {id} is unreadable")));
         };
-        post.attempts = attempts;
+        (post.attempts, post.kills) = (attempts, kills);
         if post.first_error.is_empty() {
             post.first_error = error.to_owned();
         }
@@ -440,6 +461,28 @@ impl Store {
         let buried = self.bury(&letter)?;
         self.settle_post(id, &Store::burial(buried, &letter, status))?;
         Ok(Some(buried))
+    }
+
+    /// Makes a post that cannot be read a dead letter, whose body is what is left of it and whose errors say what was found.
+    /// Otherwise as [`Store::bury_post`].
+    pub fn bury_damaged(&self, id: u64, what: &str, unix_ms: u64) -> Result<Option<u64>, StoreError> {
+        let Some(entry) = self.post_entry(id)? else { return Ok(None) };
+        let head = Entry::decode(id, &entry);
+        let is_in_file = head.as_ref().is_some_and(|entry| entry.request.is_none());
+        let in_file = is_in_file.then(|| fs::read(self.post_file(id)).ok()).flatten();
+        let known = head.map(|entry| entry.post).unwrap_or_default();
+        let letter = DeadLetter {
+            buried_at_unix_ms: unix_ms,
+            platform: known.platform,
+            reason: Grave::Damaged.name().to_owned(),
+            attempts: known.attempts,
+            content_type: "application/octet-stream".to_owned(),
+            body: in_file.unwrap_or_else(|| entry.to_vec()),
+            first_error: known.first_error,
+            last_error: what.to_owned(),
+            ..DeadLetter::default()
+        };
+        self.bury_post(id, letter, 0)
     }
 
     fn burial(buried: u64, letter: &DeadLetter, status: u16) -> PostResult {

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use demi_conductor::{Conductor, Event, Grave, PostId, RouteId, Ticket, Time};
+use demi_conductor::{Conductor, Event, Grave, PostId, Posting, RouteId, Ticket, Time, Tries};
 
 use crate::faults::Fault;
 use crate::ledger::Ledger;
@@ -25,6 +25,12 @@ pub(super) struct Letter {
     expires: Option<Time>,
     /// Whoever has it ends.
     is_poison: bool,
+    /// As the disk has it.
+    tries: Tries,
+    /// In this run of Demi, so many instances ended that had it.
+    kills: u32,
+    /// Its body cannot be read any more.
+    is_damaged: bool,
 }
 
 /// How a message ended.
@@ -43,11 +49,18 @@ pub(super) struct Mail {
     acknowledged: BTreeSet<PostId>,
     /// Requests that deliver what ends whoever has it.
     poison: BTreeSet<Ticket>,
+    /// Requests that deliver something.
+    deliveries: BTreeSet<Ticket>,
     /// Those that this run of Demi is done with.
     closed: BTreeSet<PostId>,
 }
 
 impl Mail {
+    /// Whether the request delivers a message.
+    pub(super) fn delivers(&self, ticket: Ticket) -> bool {
+        self.deliveries.contains(&ticket)
+    }
+
     /// Numbers go up in the order in which messages are kept.
     fn keep(&mut self, letter: Letter) -> PostId {
         self.next += 1;
@@ -67,7 +80,16 @@ impl World {
         };
         let expires = (self.random.below(4) == 0).then(|| due + workload::span(&mut self.random, 100, 60_000));
         let is_poison = self.dice.strike(Fault::Poison);
-        let letter = Letter { route, key: self.random.below(5), due, expires, is_poison };
+        let letter = Letter {
+            route,
+            key: self.random.below(5),
+            due,
+            expires,
+            is_poison,
+            tries: Tries::default(),
+            kills: 0,
+            is_damaged: self.dice.strike(Fault::DiskRot),
+        };
         let delay = self.within(50);
         if !self.dice.strike(Fault::StoreFailed) {
             self.come(delay, Coming::Committed(letter));
@@ -81,15 +103,16 @@ impl World {
     }
 
     fn posted(&self, post: PostId, letter: Letter) -> Event {
-        let Letter { route, key, due, expires, .. } = letter;
-        Event::Posted { post, route: Some(route), key, due, expires }
+        let Letter { route, key, due, expires, tries, .. } = letter;
+        Event::Posted { post, posting: Posting { route: Some(route), key, due, expires, tries } }
     }
 
     /// Its body is read, which may fail for now.
     pub(super) fn deliver(&mut self, post: PostId) {
         assert!(self.mail.kept.contains_key(&post), "{post:?} is delivered and not kept");
         assert!(!self.mail.closed.contains(&post), "{post:?} is delivered once more");
-        let key = self.mail.kept[&post].key;
+        let Letter { key, is_damaged, tries, kills, .. } = self.mail.kept[&post];
+        assert!(tries.kills.max(kills) < 2, "{post:?} has killed {tries:?}, {kills} now, and is delivered again");
         let is_before =
             |(id, letter): (&PostId, &Letter)| letter.key == key && *id < post && !self.mail.closed.contains(id);
         assert!(
@@ -98,7 +121,8 @@ impl World {
         );
         let delay = self.within(20);
         let coming = match self.dice.strike(Fault::StoreFailed) {
-            true => Coming::News(Event::PostLost { post }),
+            true => Coming::News(Event::PostLost { post, for_good: false }),
+            false if is_damaged => Coming::News(Event::PostLost { post, for_good: true }),
             false => Coming::Loaded(post),
         };
         self.come(delay, coming);
@@ -107,6 +131,7 @@ impl World {
     pub(super) fn loaded(&mut self, post: PostId) -> Option<Event> {
         let Letter { route, is_poison, .. } = *self.mail.kept.get(&post)?;
         let ticket = self.book.issue();
+        self.mail.deliveries.insert(ticket);
         if is_poison {
             self.mail.poison.insert(ticket);
         }
@@ -115,8 +140,24 @@ impl World {
         Some(Event::PostLoaded { post, ticket })
     }
 
+    /// How a message fares is kept, unless the store fails.
+    pub(super) fn note_tries(&mut self, post: PostId, tries: Tries) {
+        let letter = self.mail.kept.get_mut(&post).expect("what is tried again is kept");
+        assert!(
+            tries.attempts > letter.tries.attempts && tries.kills >= letter.tries.kills,
+            "{post:?} had {:?} and now has {tries:?}",
+            letter.tries
+        );
+        letter.kills = tries.kills;
+        if !self.dice.strike(Fault::StoreFailed) {
+            letter.tries = tries;
+        }
+    }
+
     /// The end of a message is kept, unless the store fails.
     pub(super) fn close_post(&mut self, post: PostId, end: End) {
+        let is_damaged = self.mail.kept.get(&post).is_some_and(|letter| letter.is_damaged);
+        assert!(end != End::Dead(Grave::Damaged) || is_damaged, "{post:?} is given up and can be read");
         self.mail.closed.insert(post);
         let delay = self.within(50);
         let coming = match self.dice.strike(Fault::StoreFailed) {
@@ -141,6 +182,7 @@ impl World {
                 End::Dead(Grave::Poison) => Sight::Poison,
                 End::Dead(Grave::Rejected) => Sight::Rejected,
                 End::Dead(Grave::Failed | Grave::NoRoute) => Sight::Undeliverable,
+                End::Dead(Grave::Damaged) => Sight::Damaged,
             } as usize,
             1,
         );
@@ -160,6 +202,7 @@ impl World {
         }
         self.mail.closed.clear();
         self.mail.poison.clear();
+        self.mail.deliveries.clear();
         let seed = self.random.draw();
         let sights = std::mem::take(&mut self.ledger.sights);
         for platform in self.conductor.platforms() {
@@ -177,8 +220,17 @@ impl World {
         self.editions.fill(0);
         self.bad_editions.clear();
         self.begin();
-        let kept: Vec<(PostId, Letter)> = self.mail.kept.iter().map(|(id, letter)| (*id, *letter)).collect();
+        let kept: Vec<(PostId, Letter)> = self
+            .mail
+            .kept
+            .iter_mut()
+            .map(|(id, letter)| {
+                letter.kills = 0;
+                (*id, *letter)
+            })
+            .collect();
         for (id, letter) in kept {
+            self.ledger.sights.add(Sight::Remembered as usize, u64::from(letter.tries.attempts > 0));
             let event = self.posted(id, letter);
             self.handle(event);
         }

@@ -28,6 +28,8 @@ pub(super) enum Coming {
     Starts(Instance),
     /// The head of an attempt's answer.
     Head(Instance, u64),
+    /// A part of a request's body, or the last of it, goes to its instance.
+    Moves(Instance, u64),
     /// An attempt ends.
     Answer(Instance, u64, Outcome),
     /// The body of an attempt's answer has not moved for as long as the reactor allows.
@@ -62,9 +64,12 @@ const STALL: Duration = Duration::from_secs(10);
 impl World {
     pub(super) fn perform(&mut self, action: Action) {
         match action {
-            Action::Dispatch { ticket, instance } | Action::Hedge { ticket, instance } => {
-                self.dispatch(ticket, instance)
+            Action::Dispatch { ticket, instance } => self.dispatch(ticket, instance),
+            // Of a body that passes through there is one copy.
+            Action::Hedge { ticket, instance } if self.is_upload(ticket) => {
+                self.come(Duration::ZERO, Coming::News(Event::Answered { ticket, instance, outcome: Outcome::Busy }));
             }
+            Action::Hedge { ticket, instance } => self.dispatch(ticket, instance),
             Action::Answer { ticket, .. } => self.book.retire(ticket),
             Action::Bury { ticket, .. } => {
                 self.book.retire(ticket);
@@ -111,6 +116,7 @@ impl World {
             }
             Action::Deliver { post } => self.deliver(post),
             Action::Settle { post, .. } => self.close_post(post, End::Delivered),
+            Action::NoteTries { post, tries } => self.note_tries(post, tries),
             Action::BuryPost { post, grave, .. } => self.close_post(post, End::Dead(grave)),
             Action::Weigh => self.weigh(),
             Action::Flush => self.store(Errand::Flush, 5),
@@ -180,7 +186,16 @@ impl World {
         if !work.is_stuck {
             work.is_endless = self.promise_answer(instance, work.serial, host, platform);
         }
+        if host == Host::Http && self.is_upload(ticket) {
+            let delay = self.within(8);
+            self.come(delay, Coming::Moves(instance, work.serial));
+        }
         self.models[slot].hand.push(work);
+    }
+
+    /// Whether its body is long, and passes through.
+    fn is_upload(&self, ticket: Ticket) -> bool {
+        ticket.number().is_multiple_of(5) && !self.mail.delivers(ticket)
     }
 
     fn answer_at_once(&mut self, ticket: Ticket, instance: Instance, outcome: Outcome) {
@@ -444,6 +459,17 @@ impl World {
                 Some(Event::Headed { ticket: work.ticket, instance })
             }
             Coming::Answer(instance, serial, outcome) => self.answer(instance, serial, outcome),
+            Coming::Moves(instance, serial) => {
+                let model = self.model(instance);
+                let lives = model.lives(instance) && !model.is_frozen;
+                let work = model.hand.iter().find(|work| work.serial == serial && lives)?;
+                let (ticket, goes_on) = (work.ticket, self.random.below(4) > 0);
+                if goes_on {
+                    let delay = self.within(400);
+                    self.come(delay, Coming::Moves(instance, serial));
+                }
+                Some(Event::Moved { ticket, instance })
+            }
             Coming::Stall(instance, serial) => {
                 let model = self.model(instance);
                 if !model.lives(instance) || !model.is_frozen {

@@ -34,7 +34,7 @@ fn delivered(settled_unix_ms: u64) -> PostResult {
 
 fn pending(store: &Store) -> Vec<PostHead> {
     let mut heads = Vec::new();
-    store.pending(|head, _| heads.push(head)).unwrap();
+    assert_eq!(store.pending(0, |head, _| heads.push(head)).unwrap(), 0, "every post can be read");
     heads
 }
 
@@ -118,21 +118,73 @@ fn attempts_are_remembered_without_touching_the_request() {
     let lengths = [10, 700, 5_000];
     lengths.iter().for_each(|length| drop(store.post(&post(vec![7; *length]), u64::MAX).unwrap()));
     for id in 1..=3 {
-        assert!(store.note_attempt(id, 1, "no answer").unwrap());
-        assert!(store.note_attempt(id, 2, &"ä".repeat(300)).unwrap());
+        assert!(store.note_tries(id, 1, 0, "no answer").unwrap());
+        assert!(store.note_tries(id, 2, 1, &"ä".repeat(300)).unwrap());
     }
-    assert!(!store.note_attempt(4, 1, "").unwrap());
+    assert!(!store.note_tries(4, 1, 0, "").unwrap());
     drop(store);
     let store = scratch.open();
     for (head, length) in pending(&store).into_iter().zip(lengths) {
-        let expected =
-            Post {
-                attempts: 2, first_error: "no answer".into(), last_error: "ä".repeat(100), ..post(vec![7; length])
-            };
+        let expected = Post {
+            attempts: 2,
+            kills: 1,
+            first_error: "no answer".into(),
+            last_error: "ä".repeat(100),
+            ..post(vec![7; length])
+        };
         assert_eq!(store.read_post(head.id).unwrap(), Some(expected));
-        assert_eq!(head.attempts, 2);
         assert_ne!(head.conversation, 0);
     }
+}
+
+#[test]
+fn a_post_that_was_kept_before_kills_were_counted_has_none() {
+    let kept = post("a");
+    let mut entry = kept.encode_head(3, 9);
+    // As version 1 had it: without the number after the attempts.
+    let before_kills = entry.len() - {
+        let mut rest = Vec::new();
+        put_number(&mut rest, 9);
+        put_bytes(&mut rest, kept.platform.as_bytes());
+        put_bytes(&mut rest, b"");
+        put_bytes(&mut rest, b"");
+        rest.len()
+    };
+    entry.remove(before_kills - 1);
+    entry[0] = 1;
+    let decoded = Entry::decode(7, &entry).expect("it is sound").post;
+    assert_eq!(
+        (decoded.kills, decoded.platform.as_str(), decoded.expires_unix_ms),
+        (0, "discord", kept.expires_unix_ms)
+    );
+    entry[0] = 3;
+    assert!(Entry::decode(7, &entry).is_none(), "of a version to come");
+}
+
+#[test]
+fn a_post_that_cannot_be_read_becomes_a_dead_letter_with_what_is_left_of_it() {
+    let scratch = Scratch::new();
+    let store = scratch.open();
+    store.post(&post(vec![7; 5_000]), u64::MAX).unwrap();
+    store.post(&keyed("k", "a"), u64::MAX).unwrap();
+    store.post(&post("sound"), u64::MAX).unwrap();
+    store.note_tries(2, 3, 1, "no answer").unwrap();
+    fs::remove_file(scratch.data().join(POST_FILES).join("1")).unwrap();
+    let mut entry = store.post_entry(2).unwrap().unwrap().to_vec();
+    entry.pop();
+    store.posts.insert(tagged(POST, 2), entry.clone()).unwrap();
+    for id in [1, 2] {
+        assert!(matches!(store.read_post(id), Err(StoreError::Damaged { .. })));
+    }
+    let mut sound = Vec::new();
+    assert_eq!(store.pending(88_000, |head, _| sound.push(head.id)).unwrap(), 2);
+    assert_eq!((sound, ids(&store), store.posts_waiting()), (vec![3], vec![3], 1));
+    let gone = store.find(1).unwrap().unwrap();
+    assert_eq!((gone.post, gone.reason.as_str(), gone.platform.as_str()), (1, "damaged", "discord"));
+    assert!(gone.last_error.contains("the file of post 1 is gone"), "{gone:?}");
+    let cut = store.find(2).unwrap().unwrap();
+    assert_eq!((cut.post, cut.buried_at_unix_ms, cut.body), (2, 88_000, entry));
+    assert_eq!(store.post_result(2).unwrap().unwrap().end, PostEnd::Buried(2));
 }
 
 fn letter_of(post: &Post) -> DeadLetter {

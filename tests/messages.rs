@@ -201,6 +201,19 @@ fn a_message_whose_time_is_up_becomes_a_dead_letter() {
 }
 
 #[test]
+fn a_route_says_how_old_its_messages_may_be_unless_they_say_so_themselves() {
+    let sections = sections("Process(1)", STILL).replace("to: \"m\"", "to: \"m\", message_ttl_ms: 1");
+    let demi = Demi::start(&sections);
+    let patient = accepted(&demi, &json!({"kind": "m", "content": "a", "expires_after_ms": 3_600_000}));
+    let named = accepted(&demi, &json!({"to": "m", "content": "b"}));
+    let id = accepted(&demi, &json!({"kind": "m", "content": "c", "delay_ms": 50}));
+    dead(&demi, &id, "expired");
+    assert_eq!(demi.post("/v1/platforms/m/start", "").status, 202);
+    delivered(&demi, &patient);
+    delivered(&demi, &named);
+}
+
+#[test]
 fn a_message_that_the_platform_says_is_at_fault_is_tried_once() {
     let demi = with_platform("Process(1)", &format!("command: [{:?}, \"asks\"]", misbehaving()));
     let page = dead(&demi, &accepted(&demi, &json!({"to": "m", "content": "dance"})), "rejected");

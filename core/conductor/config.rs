@@ -166,8 +166,6 @@ pub struct Store {
     pub cache_bytes: Bounded<65_536, 1_073_741_824, 1_048_576>,
     /// Most dead letters kept; at the cap a new one is refused and told loudly, never an old one deleted.
     pub dead_letters_max: Bounded<1, 10_000_000, 10_000>,
-    /// Most posts that may wait; one more is refused.
-    pub posts_max: Bounded<1, 10_000_000, 1_000_000>,
     /// When so many bytes were written in a day (UTC), only what must not be lost is written on; 0: no such bound.
     pub bytes_per_day_max: Bounded<0, 1_125_899_906_842_624, 1_073_741_824>,
     /// A dead letter is taken away when it is so old, days, and that is told; 0: never.
@@ -182,7 +180,6 @@ impl Default for Store {
             path: "demi-data".to_owned(),
             cache_bytes: Bounded::default(),
             dead_letters_max: Bounded::default(),
-            posts_max: Bounded::default(),
             bytes_per_day_max: Bounded::default(),
             dead_letters_days: Bounded::default(),
             metrics_days: Bounded::default(),
@@ -806,6 +803,9 @@ pub struct Route {
     /// What becomes of a call that failed for good.
     #[serde(default)]
     pub on_failure: OnFailure,
+    /// For messages (`POST /v1/messages`) that do not say so themselves: not to be begun any more when they are so old.
+    #[serde(default)]
+    pub message_ttl_ms: Option<Bounded<1, { 365 * 24 * HOUR_MS }, 1>>,
     /// For a platform with host `Http`: what is changed of what is passed on.
     #[serde(default)]
     pub proxy: Proxy,
@@ -832,6 +832,7 @@ impl Route {
             idempotent: false,
             fallback: Vec::new(),
             on_failure: OnFailure::Error,
+            message_ttl_ms: None,
             proxy: Proxy::default(),
         }
     }

@@ -71,6 +71,8 @@ pub struct Rule {
     pub fallback: Box<[u32]>,
     /// What becomes of a call that failed for good.
     pub on_failure: OnFailure,
+    /// How old a message may be when its delivery begins; `None`: as old as it likes.
+    pub message_ttl: Option<Duration>,
 }
 
 /// All rules, and one more for each platform, which takes what names it.
@@ -193,6 +195,7 @@ impl Rule {
             idempotent: route.idempotent,
             fallback: Box::default(),
             on_failure: route.on_failure,
+            message_ttl: route.message_ttl_ms.map(|ttl| ttl.millis()),
         }
     }
 }

@@ -103,7 +103,6 @@ pub struct Store {
     tally: Cell<Tally>,
     census: RefCell<letters::Census>,
     posts: sled::Tree,
-    posts_max: u64,
     posts_tally: Cell<Tally>,
     /// Files that no entry names any more, once that is durable.
     doomed: RefCell<Vec<PathBuf>>,
@@ -212,7 +211,7 @@ pub enum StoreError {
     PostsFull {
         /// How many wait.
         waiting: u64,
-        /// The smaller of `posts.queue_max` and `store.posts_max`.
+        /// `posts.queue_max`.
         max: u64,
     },
     /// A plugin or a client may not keep this; a sentence says why.
@@ -292,7 +291,6 @@ impl Store {
             tally: Cell::new(opened.tally),
             census: RefCell::new(opened.census),
             posts: opened.posts,
-            posts_max: settings.posts_max.value(),
             posts_tally: Cell::new(opened.posts_tally),
             doomed: RefCell::default(),
             sync_failed: Cell::new(false),
@@ -409,11 +407,7 @@ impl fmt::Display for StoreError {
                 "there are {buried} dead letters and `store.dead_letters_max` is {max}; replay or purge some, or raise it"
             ),
             StoreError::PostsFull { waiting, max } => {
-                write!(
-                    f,
-                    "{waiting} posts wait, and `posts.queue_max` and `store.posts_max` allow {max}; see why they do, or \
-                     raise them"
-                )
+                write!(f, "{waiting} messages wait, and `posts.queue_max` is {max}; see why they do, or raise it")
             }
             StoreError::Shut(why) => write!(f, "the store is shut: {why}"),
             StoreError::Refused(why) => f.write_str(why),

@@ -25,7 +25,7 @@ Config(
         tunnel_idle_ms: 3600000,
         upstream_idle_ms: 30000,
     ),
-    store: (path: "demi-data", cache_bytes: 1048576, dead_letters_max: 10000, posts_max: 1000000, bytes_per_day_max: 1073741824, dead_letters_days: 30, metrics_days: 30),
+    store: (path: "demi-data", cache_bytes: 1048576, dead_letters_max: 10000, bytes_per_day_max: 1073741824, dead_letters_days: 30, metrics_days: 30),
     health: (
         interval_ms: 5000,
         timeout_ms: 5000,

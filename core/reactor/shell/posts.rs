@@ -170,8 +170,13 @@ impl Shell {
                 "" => router.find(&api::question(inner, false)).ok_or_else(no_route)?,
                 to => router.to(to).ok_or_else(|| api::no_platform(conductor, to))?,
             };
-            let platform = router.rule(route).ok_or_else(no_route)?.platform;
+            let rule = router.rule(route).ok_or_else(no_route)?;
+            let platform = rule.platform;
             let api::Wishes { conversation, not_before_unix_ms, expires_unix_ms } = wishes;
+            let expires_unix_ms = match (expires_unix_ms, rule.message_ttl) {
+                (0, Some(ttl)) => now_ms.max(not_before_unix_ms).saturating_add(ttl.as_millis() as u64),
+                (said, _) => said,
+            };
             let post = Post {
                 accepted_unix_ms: now_ms,
                 not_before_unix_ms,

@@ -283,7 +283,7 @@ impl Store {
     /// twice. Blocks for the disk. After an error of the disk the post may or may not be there after a restart.
     ///
     /// # Errors
-    /// [`StoreError::PostsFull`] if `waiting_max` wait, or as many as the store takes; [`StoreError::Full`] if it could not
+    /// [`StoreError::PostsFull`] if `waiting_max` wait; [`StoreError::Full`] if it could not
     /// become a dead letter; [`StoreError::Refused`] if the key is too long; or a failure of the disk.
     pub fn post(&self, post: &Post, waiting_max: u64) -> Result<Posted, StoreError> {
         let key = &post.idempotency_key;
@@ -304,9 +304,8 @@ impl Store {
             }
         }
         let Tally { next_id: id, count } = self.posts_tally.get();
-        let posts_max = self.posts_max.min(waiting_max);
-        if count >= posts_max {
-            return Err(StoreError::PostsFull { waiting: count, max: posts_max });
+        if count >= waiting_max {
+            return Err(StoreError::PostsFull { waiting: count, max: waiting_max });
         }
         let buried = self.tally.get().count;
         if buried >= self.dead_letters_max {

@@ -4,8 +4,6 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 
-use demi_conductor::config::Bounded;
-
 use super::super::tests::{copy, settings, Scratch};
 use super::*;
 
@@ -230,18 +228,13 @@ fn a_crash_in_the_middle_of_a_burial_neither_loses_nor_doubles() {
 #[test]
 fn at_the_maximum_a_post_is_refused_and_at_that_of_letters_it_waits_on() {
     let scratch = Scratch::new();
-    let few = demi_conductor::config::Store { posts_max: Bounded::new(2).unwrap(), ..settings(1) };
-    let store = Store::open(&scratch.data(), &few).unwrap();
-    store.post(&keyed("k", "a"), u64::MAX).unwrap();
-    store.post(&post("b"), u64::MAX).unwrap();
-    let refusal = store.post(&post("c"), u64::MAX).unwrap_err();
+    let store = Store::open(&scratch.data(), &settings(1)).unwrap();
+    store.post(&keyed("k", "a"), 2).unwrap();
+    store.post(&post("b"), 2).unwrap();
+    let refusal = store.post(&post("c"), 2).unwrap_err();
     assert!(matches!(refusal, StoreError::PostsFull { waiting: 2, max: 2 }));
-    assert!(refusal.to_string().contains("`store.posts_max`"));
-    assert_eq!(
-        store.post(&keyed("k", "a"), u64::MAX).unwrap(),
-        Posted::Known(1, None),
-        "what was taken is still known"
-    );
+    assert!(refusal.to_string().contains("`posts.queue_max`"));
+    assert_eq!(store.post(&keyed("k", "a"), 2).unwrap(), Posted::Known(1, None), "what was taken is still known");
     assert_eq!(store.bury_post(1, letter_of(&post("a")), 0).unwrap(), Some(1));
     assert!(matches!(store.bury_post(2, letter_of(&post("b")), 0), Err(StoreError::Full { .. })));
     assert_eq!(ids(&store), [2]);

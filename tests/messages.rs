@@ -272,6 +272,37 @@ fn a_message_that_cannot_be_read_any_more_is_a_dead_letter_that_says_so() {
 }
 
 #[test]
+fn dead_messages_of_one_conversation_are_replayed_in_their_order_and_stop_at_one_that_fails_again() {
+    // At first each is at fault, and "a" fails once more.
+    let recipient = Recipient::start(|body, time| match (body, time) {
+        (_, 1) => 400,
+        ("a", 2) => 500,
+        (_, _) => 200,
+    });
+    let demi = with_platform("Http", &recipient.fields());
+    demi.wait_ready();
+    let keyed = |body: &str| accepted(&demi, &json!({"to": "m", "content": body, "key": "k"}));
+    let ids: Vec<String> = ["a", "b", "c"].map(keyed).into();
+    ids.iter().for_each(|id| assert_eq!(ended(&demi, id)["reason"], "rejected"));
+    let alone = accepted(&demi, &json!({"to": "m", "content": "d"}));
+    ended(&demi, &alone);
+    let left = || demi.json("/v1/dead-letters")["dead_letters"].as_array().map(Vec::len).unwrap_or_default();
+    let replay = || demi.post("/v1/dead-letters/replay", "").json()["replaying"].as_array().map(Vec::len);
+    assert_eq!((left(), replay()), (4, Some(4)));
+    until("d is delivered and a is marked", || {
+        (left() == 3 && demi.json("/v1/dead-letters/1")["replays"] == 1).then_some(())
+    });
+    assert_eq!(demi.json("/v1/dead-letters/2")["replays"], 0, "it was not tried");
+    assert_eq!(replay(), Some(3));
+    until("they are delivered", || (left() == 0).then_some(()));
+    let mut got: Vec<(String, String)> = recipient.got.lock().expect("nobody panics with it").split_off(4);
+    got.retain(|(_, body)| body != "d");
+    let expected: Vec<(String, String)> =
+        [0, 0, 1, 2].map(|at: usize| (ids[at].clone(), ["a", "b", "c"][at].to_owned())).into();
+    assert_eq!(got, expected, "each with the number that it had as a message");
+}
+
+#[test]
 fn a_message_that_fails_each_time_is_a_dead_letter_after_the_last_attempt() {
     let recipient = Recipient::start(|_, _| 500);
     let demi = Demi::start(&sections("Http", &recipient.fields()).replace("max_ms: 10", "max_ms: 10, attempts_max: 2"));

@@ -277,7 +277,7 @@ impl Shell {
                 let outcome = self.take_handled(ticket, instance, handled);
                 return self.kit.ended(ticket, instance, outcome);
             }
-            Letter::Buried(ticket, number) => return self.buried(ticket, number),
+            Letter::Buried(ticket, number) => return self.buried(ticket, number, conductor),
             Letter::Fetched { place, serial, page } => return self.replay(place, serial, page, conductor),
             Letter::Listed { place, serial, page } => return self.listed(place, serial, page),
             Letter::Posted { place, serial, held, posted } => return self.posted(place, serial, held, posted),
@@ -443,7 +443,7 @@ impl Shell {
         match action {
             Action::Dispatch { ticket, instance } => self.dispatch(ticket, instance),
             Action::Relay { ticket } => self.relay(ticket),
-            Action::Answer { ticket, answer } => self.answer(ticket, answer),
+            Action::Answer { ticket, answer } => self.answer(ticket, answer, conductor),
             Action::Cancel { ticket, instance } => self.cancel(ticket, instance),
             Action::Bury { ticket, answer, attempts } => self.bury(ticket, answer, attempts, conductor),
             Action::Probe { instance } => self.probe(instance, conductor),

@@ -249,16 +249,16 @@ impl Shell {
         })
     }
 
-    pub(super) fn answer(&mut self, ticket: Ticket, answer: Answer) {
+    pub(super) fn answer(&mut self, ticket: Ticket, answer: Answer, conductor: &Conductor) {
         if let Some(call) = self.kit.calls.close(ticket) {
-            self.tell(call, answer, Kept::NotWanted);
+            self.tell(call, answer, Kept::NotWanted, conductor);
         }
     }
 
     pub(super) fn bury(&mut self, ticket: Ticket, answer: Answer, attempts: u32, conductor: &Conductor) {
         if self.kit.calls.get(ticket).is_some_and(|call| matches!(call.origin, Origin::Replay { .. })) {
             // It is a dead letter already.
-            return self.answer(ticket, answer);
+            return self.answer(ticket, answer, conductor);
         }
         let Some((mut call, held)) = self.kit.calls.close_and_hold(ticket) else { return };
         let request = call.request.request();
@@ -285,22 +285,22 @@ impl Shell {
             self.kit.calls.let_go(held);
             log::error!("a dead letter could not be kept: too much is waiting for the store");
             self.kit.events.push_back(Event::Stored { errand: Errand::Bury, done: false });
-            self.tell(call, answer, Kept::Lost);
+            self.tell(call, answer, Kept::Lost, conductor);
         }
     }
 
-    pub(super) fn buried(&mut self, ticket: Ticket, number: Result<u64, String>) {
+    pub(super) fn buried(&mut self, ticket: Ticket, number: Result<u64, String>, conductor: &Conductor) {
         if let (Err(error), None) = (&number, &self.store_facts.trouble) {
             log::error!("a dead letter could not be kept: {error}");
         }
         if let Some(Burial { call, answer, held }) = self.burials.remove(&ticket.number()) {
             self.kit.calls.let_go(held);
-            self.tell(call, answer, Kept::of(number));
+            self.tell(call, answer, Kept::of(number), conductor);
         }
     }
 
     /// Tells whoever waits.
-    pub(super) fn tell(&mut self, mut call: Call, answer: Answer, kept: Kept) {
+    fn tell(&mut self, mut call: Call, answer: Answer, kept: Kept, conductor: &Conductor) {
         let problem = self.problem(&call, answer);
         self.note_mishap(&call, answer, problem.as_ref());
         let problem = problem.map(|problem| match kept {
@@ -334,7 +334,7 @@ impl Shell {
                 let _ = caller.0.try_send(answered);
             }
             Origin::Plugin { instance, id } => self.tell_plugin(instance, &id, &call, problem.as_ref()),
-            Origin::Replay { letter } => self.replayed(letter, &call, answer, problem.as_ref()),
+            Origin::Replay { letter } => self.replayed(letter, &call, answer, problem.as_ref(), conductor),
             Origin::Post { id } => self.delivery_ended(id, &call, problem.as_ref()),
             Origin::Nobody => {}
         }

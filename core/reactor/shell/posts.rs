@@ -129,6 +129,15 @@ fn route_of(post: &Post, router: &Router) -> Option<RouteId> {
     by_rules.flatten().or_else(|| router.to(&post.platform))
 }
 
+/// What a message has of headers when it is delivered.
+pub(super) fn write_message_headers(headers: &mut Vec<u8>, id: u64, content_type: &str) {
+    http::write_header(headers, MESSAGE_HEADER, id.to_string().as_bytes());
+    // Who has headers says everything by them.
+    if !content_type.is_empty() {
+        http::write_header(headers, "Content-Type", content_type.as_bytes());
+    }
+}
+
 fn request_of(post: &Post) -> Request<'_> {
     Request {
         from: &post.from,
@@ -259,11 +268,7 @@ impl Shell {
             }
         };
         let mut headers = self.kit.buffer();
-        http::write_header(&mut headers, MESSAGE_HEADER, id.to_string().as_bytes());
-        // Who has headers says everything by them.
-        if !post.content_type.is_empty() {
-            http::write_header(&mut headers, "Content-Type", post.content_type.as_bytes());
-        }
+        write_message_headers(&mut headers, id, &post.content_type);
         let mut buffer = self.kit.calls.buffer();
         Arc::make_mut(&mut buffer).fill(&Request { headers: &headers, ..request_of(&post) });
         headers.clear();

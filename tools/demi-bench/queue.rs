@@ -19,7 +19,7 @@ const WAITS_MS: u64 = 86_400_000;
 const FILLED_IN_MAX: Duration = Duration::from_secs(600);
 /// Between two looks at how many wait.
 const STEP: Duration = Duration::from_millis(500);
-const ROOM: &str = "posts: (queue_max: 10000000), store: (path: \"data\", posts_max: 10000000),";
+const ROOM: &str = "posts: (queue_max: 10000000),";
 
 #[derive(FromArgs)]
 #[argh(subcommand, name = "queue")]
@@ -64,7 +64,7 @@ pub fn run(arguments: &Arguments) -> Outcome<()> {
     let machine = Machine::now();
     let port = free_port()?;
     let address = SocketAddr::from(([127, 0, 0, 1], port));
-    let config = config(&executable, port, &[Host::Inline], ROOM).replacen("  store: (path: \"data\"),\n", "", 1);
+    let config = config(&executable, port, &[Host::Inline], ROOM);
     let (mut demi, empty) = Demi::start(&executable, address, &config)?;
     let memory = |demi: &Demi| private_kib(demi.pid()).ok_or_else(|| "demi is gone".to_owned());
     let private_kib_empty = memory(&demi)?;

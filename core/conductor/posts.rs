@@ -26,12 +26,12 @@ use crate::Conductor;
 /// Where a post is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
-    /// To be delivered at this time, or as soon after that as its platform has a place for it.
-    Waiting { due: Time },
+    /// To be delivered when it is due, or as soon after that as its platform has a place for it.
+    Waiting,
     /// Its body is being brought to mind.
     Loading,
-    /// A call of this ticket delivers it.
-    Out { ticket: Ticket },
+    /// A call delivers it.
+    Out,
     /// It was delivered, and that is being kept.
     Settling,
     /// It failed for good, and is being kept as a dead letter.
@@ -41,14 +41,25 @@ enum Place {
 /// A post that has not ended. Small, because there may be very many.
 #[derive(Clone, Debug)]
 struct Post {
-    route: RouteId,
-    /// Index of the platform.
-    platform: u32,
     /// Zero if it belongs to no conversation.
     key: u64,
+    /// When it was, or is, to be delivered.
+    due: Time,
     expires: Option<Time>,
+    route: RouteId,
+    /// As many as there may be.
+    attempts: u16,
+    /// One that has ended more instances than fit is poison.
+    kills: u8,
     place: Place,
-    tries: Tries,
+}
+
+const _: () = assert!(size_of::<Post>() == 32, "a hundred thousand shall fit in a small machine");
+
+impl Post {
+    fn tries(&self) -> Tries {
+        Tries { attempts: self.attempts.into(), kills: self.kills.into() }
+    }
 }
 
 /// The posts of a platform.
@@ -96,6 +107,8 @@ impl Posts {
     }
 }
 
+/// The route of a post that no rule takes any more.
+const NOWHERE: RouteId = RouteId(u32::MAX);
 /// A post that killed so many instances is tried no more.
 const KILLS_MAX: u32 = 2;
 /// What the store could not do, or bring to mind, is tried again after this.
@@ -110,12 +123,17 @@ impl Conductor {
     /// A post is kept: it is to be delivered.
     pub(crate) fn posted(&mut self, id: PostId, posting: Posting, out: &mut Vec<Action>) {
         let Posting { route, key, due, expires, tries } = posting;
-        assert!(!self.posts.all.contains_key(&id), "{id:?} was posted twice");
-        let rule = route.and_then(|route| Some((route, self.router.rule(route)?.platform)));
-        let (route, platform) = rule.unwrap_or((RouteId(u32::MAX), u32::MAX));
-        let place = Place::Waiting { due };
-        self.posts.all.insert(id, Post { route, platform, key, expires, place, tries });
-        if rule.is_none() {
+        if self.posts.all.contains_key(&id) {
+            // Its sender asked once more, under the same idempotency key.
+            return;
+        }
+        let route = route.filter(|route| self.router.rule(*route).is_some());
+        let attempts = tries.attempts.try_into().unwrap_or(u16::MAX);
+        let kills = tries.kills.try_into().unwrap_or(u8::MAX);
+        let place = Place::Waiting;
+        let post = Post { key, due, expires, route: route.unwrap_or(NOWHERE), attempts, kills, place };
+        self.posts.all.insert(id, post);
+        if route.is_none() {
             return self.bury_post(id, Grave::NoRoute, out);
         }
         self.posts.by_expiry.extend(expires.map(|expires| (expires, id)));
@@ -134,8 +152,9 @@ impl Conductor {
     /// It is at the head of its conversation, or in none, and has its turn at this time.
     fn let_wait(&mut self, id: PostId, due: Time, out: &mut Vec<Action>) {
         let Some(post) = self.posts.all.get_mut(&id) else { return };
-        post.place = Place::Waiting { due };
-        let platform = post.platform;
+        (post.place, post.due) = (Place::Waiting, due);
+        let route = post.route;
+        let platform = self.platform_by(route);
         if due > self.now {
             self.posts.by_due.insert((due, id));
         } else {
@@ -169,7 +188,7 @@ impl Conductor {
         for _ in 0..DUE_PER_TURN {
             let Some((due, id)) = self.posts.by_due.first().copied().filter(|(at, _)| *at <= self.now) else { break };
             self.posts.by_due.remove(&(due, id));
-            let platform = self.posts.all[&id].platform;
+            let platform = self.platform_by(self.posts.all[&id].route);
             self.posts.line(platform).due.push_back(id);
         }
         if self.posts.unkept_due <= self.now {
@@ -187,8 +206,8 @@ impl Conductor {
     fn expire(&mut self, id: PostId, out: &mut Vec<Action>) {
         let Some(post) = self.posts.all.get(&id) else { return };
         match post.place {
-            Place::Waiting { .. } => self.bury_post(id, Grave::Expired, out),
-            Place::Loading | Place::Out { .. } | Place::Settling | Place::Burying { .. } => {}
+            Place::Waiting => self.bury_post(id, Grave::Expired, out),
+            Place::Loading | Place::Out | Place::Settling | Place::Burying { .. } => {}
         }
     }
 
@@ -235,8 +254,8 @@ impl Conductor {
             // Nobody waits for what it brings.
             return out.push(Action::Answer { ticket, answer: Answer::Unheard });
         };
-        post.place = Place::Out { ticket };
-        post.tries.attempts = post.tries.attempts.saturating_add(1);
+        post.place = Place::Out;
+        post.attempts = post.attempts.saturating_add(1);
         let (route, key) = (post.route, (post.key != 0).then_some(post.key));
         self.posts.by_ticket.insert(ticket, id);
         self.asked(ticket, Some(route), true, key, out);
@@ -248,7 +267,7 @@ impl Conductor {
             self.stats.stale += 1;
             return;
         };
-        let platform = post.platform;
+        let platform = self.platform_by(post.route);
         self.posts.line(platform).under_way -= 1;
         if for_good {
             self.bury_post(id, Grave::Damaged, out);
@@ -274,10 +293,10 @@ impl Conductor {
     ) {
         let Some(id) = self.posts.by_ticket.remove(&ticket) else { return };
         let Some(post) = self.posts.all.get_mut(&id) else { return };
-        let platform = post.platform;
-        post.tries.kills = post.tries.kills.saturating_add(u32::from(killed));
-        let tries = post.tries;
+        post.kills = post.kills.saturating_add(u8::from(killed));
+        let (tries, route) = (post.tries(), post.route);
         let is_late = post.expires.is_some_and(|expires| expires <= self.now);
+        let platform = self.platform_by(route);
         let settings = &self.settings.posts;
         let most = settings.attempts_max.count();
         self.posts.line(platform).under_way -= 1;
@@ -294,7 +313,7 @@ impl Conductor {
             // It was not tried: the platform takes nothing now.
             (Answer::Refused(refusal, after), _) => {
                 if let Some(post) = self.posts.all.get_mut(&id) {
-                    post.tries.attempts = post.tries.attempts.saturating_sub(1);
+                    post.attempts = post.attempts.saturating_sub(1);
                 }
                 let until = self.now + after.clamp(HELD_MIN, HELD_MAX);
                 let line = self.posts.line(platform);
@@ -306,7 +325,7 @@ impl Conductor {
                     self.bury_post(id, Grave::Expired, out);
                 } else {
                     // It keeps its turn.
-                    self.set_place(id, Place::Waiting { due: self.now });
+                    self.set_due(id, self.now);
                     self.posts.line(platform).due.push_front(id);
                 }
             }
@@ -330,6 +349,22 @@ impl Conductor {
         self.set_post_timer();
     }
 
+    fn set_due(&mut self, id: PostId, due: Time) {
+        if let Some(post) = self.posts.all.get_mut(&id) {
+            (post.place, post.due) = (Place::Waiting, due);
+        }
+    }
+
+    /// The index of the platform that a route leads to.
+    fn platform_by(&self, route: RouteId) -> u32 {
+        self.router.rule(route).map_or(u32::MAX, |rule| rule.platform)
+    }
+
+    /// The route of a post that has not ended, if there is one.
+    pub fn route_of(&self, id: PostId) -> Option<RouteId> {
+        self.posts.all.get(&id).map(|post| post.route).filter(|route| *route != NOWHERE)
+    }
+
     fn set_place(&mut self, id: PostId, place: Place) {
         if let Some(post) = self.posts.all.get_mut(&id) {
             post.place = place;
@@ -339,8 +374,8 @@ impl Conductor {
     /// It failed for good.
     fn bury_post(&mut self, id: PostId, grave: Grave, out: &mut Vec<Action>) {
         let Some(post) = self.posts.all.get(&id) else { return };
-        if let Place::Waiting { due } = post.place {
-            let (platform, key) = (post.platform, post.key);
+        if post.place == Place::Waiting {
+            let (due, key, platform) = (post.due, post.key, self.platform_by(post.route));
             self.posts.by_due.remove(&(due, id));
             if let Some(line) = self.posts.lines.get_mut(platform as usize) {
                 line.due.retain(|other| *other != id);
@@ -368,9 +403,9 @@ impl Conductor {
     fn keep_end(&mut self, id: PostId, out: &mut Vec<Action>) {
         let Some(post) = self.posts.all.get(&id) else { return };
         match post.place {
-            Place::Burying { grave } => out.push(Action::BuryPost { post: id, grave, attempts: post.tries.attempts }),
-            Place::Settling => out.push(Action::Settle { post: id, ticket: None, attempts: post.tries.attempts }),
-            Place::Waiting { .. } | Place::Loading | Place::Out { .. } => {}
+            Place::Burying { grave } => out.push(Action::BuryPost { post: id, grave, attempts: post.attempts.into() }),
+            Place::Settling => out.push(Action::Settle { post: id, ticket: None, attempts: post.attempts.into() }),
+            Place::Waiting | Place::Loading | Place::Out => {}
         }
     }
 
@@ -406,7 +441,7 @@ impl Conductor {
             self.posts.behind.remove(&key);
             return;
         };
-        if let Some(Place::Waiting { due }) = self.posts.all.get(&next).map(|post| post.place) {
+        if let Some(due) = self.posts.all.get(&next).filter(|post| post.place == Place::Waiting).map(|post| post.due) {
             self.let_wait(next, due, out);
         }
     }
@@ -421,16 +456,17 @@ impl Conductor {
         for (id, post) in &posts.all {
             let is_timed = |due: &Time| posts.by_due.contains(&(*due, *id));
             match &post.place {
-                Place::Waiting { due } => {
-                    let line = posts.lines.get(post.platform as usize);
+                Place::Waiting => {
+                    let line = posts.lines.get(self.platform_by(post.route) as usize);
                     let in_line = line.is_some_and(|line| line.due.contains(id));
                     let is_behind = posts.behind.get(&post.key).is_some_and(|behind| behind.contains(id));
-                    let places = u32::from(is_timed(due)) + u32::from(in_line) + u32::from(is_behind);
+                    let places = u32::from(is_timed(&post.due)) + u32::from(in_line) + u32::from(is_behind);
                     assert_eq!(places, 1, "{id:?} waits in {places} places");
                 }
-                Place::Out { ticket } => {
-                    assert_eq!(posts.by_ticket.get(ticket), Some(id), "the call that delivers {id:?} does not know it");
-                    assert!(self.request(*ticket).is_some(), "{id:?} is out and its call has ended");
+                Place::Out => {
+                    let ticket = posts.by_ticket.iter().find_map(|(ticket, of)| (of == id).then_some(*ticket));
+                    let is_live = ticket.is_some_and(|ticket| self.request(ticket).is_some());
+                    assert!(is_live, "{id:?} is out and its call has ended");
                 }
                 Place::Loading | Place::Settling | Place::Burying { .. } => {}
             }
@@ -438,7 +474,7 @@ impl Conductor {
         }
         for (index, line) in posts.lines.iter().enumerate() {
             let under_way = posts.all.values().filter(|post| {
-                post.platform as usize == index && matches!(post.place, Place::Loading | Place::Out { .. })
+                self.platform_by(post.route) as usize == index && matches!(post.place, Place::Loading | Place::Out)
             });
             assert_eq!(under_way.count(), line.under_way, "the count of posts under way is off");
             let may_go = line.held_until.is_none_or(|until| until <= self.now);

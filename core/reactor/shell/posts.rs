@@ -1,7 +1,8 @@
 //! Posts: takes them in for clients, puts them to the conductor when they are durable, and has kept what became of them.
 //!
-//! A post is told to the conductor once, and forgotten here when its end is durable. Every errand of a post is answered by
-//! one letter of the clerk; what the clerk does not take is answered here at once, and the conductor tries again.
+//! A post is told to the conductor when it is durable, and nothing is known of it here but while it is under way. Every
+//! errand of a post is answered by one letter of the clerk; what the clerk does not take is answered here at once, and the
+//! conductor tries again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -50,11 +51,9 @@ impl PostCounts {
     }
 }
 
-/// What the shell knows of posts that have not ended: as many as the store may keep.
+/// What the shell knows of posts that are under way.
 #[derive(Default)]
 pub(crate) struct Deliveries {
-    /// Those that the conductor was told, and the way that each goes.
-    told: BTreeMap<u64, Option<RouteId>>,
     /// Those that a call delivers.
     out: BTreeSet<u64>,
     /// Those that are tried again, and how that has gone, until it is known what went wrong.
@@ -80,14 +79,13 @@ impl Deliveries {
         let damaged = store.pending(clock.unix_ms, |head, post| {
             let route = route_of(&post, conductor.router());
             let key = key_of(&post.conversation);
-            deliveries.told.insert(head.id, route);
             let tries = Tries { attempts: post.attempts, kills: post.kills };
             let event = clock.posted(head.id, route, key, post.not_before_unix_ms, post.expires_unix_ms, tries);
             conductor.handle(Time::ZERO, event, actions);
         })?;
         (0..damaged).for_each(|_| deliveries.counts.bury(Grave::Damaged));
-        if !deliveries.told.is_empty() {
-            log::info!("{} messages wait to be delivered", deliveries.told.len());
+        if conductor.posts() > 0 {
+            log::info!("{} messages wait to be delivered", conductor.posts());
         }
         Ok(deliveries)
     }
@@ -224,9 +222,8 @@ impl Shell {
         };
         let Parcel { id, route, key, not_before_unix_ms, expires_unix_ms, is_new, waits } = *parcel;
         self.deliveries.counts.accepted += u64::from(is_new);
-        // One that was written when the disk refused to sync was not told, and is durable now.
-        if waits && !self.deliveries.told.contains_key(&id) {
-            self.deliveries.told.insert(id, Some(route));
+        // One that was written when the disk refused to sync was not told, and is durable now; any other the conductor knows.
+        if waits {
             let clock = Clock { now: self.now, unix_ms: unix_ms() };
             let event = clock.posted(id, Some(route), key, not_before_unix_ms, expires_unix_ms, Tries::default());
             self.kit.events.push_back(event);
@@ -273,7 +270,7 @@ impl Shell {
         Arc::make_mut(&mut buffer).fill(&Request { headers: &headers, ..request_of(&post) });
         headers.clear();
         self.kit.take_back(&mut headers);
-        let route = self.deliveries.told.get(&id).copied().flatten();
+        let route = conductor.route_of(PostId(id));
         let ticket = self.open(buffer, Origin::Post { id }, route, conductor);
         self.deliveries.out.insert(id);
         self.kit.events.push_back(Event::PostLoaded { post: PostId(id), ticket });
@@ -351,7 +348,6 @@ impl Shell {
     /// The end of a post is durable, or could not be kept.
     pub(super) fn post_ended(&mut self, id: u64, done: bool) {
         if done {
-            self.deliveries.told.remove(&id);
             match self.deliveries.endings.remove(&id) {
                 Some(Ending::Delivered(_)) => self.deliveries.counts.delivered += 1,
                 Some(Ending::Buried { grave, .. }) => self.deliveries.counts.bury(grave),

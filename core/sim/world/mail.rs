@@ -99,7 +99,16 @@ impl World {
     pub(super) fn committed(&mut self, letter: Letter) -> Event {
         let id = self.mail.keep(letter);
         self.mail.acknowledged.insert(id);
+        if self.random.below(8) == 0 {
+            let delay = self.within(2_000);
+            self.come(delay, Coming::Repeated(id));
+        }
         self.posted(id, letter)
+    }
+
+    /// Whoever posted a message does so again, under the same idempotency key.
+    pub(super) fn repeated(&self, post: PostId) -> Option<Event> {
+        self.mail.kept.get(&post).map(|letter| self.posted(post, *letter))
     }
 
     fn posted(&self, post: PostId, letter: Letter) -> Event {

@@ -48,6 +48,8 @@ pub(super) enum Coming {
     Pleads(Instance),
     /// A message is kept.
     Committed(Letter),
+    /// A message is posted once more.
+    Repeated(PostId),
     /// The body of a message is in memory.
     Loaded(PostId),
     /// The end of a message is kept.
@@ -506,6 +508,7 @@ impl World {
                 is_starting.then_some(Event::Extended { instance, by })
             }
             Coming::Committed(letter) => Some(self.committed(letter)),
+            Coming::Repeated(post) => self.repeated(post),
             Coming::Loaded(post) => self.loaded(post),
             Coming::Ended(post, end) => Some(self.ended(post, end)),
             Coming::Person => self.person(),

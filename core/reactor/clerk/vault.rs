@@ -118,20 +118,48 @@ mod tests {
     /// A small disk of its own, gone with the test.
     struct Disk(PathBuf);
 
+    fn skipped(why: &str) {
+        // Not by a macro: what those print is shown only of tests that fail.
+        let _ = writeln!(std::io::stderr(), "skipped: {why}");
+    }
+
+    fn succeeds(command: &mut Command) -> bool {
+        command.output().is_ok_and(|output| output.status.success())
+    }
+
     impl Disk {
-        /// `None`, and a line that says so, where this process may not mount one.
+        /// One in memory; `None`, and a line that says so, where this process may not mount it.
         fn new(bytes: usize) -> Option<Disk> {
-            let path = std::env::temp_dir().join(format!("demi-disk-{}", std::process::id()));
-            std::fs::create_dir_all(&path).expect("the temporary directory can be written");
             let size = format!("size={bytes}");
-            let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(&path).output();
-            if mounted.is_ok_and(|output| output.status.success()) {
+            Disk::mount("full", |command| command.args(["-t", "tmpfs", "-o", &size, "tmpfs"]))
+        }
+
+        /// The file system in an image, which turns read-only when it finds an error; else as [`Disk::new`].
+        fn of(image: &Path) -> Option<Disk> {
+            Disk::mount("read-only", |command| command.args(["-o", "loop,errors=remount-ro"]).arg(image))
+        }
+
+        fn mount(name: &str, what: impl FnOnce(&mut Command) -> &mut Command) -> Option<Disk> {
+            let path = std::env::temp_dir().join(format!("demi-disk-{name}-{}", std::process::id()));
+            std::fs::create_dir_all(&path).expect("the temporary directory can be written");
+            if succeeds(what(&mut Command::new("mount")).arg(&path)) {
                 return Some(Disk(path));
             }
             let _ = std::fs::remove_dir(&path);
-            // Not by a macro: what those print is shown only of tests that fail.
-            let _ = writeln!(std::io::stderr(), "skipped: no disk may be mounted here");
+            skipped("no disk may be mounted here");
             None
+        }
+
+        /// As if the kernel had found an error on it.
+        fn turn_read_only(&self) {
+            let mounts = std::fs::read_to_string("/proc/mounts").expect("it is there on Linux");
+            let path = self.0.to_string_lossy();
+            let device = mounts.lines().find_map(|line| {
+                let (device, rest) = line.split_once(' ')?;
+                rest.starts_with(&*path).then(|| device.trim_start_matches("/dev/").to_owned())
+            });
+            let trigger = format!("/sys/fs/ext4/{}/trigger_fs_error", device.expect("it is mounted"));
+            std::fs::write(trigger, "a test").expect("ext4 takes it");
         }
 
         /// Takes all room but for so many bytes.
@@ -201,5 +229,38 @@ mod tests {
         assert!(there.contains(&after) && !kept.contains(&after));
         let aside = std::fs::read_dir(&data).expect("it is there").flatten();
         assert!(aside.filter(|entry| entry.file_name().to_string_lossy().contains("damaged")).count() == 0);
+    }
+
+    #[test]
+    fn a_disk_that_turns_read_only_shuts_the_store_and_what_was_kept_is_there_when_it_is_mounted_again() {
+        let image = std::env::temp_dir().join(format!("demi-disk-{}.img", std::process::id()));
+        std::fs::File::create(&image).and_then(|file| file.set_len(32 << 20)).expect("there is room");
+        if !succeeds(Command::new("mkfs.ext4").args(["-q", "-O", "^has_journal"]).arg(&image)) {
+            let _ = std::fs::remove_file(&image);
+            return skipped("there is no mkfs.ext4");
+        }
+        let Some(disk) = Disk::of(&image) else {
+            let _ = std::fs::remove_file(&image);
+            return;
+        };
+        let mut vault = open(&disk.0.join("data"));
+        let kept = bury(&mut vault, "before").expect("it can be written");
+        disk.turn_read_only();
+        let error = bury(&mut vault, "after").expect_err("nothing can be written");
+        assert!(error.to_string().contains("read-only file system"), "{error}");
+        assert!(vault.trouble().is_some_and(|why| why.contains("mount it writable")) && vault.store().is_none());
+        let again_at = vault.again_at().expect("it is shut");
+        vault.look(again_at);
+        assert!(vault.trouble().is_some_and(|why| why.contains("read-only")), "it still is");
+        drop(vault);
+        drop(disk);
+
+        let disk = Disk::of(&image).expect("it could be mounted before");
+        let mut vault = open(&disk.0.join("data"));
+        let page = vault.ask(|store| store.list(&Default::default(), 0, 500)).expect("it is open");
+        assert_eq!(page.letters.iter().map(|(id, _)| *id).collect::<Vec<u64>>(), [kept]);
+        drop(vault);
+        drop(disk);
+        let _ = std::fs::remove_file(&image);
     }
 }

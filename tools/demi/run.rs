@@ -6,6 +6,7 @@ use std::time::{Instant, SystemTime};
 
 use demi::config_file::{self, Loaded};
 use demi::{Options, Reactor};
+use log::LevelFilter;
 
 use crate::arguments::RunOptions;
 use crate::configuration;
@@ -22,7 +23,11 @@ pub(crate) fn conduct(options: &RunOptions, began: Instant) -> ExitCode {
         }
     };
     let target = env_logger::Target::Pipe(Box::new(journal.clone()));
-    env_logger::Builder::new().filter_level(options.log_level).format(write_log_line).target(target).init();
+    // What fails in the store is told once, by whoever asked for it; sled says it again for each of its buffers.
+    let of_sled = if options.log_level == LevelFilter::Trace { LevelFilter::Trace } else { LevelFilter::Off };
+    let mut builder = env_logger::Builder::new();
+    builder.filter_level(options.log_level).filter_module("sled", of_sled);
+    builder.format(write_log_line).target(target).init();
     let code = conduct_with_log(options, began);
     journal.finish();
     code

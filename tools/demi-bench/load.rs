@@ -48,6 +48,8 @@ pub enum Pace {
 pub struct Tally {
     /// ns from the intended moment of sending to the last byte of the answer, of the 2xx answers.
     pub latency: Histogram<u64>,
+    /// The same of the others.
+    pub latency_of_refusals: Histogram<u64>,
     /// ns from the intended moment to the real one although a connection was free: the generator's own lateness.
     pub lag: Histogram<u64>,
     /// Answers by status.
@@ -71,6 +73,7 @@ impl Tally {
         let histogram = || Histogram::new_with_bounds(1, LATENCY_NS_MAX, 3).expect("the bounds are in order");
         Tally {
             latency: histogram(),
+            latency_of_refusals: histogram(),
             lag: histogram(),
             status: BTreeMap::new(),
             broken: 0,
@@ -358,9 +361,9 @@ impl Load {
         };
         connection.filled = 0;
         *self.tally.status.entry(answer.status).or_insert(0) += 1;
-        if answer.status / 100 == 2 {
-            let _ = self.tally.latency.record((now - intended).max(1));
-        }
+        let is_refusal = answer.status / 100 != 2;
+        let histogram = if is_refusal { &mut self.tally.latency_of_refusals } else { &mut self.tally.latency };
+        let _ = histogram.record((now - intended).max(1));
         self.last_answer = now;
         if answer.close {
             self.connect(index);

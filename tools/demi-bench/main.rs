@@ -15,6 +15,7 @@ mod health;
 mod limit;
 mod load;
 mod memory;
+mod overload;
 mod procfs;
 mod queue;
 mod report;
@@ -36,7 +37,7 @@ use argh::FromArgs;
 pub type Outcome<T> = Result<T, String>;
 
 #[derive(FromArgs)]
-/// Measures a running Demi: latency, cost per request, memory, restarts, messages and kills; and decisions, routing, health checks, discovery.
+/// Measures a running Demi: latency, cost per request, memory, restarts, overload, messages and kills; and decisions, routing, health checks, discovery.
 struct Arguments {
     #[argh(subcommand)]
     command: Command,
@@ -53,6 +54,7 @@ enum Command {
     Request(request::Arguments),
     Limit(limit::Arguments),
     Memory(memory::Arguments),
+    Overload(overload::Arguments),
     Queue(queue::Arguments),
     Restart(restart::Arguments),
     Route(route::Arguments),
@@ -93,6 +95,7 @@ fn main() -> ExitCode {
         Command::Request(arguments) => request::run(&arguments),
         Command::Limit(arguments) => limit::run(&arguments),
         Command::Memory(arguments) => memory::run(&arguments),
+        Command::Overload(arguments) => overload::run(&arguments),
         Command::Queue(arguments) => queue::run(&arguments),
         Command::Restart(arguments) => restart::run(&arguments),
         Command::Route(arguments) => route::run(&arguments),

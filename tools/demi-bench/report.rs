@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use crate::load::Tally;
@@ -15,6 +16,15 @@ pub struct Latency {
     pub p99: f64,
     pub p99_9: f64,
     pub max: f64,
+}
+
+impl Latency {
+    /// Of a histogram of nanoseconds.
+    pub fn of(histogram: &Histogram<u64>) -> Latency {
+        let us = |quantile| histogram.value_at_quantile(quantile) as f64 / 1e3;
+        let max = histogram.max() as f64 / 1e3;
+        Latency { p50: us(0.5), p90: us(0.9), p99: us(0.99), p99_9: us(0.999), max }
+    }
 }
 
 /// One run of the load generator.
@@ -34,7 +44,6 @@ pub struct Run {
 
 impl From<&Tally> for Run {
     fn from(tally: &Tally) -> Run {
-        let us = |quantile| tally.latency.value_at_quantile(quantile) as f64 / 1e3;
         let mut errors = BTreeMap::new();
         for (status, count) in tally.status.iter().filter(|(status, _)| **status / 100 != 2) {
             errors.insert(status.to_string(), *count);
@@ -45,13 +54,7 @@ impl From<&Tally> for Run {
             }
         }
         Run {
-            latency_us: Latency {
-                p50: us(0.5),
-                p90: us(0.9),
-                p99: us(0.99),
-                p99_9: us(0.999),
-                max: tally.latency.max() as f64 / 1e3,
-            },
+            latency_us: Latency::of(&tally.latency),
             requests_per_s: tally.rate(),
             answered: tally.answered(),
             failed: tally.failed(),

@@ -26,6 +26,7 @@ mod regressions;
 mod routing;
 mod smuggling;
 mod sockets;
+mod sticky_cookies;
 mod store;
 mod support;
 mod tree;

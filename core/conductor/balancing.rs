@@ -136,3 +136,26 @@ fn weights_are_for_services_and_one_for_each() {
     let mistakes = Config { platforms: vec![platform], ..Config::default() }.mistakes(&["echo"]);
     assert_eq!(mistakes[0].at, "platforms[0].balance");
 }
+
+#[test]
+fn a_cookie_is_for_services_that_go_by_keys_and_has_the_name_of_one() {
+    let told = |host, balance, name: Option<&str>, max_age_s: Option<u64>| {
+        let mut platform = Platform::new("web", host);
+        if host == Host::Http {
+            platform.upstreams = vec!["127.0.0.1:3000".to_owned()];
+        }
+        (platform.balance, platform.sticky_cookie) = (balance, name.map(str::to_owned));
+        platform.sticky_cookie_max_age_s = max_age_s.and_then(Bounded::new);
+        let mistakes = Config { platforms: vec![platform], ..Config::default() }.mistakes(&["web"]);
+        mistakes.into_iter().map(|mistake| mistake.at).collect::<Vec<String>>()
+    };
+    let (cookie, max_age) = ("platforms[0].sticky_cookie", "platforms[0].sticky_cookie_max_age_s");
+    assert_eq!(told(Host::Http, Balance::Sticky, Some("demi_session"), Some(60)), [""; 0]);
+    assert_eq!(told(Host::Http, Balance::Sticky, Some("__Host-a.b"), None), [""; 0]);
+    assert_eq!(told(Host::Http, Balance::LeastInFlight, Some("a"), None), [cookie]);
+    assert_eq!(told(Host::Inline, Balance::Sticky, Some("a"), None), [cookie]);
+    assert_eq!(told(Host::Http, Balance::Sticky, None, Some(60)), [max_age]);
+    for wrong in ["", "a b", "a=b", "a;b", "a\r\nb", "\"a\"", "ä", &"a".repeat(257)] {
+        assert_eq!(told(Host::Http, Balance::Sticky, Some(wrong), None), [cookie], "{wrong:?}");
+    }
+}

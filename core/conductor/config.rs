@@ -591,6 +591,14 @@ pub struct Platform {
     /// For `Weighted`: how often each of `upstreams` is asked, against the others.
     #[serde(default)]
     pub weights: Vec<Bounded<1, 1_000, 1>>,
+    /// For `Http` with balance `Sticky`: the name of a cookie that stands for a plain HTTP request's key, and that a client
+    /// gets which brings neither that nor a `Demi-Key`.
+    #[serde(default)]
+    pub sticky_cookie: Option<String>,
+    /// With `sticky_cookie`: how long its client keeps it, seconds. Default: as long as the client's session lasts. Browsers
+    /// keep none for more than 400 days.
+    #[serde(default)]
+    pub sticky_cookie_max_age_s: Option<Bounded<1, 34_560_000, 1>>,
     /// Most requests that wait for an instance; one more is refused with 503.
     #[serde(default)]
     pub queue_max: Bounded<0, 65_536, 256>,
@@ -649,6 +657,8 @@ impl Platform {
             in_flight_max: None,
             balance: Balance::default(),
             weights: Vec::new(),
+            sticky_cookie: None,
+            sticky_cookie_max_age_s: None,
             queue_max: Bounded::default(),
             start_timeout_ms: Bounded::default(),
             stop_grace_ms: Bounded::default(),
@@ -703,8 +713,8 @@ pub enum Balance {
     RoundRobin,
     /// For `Http`: each in its turn, as often as its `weights` says.
     Weighted,
-    /// Requests with the same key (`Demi-Key`) go to the same instance as long as that takes requests; those without a
-    /// key as by `LeastInFlight`.
+    /// Requests with the same key (`Demi-Key`, or the platform's `sticky_cookie`) go to the same instance as long as that
+    /// takes requests; those without a key as by `LeastInFlight`.
     Sticky,
 }
 
@@ -1214,7 +1224,26 @@ impl Platform {
                 "remove it, or write balance: Weighted",
             );
         }
+        self.check_cookie(at, found);
         self.check_strays(at, found);
+    }
+
+    fn check_cookie(&self, at: &str, found: &mut Mistakes) {
+        let Some(name) = &self.sticky_cookie else {
+            if self.sticky_cookie_max_age_s.is_some() {
+                let what = "means nothing without sticky_cookie".to_owned();
+                found.add(format!("{at}.sticky_cookie_max_age_s"), what, "add sticky_cookie: \"demi_session\"");
+            }
+            return;
+        };
+        if !proxy::is_token(name) {
+            let remedy = "use letters, digits, '-' and '_', as in \"demi_session\"";
+            found.add(format!("{at}.sticky_cookie"), format!("{name:?} is not the name of a cookie"), remedy);
+        }
+        if self.balance != Balance::Sticky {
+            let what = format!("means nothing for balance {:?}", self.balance);
+            found.add(format!("{at}.sticky_cookie"), what, "remove it, or write balance: Sticky");
+        }
     }
 
     fn check_upstreams(&self, at: &str, found: &mut Mistakes) {
@@ -1303,6 +1332,7 @@ impl Platform {
             ("sleep_after_ms", self.sleep_after_ms.is_some(), is_local, "Inline, Threads, Process and Mcp"),
             ("upstreams", !self.upstreams.is_empty(), matches!(self.host, Host::Http), "Http"),
             ("balance", self.balance == Balance::Weighted, matches!(self.host, Host::Http), "Http"),
+            ("sticky_cookie", self.sticky_cookie.is_some(), matches!(self.host, Host::Http), "Http"),
             ("health_path", self.health_path.is_some(), matches!(self.host, Host::Http), "Http"),
             ("health_method", self.health_method.is_some(), matches!(self.host, Host::Http), "Http"),
             ("health_status", self.health_status.is_some(), matches!(self.host, Host::Http), "Http"),

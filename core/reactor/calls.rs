@@ -10,6 +10,7 @@ use serde_json::value::RawValue;
 
 use crate::forward::Hop;
 use crate::handle::Caller;
+use crate::sticky::Cookie;
 use crate::upload::Upload;
 
 /// Who waits for an answer.
@@ -43,6 +44,10 @@ pub(crate) struct Call {
     pub(crate) hop: Option<Hop>,
     /// What its route changes of it, if it is passed on.
     pub(crate) proxy: Option<Arc<Proxy>>,
+    /// The cookie that is not passed on.
+    pub(crate) cookie: Option<Arc<Cookie>>,
+    /// Header lines that its client gets with the answer of a service.
+    pub(crate) gift: Option<Vec<u8>>,
     /// What its client sends while it is under way.
     pub(crate) upload: Option<Box<Upload>>,
     /// The attempt whose answer counts.
@@ -193,6 +198,8 @@ impl Calls {
             route: None,
             hop: None,
             proxy: None,
+            cookie: None,
+            gift: None,
             upload: None,
             attempt: Attempt { reply, ..Attempt::default() },
             double: None,

@@ -7,6 +7,7 @@ use demi_conductor::config::Proxy;
 use demi_platform::Request;
 
 use crate::http;
+use crate::sticky::Cookie;
 
 /// From whom a request that is passed on came to Demi.
 #[derive(Clone, Copy, Debug)]
@@ -28,16 +29,29 @@ impl Hop {
     fn is_trusted(self) -> bool {
         self.from.is_loopback()
     }
+
+    /// Whether the client spoke https with the first hop, as far as that can be believed.
+    pub(crate) fn came_by_https(self, headers: &[u8]) -> bool {
+        let first = |name| values(headers, name).flat_map(http::list).next();
+        let protocol = first("x-forwarded-proto").or_else(|| {
+            let parts = first("forwarded")?.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
+            let mut named = parts.filter_map(|part| part.split_at_checked("proto=".len()));
+            let value = named.find(|(name, _)| name.eq_ignore_ascii_case(b"proto="))?.1;
+            Some(value.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")).unwrap_or(value))
+        });
+        self.is_trusted() && protocol.is_some_and(|protocol| protocol.eq_ignore_ascii_case(b"https"))
+    }
 }
 
 /// Appends the head of a request as this hop sends it, but for its framing and the empty line at its end. `hop`: whose
-/// request it is, unless Demi made it itself.
+/// request it is, unless Demi made it itself. `cookie`: one that is Demi's own business.
 pub(crate) fn write_request_head(
     out: &mut Vec<u8>,
     request: &Request<'_>,
     address: SocketAddr,
     proxy: Option<&Proxy>,
     hop: Option<Hop>,
+    cookie: Option<&Cookie>,
 ) {
     out.extend_from_slice(request.method.as_bytes());
     out.push(b' ');
@@ -58,7 +72,9 @@ pub(crate) fn write_request_head(
         15..=18 => hop.is_some() && is_x_forwarded(name),
         _ => false,
     };
-    http::copy_end_to_end(request.headers, |name| is_ours(name) || replaces(name), out);
+    let stripped = cookie.and_then(|cookie| cookie.without(request.headers));
+    let headers = stripped.as_deref().unwrap_or(request.headers);
+    http::copy_end_to_end(headers, |name| is_ours(name) || replaces(name), out);
     if request.headers.is_empty() && !request.content_type.is_empty() && !replaces(b"content-type") {
         http::write_header(out, "Content-Type", request.content_type.as_bytes());
     }
@@ -284,7 +300,7 @@ mod tests {
         let mut out = Vec::new();
         let hop = Hop { from: from.parse().expect("it is an address"), is_http11: true, upgrades: false };
         let address = "127.0.0.1:3000".parse().expect("it is an address");
-        write_request_head(&mut out, request, address, proxy, Some(hop));
+        write_request_head(&mut out, request, address, proxy, Some(hop), None);
         String::from_utf8(out).expect("it is text")
     }
 

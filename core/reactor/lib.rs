@@ -9,7 +9,7 @@
 //! |---|---|
 //! | what the conductor orders, and what people do | `shell.rs` |
 //! | clients | `listener.rs`, `http.rs`, `origin.rs`, `problem.rs` |
-//! | platforms | `workers.rs`, `children.rs`, `upstream.rs`, `forward.rs`, `upload.rs` |
+//! | platforms | `workers.rs`, `children.rs`, `upstream.rs`, `forward.rs`, `upload.rs`, `sticky.rs` |
 //! | plugin folders | `plugins.rs` |
 //! | what platforms depend on | `reach.rs` |
 //! | what children find around themselves | `spawn.rs`, `sandbox.rs`, `cgroup.rs` |
@@ -47,6 +47,7 @@ mod sandbox;
 mod shell;
 mod spawn;
 mod start;
+mod sticky;
 mod store;
 mod tokens;
 mod upload;

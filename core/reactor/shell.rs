@@ -37,6 +37,7 @@ use crate::origin::Hosts;
 use crate::plugins;
 use crate::reach::Lookouts;
 use crate::spawn::{Recipe, Yard};
+use crate::sticky::Cookies;
 use crate::tokens::Source;
 use crate::upload::{Passage, Upload};
 use crate::upstream::{Checkup, Upstreams};
@@ -124,6 +125,7 @@ pub(crate) struct Shell {
     lookouts: Lookouts,
     /// By the number of the route: what it changes of what it passes on.
     proxies: Vec<Option<Arc<Proxy>>>,
+    cookies: Cookies,
     signals: Option<Signals>,
     /// By the index of the platform.
     roster: Vec<Listed>,
@@ -183,6 +185,7 @@ impl Shell {
             upstreams: Upstreams::new(&config.http),
             lookouts: Lookouts::new(config),
             proxies: config.routes.iter().map(|route| rewriting(&route.proxy)).collect(),
+            cookies: Cookies::new(&config.platforms),
             signals,
             roster,
             desk,
@@ -580,6 +583,9 @@ impl Shell {
                     INSTANCE_HEADER,
                     self.bays[instance.slot as usize].name.as_bytes(),
                 );
+            }
+            if let Some(gift) = &call.gift {
+                attempt.head.extend_from_slice(gift);
             }
             if status == 101 {
                 self.listener.begin_tunnel(place, serial, ticket, &attempt.head, self.now);

@@ -186,7 +186,8 @@ impl Upstreams {
         let (is_head, is_idempotent) = (request.method == "HEAD", request.is_idempotent());
         connection.purpose = Purpose::Call(Errand { ticket, is_head, is_idempotent, upgrades });
         let out = &mut connection.outgoing.bytes;
-        forward::write_request_head(out, &request, connection.address, call.proxy.as_deref(), call.hop);
+        let (proxy, cookie) = (call.proxy.as_deref(), call.cookie.as_deref());
+        forward::write_request_head(out, &request, connection.address, proxy, call.hop, cookie);
         if upgrades {
             forward::write_offer(out, request.headers);
         }
@@ -278,7 +279,7 @@ impl Upstreams {
                     let Checkup { method, path, .. } = &*checkup;
                     let request = demi_platform::Request { method, target: path, ..Default::default() };
                     let connection = &mut self.connections[place];
-                    forward::write_request_head(&mut connection.outgoing.bytes, &request, address, None, None);
+                    forward::write_request_head(&mut connection.outgoing.bytes, &request, address, None, None, None);
                     write_body(&mut connection.outgoing.bytes, &request);
                     connection.checkup = Some(checkup);
                 }

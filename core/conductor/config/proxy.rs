@@ -158,8 +158,8 @@ fn check_header_name(at: &str, name: &str, found: &mut Mistakes) {
     }
 }
 
-/// A token (RFC 9110 §5.6.2) of a length that a name has.
-fn is_token(name: &str) -> bool {
+/// A token (RFC 9110 §5.6.2), as names of headers and of cookies (RFC 6265 §4.1.1) are, of a length that a name has.
+pub(super) fn is_token(name: &str) -> bool {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     (1..=256).contains(&name.len()) && name.bytes().all(is_plain)
 }

@@ -80,7 +80,15 @@ Config(
             permissions: (route: true, store: true),
             hot_reload: true,
         ),
-        (name: "web", host: Http, upstreams: ["127.0.0.1:3000", "[::1]:3000"], health_path: "/healthz"),
+        (
+            name: "web",
+            host: Http,
+            upstreams: ["127.0.0.1:3000", "[::1]:3000"],
+            health_path: "/healthz",
+            balance: Sticky,
+            sticky_cookie: "demi_session",
+            sticky_cookie_max_age_s: 86400,
+        ),
         (name: "files", host: Mcp(1), command: ["mcp-files"], limits: ()),
     ],
     routes: [

@@ -7,7 +7,7 @@ use std::time::Duration;
 use demi_conductor::balance::fingerprint;
 use demi_conductor::config::{Host, OnFailure};
 use demi_conductor::{Answer, Conductor, Errand, Event, Outcome, Refusal, RouteId, Ticket};
-use demi_platform::{FaultKind, RequestBuf};
+use demi_platform::{FaultKind, Request, RequestBuf};
 
 use super::{Burial, Shell, INSTANCE_HEADER};
 use crate::api::{self, Facts, Page};
@@ -77,10 +77,20 @@ impl Shell {
         let Some(page) = Page::of(view.path()) else {
             let route = conductor.router().find(&api::question(&view, true));
             let (idempotent, wants_progress) = (api::is_idempotent(&view), wants_progress(view.headers));
-            let ticket = self.ask(request, origin, route, idempotent, conductor);
+            let mut key = key_of(&view, route, conductor);
+            let (mut cookie, mut gift) = (None, None);
+            if let Some(of_platform) = platform_of(route, conductor).and_then(|platform| self.cookies.of(platform)) {
+                // Whoever says by itself where it belongs needs no cookie.
+                if key.is_none() {
+                    let stuck = self.cookies.stick(&of_platform, view.headers, hop);
+                    (key, gift) = (Some(stuck.key), stuck.gift);
+                }
+                cookie = Some(of_platform);
+            }
+            let ticket = self.ask_by_key(request, origin, route, idempotent, key, conductor);
             if let Some(call) = self.kit.calls.get(ticket) {
                 (call.hop, call.wants_progress) = (Some(hop), wants_progress);
-                call.upload = upload;
+                (call.cookie, call.gift, call.upload) = (cookie, gift, upload);
             }
             return;
         };
@@ -187,11 +197,20 @@ impl Shell {
         idempotent: bool,
         conductor: &Conductor,
     ) -> Ticket {
-        let platform = route.and_then(|route| conductor.router().rule(route)).map(|rule| rule.platform);
-        let key = platform.filter(|platform| conductor.goes_by_keys(*platform)).and_then(|_| {
-            let key = http::header(request.request().headers, KEY_HEADER)?;
-            Some(fingerprint(key))
-        });
+        let key = key_of(&request.request(), route, conductor);
+        self.ask_by_key(request, origin, route, idempotent, key, conductor)
+    }
+
+    /// As `ask`, of a request whose key is known.
+    fn ask_by_key(
+        &mut self,
+        request: Arc<RequestBuf>,
+        origin: Origin,
+        route: Option<RouteId>,
+        idempotent: bool,
+        key: Option<u64>,
+        conductor: &Conductor,
+    ) -> Ticket {
         let ticket = self.open(request, origin, route, conductor);
         self.kit.events.push_back(Event::Asked { ticket, route, idempotent, key });
         ticket
@@ -213,8 +232,7 @@ impl Shell {
             | Origin::Post { .. }
             | Origin::Nobody => None,
         };
-        let platform = route.and_then(|route| conductor.router().rule(route)).map(|rule| rule.platform);
-        let ticket = self.kit.calls.open(request, origin, platform);
+        let ticket = self.kit.calls.open(request, origin, platform_of(route, conductor));
         if let Some(call) = self.kit.calls.get(ticket) {
             call.route = route;
             call.proxy = route.and_then(|route| self.proxies.get(route.0 as usize)?.clone());
@@ -434,6 +452,7 @@ impl Shell {
         let mut headers = self.kit.buffer();
         let content_type = if call.attempt.has_head {
             headers.extend_from_slice(&call.attempt.head);
+            headers.extend_from_slice(call.gift.as_deref().unwrap_or_default());
             ""
         } else {
             reply.content_type.as_str()
@@ -454,6 +473,17 @@ impl Shell {
         headers.clear();
         self.kit.take_back(&mut headers);
     }
+}
+
+/// Index of the platform to which a rule leads.
+fn platform_of(route: Option<RouteId>, conductor: &Conductor) -> Option<u32> {
+    route.and_then(|route| conductor.router().rule(route)).map(|rule| rule.platform)
+}
+
+/// What stands for the key that a request gives in its header, if its platform goes by keys.
+fn key_of(request: &Request<'_>, route: Option<RouteId>, conductor: &Conductor) -> Option<u64> {
+    platform_of(route, conductor).filter(|platform| conductor.goes_by_keys(*platform))?;
+    http::header(request.headers, KEY_HEADER).map(fingerprint)
 }
 
 /// Longest host that is repeated to who sent it: the longest name, with a port.

@@ -22,8 +22,17 @@ impl Scratch {
         self.0.join("data")
     }
 
+    /// A child that another test has just forked holds the lock with us until it has become another program.
     pub(super) fn open(&self) -> Store {
-        Store::open(&self.data(), &settings(1000)).unwrap()
+        let began = std::time::Instant::now();
+        loop {
+            match Store::open(&self.data(), &settings(1000)) {
+                Err(StoreError::Held { .. }) if began.elapsed() < std::time::Duration::from_secs(30) => {
+                    std::thread::yield_now();
+                }
+                opened => return opened.unwrap(),
+            }
+        }
     }
 
     fn refusal(&self) -> StoreError {

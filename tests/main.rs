@@ -11,6 +11,7 @@ mod hedging;
 mod http_regressions;
 mod isolation;
 mod mcp;
+mod message_events;
 mod messages;
 mod metrics;
 mod plugin_protocol;

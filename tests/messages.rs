@@ -13,23 +13,23 @@ use crate::support::{misbehaving, until, Demi, Response};
 const QUICK: &str = "posts: (base_ms: 1, max_ms: 10)";
 
 /// Demi with a platform `m` of this host and these fields.
-fn with_platform(host: &str, fields: &str) -> Demi {
+pub fn with_platform(host: &str, fields: &str) -> Demi {
     Demi::start(&sections(host, fields))
 }
 
-fn sections(host: &str, fields: &str) -> String {
+pub fn sections(host: &str, fields: &str) -> String {
     format!("{QUICK}, platforms: [(name: \"m\", host: {host}, {fields})], routes: [(kind: \"m\", to: \"m\")]")
 }
 
 /// An echoing child that is not started unless it is told to.
-const STILL: &str = r#"command: ["{demi}", "plugin", "serve", "echo"], start: Manual"#;
+pub const STILL: &str = r#"command: ["{demi}", "plugin", "serve", "echo"], start: Manual"#;
 
-fn post(demi: &Demi, message: &Value) -> Response {
+pub fn post(demi: &Demi, message: &Value) -> Response {
     demi.post("/v1/messages", &message.to_string())
 }
 
 /// Posts it and returns its id.
-fn accepted(demi: &Demi, message: &Value) -> String {
+pub fn accepted(demi: &Demi, message: &Value) -> String {
     let response = post(demi, message);
     assert_eq!((response.status, &response.json()["status"]), (202, &json!("queued")), "{response:?}");
     let id = response.json()["id"].as_str().expect("an id is a text").to_owned();
@@ -45,7 +45,7 @@ fn ended(demi: &Demi, id: &str) -> Value {
     })
 }
 
-fn delivered(demi: &Demi, id: &str) -> Value {
+pub fn delivered(demi: &Demi, id: &str) -> Value {
     let page = ended(demi, id);
     assert_eq!(page["status"], "delivered", "{page}");
     page
@@ -66,14 +66,14 @@ fn now_ms() -> u64 {
 }
 
 /// An HTTP service that writes down what it gets: the number of each message and its body.
-struct Recipient {
+pub struct Recipient {
     address: SocketAddr,
     got: Arc<Mutex<Vec<(String, String)>>>,
 }
 
 impl Recipient {
     /// `status` says how it answers a body that comes for the so-manieth time, from 1.
-    fn start(status: fn(&str, usize) -> u16) -> Recipient {
+    pub fn start(status: fn(&str, usize) -> u16) -> Recipient {
         let listener = TcpListener::bind("127.0.0.1:0").expect("there is a free port");
         let address = listener.local_addr().expect("it is bound");
         let got = Arc::new(Mutex::new(Vec::new()));
@@ -87,7 +87,7 @@ impl Recipient {
         Recipient { address, got }
     }
 
-    fn fields(&self) -> String {
+    pub fn fields(&self) -> String {
         format!("upstreams: [\"{}\"]", self.address)
     }
 

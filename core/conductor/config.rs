@@ -107,10 +107,13 @@ pub struct Http {
     pub listen: String,
     /// Names under which a reverse proxy passes requests on, without a port; `*` allows every host. Requests for another
     /// host are answered 421, but for `localhost`, what is below it, and loopback addresses, which are always allowed.
-    /// Web pages of these hosts may use the API; other pages' requests, unless GET or HEAD, are answered 403.
+    /// Web pages of these hosts may use the API; other pages' requests, unless GET or HEAD, and their streams of events are
+    /// answered 403.
     pub hosts: Vec<String>,
     /// Most client connections at once; one more is answered 503 and closed.
     pub connections_max: Bounded<1, 100_000, 2048>,
+    /// Most streams of events at once, of the connections; one more is answered 503.
+    pub event_streams_max: Bounded<1, 10_000, 64>,
     /// Longest request line plus headers, bytes; a longer head is answered 431.
     pub head_bytes_max: Bounded<256, 65_536, 16_384>,
     /// Most header lines; more are answered 431.
@@ -141,6 +144,7 @@ impl Default for Http {
             listen: "127.0.0.1:8787".to_owned(),
             hosts: Vec::new(),
             connections_max: Bounded::default(),
+            event_streams_max: Bounded::default(),
             head_bytes_max: Bounded::default(),
             headers_max: Bounded::default(),
             body_bytes_max: Bounded::default(),

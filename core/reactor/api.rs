@@ -1,6 +1,7 @@
 //! Demi's own API: what the paths below `/v1` and the health pages answer.
 
 mod dead_letters;
+mod events;
 mod health;
 mod history;
 mod messages;
@@ -27,6 +28,7 @@ use crate::shell::{Listed, PostCounts, KEY_HEADER};
 pub(crate) use dead_letters::{
     dead_letter_json, dead_letters_json, no_letter, purged_json, read_listing, read_purge, replaying_json, Listing,
 };
+pub(crate) use events::{attempt_event, check_accept, ended_event, last_event_id, position, waiting_event};
 pub(crate) use history::{history_json, read_history, History};
 pub(crate) use messages::{ended_json, idempotency_key, no_message, queued_json, read_message, waiting_json, Wishes};
 pub(crate) use platforms::{no_platform, Topic};
@@ -40,6 +42,8 @@ pub(crate) enum Page<'p> {
     Messages,
     /// `GET /v1/messages/ID`, which the clerk answers.
     Message(u64),
+    /// `GET /v1/messages/ID/events`, or `/v1/messages/events` for the ends of all.
+    MessageEvents(Option<u64>),
     /// `GET /v1/status`.
     Status,
     /// `GET /v1/health`.
@@ -90,7 +94,7 @@ impl<'p> Page<'p> {
                 Some(rest) => match rest.split_once('/') {
                     Some(("platforms", rest)) => Page::of_platform(rest),
                     Some(("dead-letters", rest)) => Page::of_letter(rest),
-                    Some(("messages", id)) => number(id).map_or(Page::Unknown, Page::Message),
+                    Some(("messages", rest)) => Page::of_message(rest),
                     _ => Page::Unknown,
                 },
                 None => {
@@ -110,6 +114,16 @@ impl<'p> Page<'p> {
             None if rest == "replay" => Page::Replay(None),
             None => number(rest).map_or(Page::Unknown, Page::DeadLetter),
             Some((id, "replay")) => number(id).map_or(Page::Unknown, |id| Page::Replay(Some(id))),
+            Some(_) => Page::Unknown,
+        }
+    }
+
+    /// The page of what stands behind `/v1/messages/`.
+    fn of_message(rest: &str) -> Page<'p> {
+        match rest.split_once('/') {
+            None if rest == "events" => Page::MessageEvents(None),
+            None => number(rest).map_or(Page::Unknown, Page::Message),
+            Some((id, "events")) => number(id).map_or(Page::Unknown, |id| Page::MessageEvents(Some(id))),
             Some(_) => Page::Unknown,
         }
     }
@@ -207,6 +221,7 @@ pub(crate) fn answer(
         Page::Requests
         | Page::Messages
         | Page::Message(_)
+        | Page::MessageEvents(_)
         | Page::Order(..)
         | Page::Unknown
         | Page::DeadLetters
@@ -519,6 +534,9 @@ mod tests {
         assert_eq!(Page::of("/v1/messages"), Some(Page::Messages));
         assert_eq!(Page::of("/v1/messages/1"), Some(Page::Message(1)));
         assert_eq!(Page::of("/v1/messages/1/x"), Some(Page::Unknown));
+        assert_eq!(Page::of("/v1/messages/1/events"), Some(Page::MessageEvents(Some(1))));
+        assert_eq!(Page::of("/v1/messages/events"), Some(Page::MessageEvents(None)));
+        assert_eq!(Page::of("/v1/messages/x/events"), Some(Page::Unknown));
         for wrong in ["/v1/dead-letters/", "/v1/dead-letters/+1", "/v1/dead-letters/1/", "/v1/dead-letters/x/replay"] {
             assert_eq!(Page::of(wrong), Some(Page::Unknown), "{wrong}");
         }

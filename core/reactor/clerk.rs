@@ -26,7 +26,7 @@ use crate::problem::Problem;
 use crate::store::{DeadLetter, LetterFilter, LetterPage, Minute, Store, StoreError};
 
 use posts::TakenIn;
-pub(crate) use posts::{Ending, Parcel, PostErrand, PostRead};
+pub(crate) use posts::{End, Ending, Found, Parcel, PostErrand, PostRead};
 use spending::{Level, Spending};
 use vault::Vault;
 
@@ -364,7 +364,13 @@ enum Owed {
     /// A post that was taken in.
     Taken(TakenIn),
     /// The end of this post.
-    PostEnded(u64),
+    PostEnded(u64, Box<End>),
+    /// What the client at a place is told that follows messages.
+    Found {
+        place: usize,
+        serial: u64,
+        found: Found,
+    },
     /// Nobody waits for it.
     Nobody,
     Flush,
@@ -653,7 +659,12 @@ impl Office<'_> {
                     self.postbox.post(Letter::Listed { place, serial, page });
                 }
                 Owed::Taken(taken) => self.tell_taken(taken, &flushed),
-                Owed::PostEnded(id) => self.postbox.post(Letter::PostEnded(id, flushed.is_ok())),
+                Owed::PostEnded(id, end) => self.postbox.post(Letter::PostEnded(id, flushed.is_ok().then_some(end))),
+                Owed::Found { place, serial, found } => {
+                    let found = flushed.clone().map(|()| found);
+                    let found = found.map_err(|error| Box::new(Problem::new(500, error).code("store")));
+                    self.postbox.post(Letter::Found { place, serial, found });
+                }
                 Owed::Nobody => {}
                 Owed::Flush => self.postbox.post(Letter::Stored(Errand::Flush, flushed.is_ok())),
             }

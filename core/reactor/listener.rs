@@ -5,13 +5,15 @@
 //!   Idle ──────────────► Head ───────────────► Body ──────────────► Waiting ──────────────► Idle, or Closing
 //!                                                                      │ │                    ▲          ▲
 //!                                                                      │ └──► Streaming ──────┘          │
-//!                                                                      └────► Tunnel ────────────────────┘
+//!                                                                      ├────► Tunnel ────────────────────┤
+//!                                                                      └────► Events ────────────────────┘
 //! ```
 //!
 //! One request of a connection is answered at a time; what a client pipelines waits in its buffer. While a request
 //! waits for its answer nothing is read from its connection, so that a fast client is slowed by its own socket; nor is
 //! anything while much of earlier answers is still to be taken. A connection with nothing under way owns no buffer.
 
+mod events;
 mod streaming;
 mod tunnel;
 
@@ -95,6 +97,10 @@ enum State {
         /// Nor does the service.
         is_shut: bool,
     },
+    /// Events are told as they come.
+    Events {
+        framing: StreamFraming,
+    },
     /// What is left is written, then the connection is closed.
     Closing,
 }
@@ -170,6 +176,12 @@ pub(crate) struct Counts {
     /// Connections that have become tunnels, and those that are some now.
     pub(crate) tunnels: u64,
     pub(crate) tunnels_open: usize,
+    /// Streams of events, those that are open now, those refused at `event_streams_max`, and those cut off because their
+    /// clients did not take them.
+    pub(crate) event_streams: u64,
+    pub(crate) event_streams_open: usize,
+    pub(crate) event_streams_refused: u64,
+    pub(crate) event_streams_cut_off: u64,
 }
 
 /// How much of a streamed answer may wait for a slow client before its upstream is paused.
@@ -225,7 +237,7 @@ impl Listener {
     }
 
     pub(crate) fn counts(&self) -> Counts {
-        Counts { tunnels_open: self.tunnels(), ..self.counts }
+        Counts { tunnels_open: self.tunnels(), event_streams_open: self.event_streams(), ..self.counts }
     }
 
     /// Begins to accept.
@@ -233,10 +245,11 @@ impl Listener {
         registry.register(&mut self.socket, Source::Listener.into(), Interest::READABLE)
     }
 
-    /// Demi ends: connections are closed after their present answer. New ones are still accepted, so that an operator
-    /// can watch.
-    pub(crate) fn drain(&mut self, kit: &mut Kit) {
+    /// Demi ends: connections are closed after their present answer, and streams of events end. New ones are still accepted,
+    /// so that an operator can watch.
+    pub(crate) fn drain(&mut self, now: Time, kit: &mut Kit) {
         self.is_draining = true;
+        self.end_all_events(now, kit);
         let idle: Vec<usize> = self
             .clients
             .iter()
@@ -326,6 +339,9 @@ impl Listener {
         if !client.outgoing.is_empty() {
             self.flush_one(place, now, kit);
         }
+        if let Some(client) = self.clients.get(place).filter(|client| client.sees_end) {
+            self.end_events(place, client.serial, now);
+        }
         self.go_on(place, now, kit);
     }
 
@@ -339,7 +355,8 @@ impl Listener {
 
     fn close(&mut self, place: usize, kit: &mut Kit) {
         let mut client = self.clients.remove(place);
-        let is_under_way = matches!(client.state, State::Streaming { .. } | State::Tunnel { .. });
+        let is_under_way =
+            matches!(client.state, State::Streaming { .. } | State::Tunnel { .. } | State::Events { .. });
         let is_cut_off = is_under_way || !client.outgoing.is_empty();
         if client.ends_by_close && is_cut_off {
             // A system that does not do this ends it as if it were whole; nothing better is left to do.
@@ -442,7 +459,7 @@ impl Listener {
                 self.counts.malformed += 1;
                 return self.hang_up(place, kit);
             }
-            State::Idle | State::Waiting { .. } | State::Streaming { .. } | State::Closing => {}
+            State::Idle | State::Waiting { .. } | State::Streaming { .. } | State::Events { .. } | State::Closing => {}
         }
         self.finish(place, kit);
     }
@@ -471,6 +488,7 @@ impl Listener {
                 State::Closing => Ok(rest.len()),
                 State::Tunnel { .. } => Ok(self.carry(place, rest, now, kit)),
                 State::Waiting { .. } | State::Streaming { .. } => self.understand_rest(place, rest, now, kit),
+                State::Events { .. } => Ok(0),
             };
             match understood {
                 Ok(0) => return taken,
@@ -733,7 +751,12 @@ impl Listener {
         let framing = match &mut client.state {
             State::Streaming { framing, .. } => framing,
             State::Tunnel { .. } => &mut StreamFraming::UntilClose,
-            State::Idle | State::Head | State::Body { .. } | State::Waiting { .. } | State::Closing => return false,
+            State::Idle
+            | State::Head
+            | State::Body { .. }
+            | State::Waiting { .. }
+            | State::Events { .. }
+            | State::Closing => return false,
         };
         match framing {
             StreamFraming::Chunked => http::write_chunk(&mut client.outgoing.bytes, bytes),
@@ -776,7 +799,12 @@ impl Listener {
         let (keeps_alive, framing) = match client.state {
             State::Streaming { exchange, framing, .. } => (exchange.keeps_alive, framing),
             State::Tunnel { .. } => (false, StreamFraming::UntilClose),
-            State::Idle | State::Head | State::Body { .. } | State::Waiting { .. } | State::Closing => return,
+            State::Idle
+            | State::Head
+            | State::Body { .. }
+            | State::Waiting { .. }
+            | State::Events { .. }
+            | State::Closing => return,
         };
         if !is_whole || matches!(framing, StreamFraming::Length(1..)) {
             // What was already produced is still sent, then the connection ends before the body does.
@@ -865,6 +893,7 @@ impl Listener {
         if self.accepts_later {
             self.accept(now, kit);
         }
+        self.beat(now, kit);
         let late: Vec<(usize, Late)> = self
             .clients
             .iter()
@@ -915,6 +944,7 @@ impl Client {
             State::Idle | State::Head | State::Body { .. } => self.outgoing.len() <= UNTAKEN_BYTES_MAX,
             State::Waiting { .. } | State::Streaming { .. } => self.rest.is_some() && !self.is_held,
             State::Tunnel { is_over, .. } => !is_over && !self.is_held,
+            State::Events { .. } => false,
             State::Closing => true,
         }
     }
@@ -943,7 +973,7 @@ impl Client {
                 (waited > body_timeout).then_some(Late::Told("the body took too long"))
             }
             State::Streaming { .. } if self.listens() => (waited > body_timeout).then_some(Late::Deaf),
-            State::Waiting { .. } | State::Streaming { .. } | State::Tunnel { .. } => None,
+            State::Waiting { .. } | State::Streaming { .. } | State::Tunnel { .. } | State::Events { .. } => None,
         }
     }
 }
@@ -954,7 +984,7 @@ impl State {
         match self {
             State::Waiting { ticket, .. } => *ticket,
             State::Streaming { ticket, .. } | State::Tunnel { ticket, .. } => Some(*ticket),
-            State::Idle | State::Head | State::Body { .. } | State::Closing => None,
+            State::Idle | State::Head | State::Body { .. } | State::Events { .. } | State::Closing => None,
         }
     }
 }

@@ -10,7 +10,7 @@ use demi_platform::{Fault, Reply};
 use mio::Waker;
 use serde_json::value::RawValue;
 
-use crate::clerk::{Parcel, PostRead, Rescanned, StoreFacts};
+use crate::clerk::{End, Found, Parcel, PostRead, Rescanned, StoreFacts};
 use crate::handle::Wish;
 use crate::problem::Problem;
 use crate::store::LetterPage;
@@ -49,7 +49,9 @@ pub(crate) enum Letter {
     /// The clerk has brought a post to mind, or cannot now.
     PostRead(u64, PostRead),
     /// The clerk has made the end of a post durable, or could not.
-    PostEnded(u64, bool),
+    PostEnded(u64, Option<Box<End>>),
+    /// The clerk has read what the client at a place is told that follows messages, or why it cannot be told.
+    Found { place: usize, serial: u64, found: Result<Found, Box<Problem>> },
     /// The clerk has looked up, or kept, a value for a plugin.
     PluginStored(Box<PluginStored>),
     /// The clerk has looked at the plugin folders.

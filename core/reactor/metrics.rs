@@ -100,7 +100,7 @@ impl Format {
 }
 
 /// A weight of `Accept`, 0 to 1, in thousandths; 0 if it is none.
-fn permille(weight: &str) -> u32 {
+pub(crate) fn permille(weight: &str) -> u32 {
     let weight = weight.parse::<f32>().ok().filter(|weight| (0.0..=1.0).contains(weight));
     weight.map_or(0, |weight| (weight * 1000.0).round() as u32)
 }
@@ -145,6 +145,22 @@ fn of_demi(page: &mut Page, conductor: &Conductor, facts: &Facts<'_>) {
         counts.tunnels_open,
     );
     page.counter("demi_http_tunnels_total", "Connections that became tunnels.", counts.tunnels);
+    page.gauge(
+        "demi_http_event_streams_open",
+        "Clients that follow what becomes of messages.",
+        counts.event_streams_open,
+    );
+    page.counter("demi_http_event_streams_total", "Streams of events that were begun.", counts.event_streams);
+    page.counter(
+        "demi_http_event_streams_refused_total",
+        "Streams of events refused at http.event_streams_max.",
+        counts.event_streams_refused,
+    );
+    page.counter(
+        "demi_http_event_streams_cut_off_total",
+        "Streams of events cut off because too much waited for their clients.",
+        counts.event_streams_cut_off,
+    );
     page.counter(
         "demi_http_malformed_total",
         "Requests that were no HTTP, or none that is spoken here.",

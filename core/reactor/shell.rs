@@ -2,6 +2,7 @@
 
 mod callers;
 mod dead_letters;
+mod followers;
 mod minutes;
 mod orders;
 mod plugin_calls;
@@ -45,6 +46,7 @@ use crate::workers::{self, Worker};
 
 pub(crate) use callers::KEY_HEADER;
 use dead_letters::Replays;
+use followers::Followers;
 use minutes::MinuteBook;
 pub(crate) use orders::{unix_day, Desk};
 use plugin_calls::PluginCalls;
@@ -142,6 +144,7 @@ pub(crate) struct Shell {
     paused: Vec<Ticket>,
     replays: Replays,
     deliveries: Deliveries,
+    followers: Followers,
     minutes: MinuteBook,
     /// What the clerk last said of the store.
     store_facts: StoreFacts,
@@ -195,6 +198,7 @@ impl Shell {
             stored: None,
             paused: Vec::new(),
             replays: Replays::default(),
+            followers: Followers::new(deliveries.last_end),
             deliveries,
             minutes: MinuteBook::new(config.store.metrics_days.value()),
             store_facts,
@@ -285,7 +289,8 @@ impl Shell {
             Letter::Listed { place, serial, page } => return self.listed(place, serial, page),
             Letter::Posted { place, serial, held, posted } => return self.posted(place, serial, held, posted),
             Letter::PostRead(id, read) => return self.post_read(id, read, conductor),
-            Letter::PostEnded(id, done) => return self.post_ended(id, done),
+            Letter::PostEnded(id, end) => return self.post_ended(id, end),
+            Letter::Found { place, serial, found } => return self.found(place, serial, found),
             Letter::PluginStored(stored) => return self.plugin_stored(&stored),
             Letter::Rescanned(rescanned) => return self.rescanned(*rescanned, conductor),
             Letter::Reread(number, read) => return self.reread_done(number, read, conductor),
@@ -374,6 +379,7 @@ impl Shell {
         self.take_complaints();
         self.keep_notes();
         self.listener.flush(self.now, &mut self.kit);
+        self.read_on_for_followers();
         let (calls, listener, upstreams) = (&mut self.kit.calls, &self.listener, &mut self.upstreams);
         self.paused.retain(|ticket| {
             let Some(call) = calls.get(*ticket) else { return false };
@@ -469,7 +475,7 @@ impl Shell {
             Action::Admit(true) => self.admit(),
             Action::Admit(false) => {
                 log::info!("ending: no request is admitted any more");
-                self.listener.drain(&mut self.kit);
+                self.listener.drain(self.now, &mut self.kit);
             }
             Action::Flush => {
                 self.keep_notes();

@@ -49,7 +49,7 @@ use rustix::fs::{flock, FlockOperation};
 pub use letter::{DeadLetter, LetterFilter};
 pub use letters::LetterPage;
 pub(crate) use minutes::{Minute, Span};
-pub(crate) use posts::{Post, PostEnd, PostResult, Posted};
+pub(crate) use posts::{cut as cut_error, Post, PostEnd, PostResult, Posted};
 pub use values::check_value;
 
 /// The layout this version reads and writes.
@@ -104,6 +104,8 @@ pub struct Store {
     census: RefCell<letters::Census>,
     posts: sled::Tree,
     posts_tally: Cell<Tally>,
+    /// The number of the end of a post that was kept last.
+    last_end: Cell<u64>,
     /// Files that no entry names any more, once that is durable.
     doomed: RefCell<Vec<PathBuf>>,
     /// After a failed fdatasync the kernel may call lost pages clean, and a second one would succeed: never ask twice.
@@ -292,6 +294,7 @@ impl Store {
             census: RefCell::new(opened.census),
             posts: opened.posts,
             posts_tally: Cell::new(opened.posts_tally),
+            last_end: Cell::new(opened.last_end),
             doomed: RefCell::default(),
             sync_failed: Cell::new(false),
             settings: settings.clone(),
@@ -534,6 +537,7 @@ struct Opened {
     census: letters::Census,
     posts: sled::Tree,
     posts_tally: Tally,
+    last_end: u64,
     /// Posts that dead letters were, with the letters.
     burials: Vec<(u64, u64)>,
 }
@@ -612,6 +616,7 @@ fn open_database(path: &Path, cache_bytes: u64) -> Result<Opened, StoreError> {
             _ => return Err(damaged("a post has an id that was never given")),
         }
     }
+    let last_end = guarded(path, || posts::last_end_of(&posts))?;
     let post_files = path.join("posts");
     DirBuilder::new()
         .recursive(true)
@@ -621,7 +626,7 @@ fn open_database(path: &Path, cache_bytes: u64) -> Result<Opened, StoreError> {
     letters::remove_strays(&post_files, |id| guarded(path, || posts.contains_key(posts::name_of(id))))?;
     let (census, burials) = letters::count(path, &letters)?;
     letters::remove_strays(&path.join("letters"), |id| guarded(path, || letters.contains_key(id.to_be_bytes())))?;
-    Ok(Opened { db, letters, history, starts, minutes, database, tally, census, posts, posts_tally, burials })
+    Ok(Opened { db, letters, history, starts, minutes, database, tally, census, posts, posts_tally, last_end, burials })
 }
 
 /// Makes the files of a new database durable: sled syncs neither its settings nor the directories.

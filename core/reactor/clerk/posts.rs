@@ -33,6 +33,10 @@ pub(crate) enum PostErrand {
     End { id: u64, ending: Box<Ending> },
     /// What is known of one, for the client at a place.
     Show { place: usize, serial: u64, id: u64 },
+    /// As `Show`, for a client that follows it; [`Letter::Found`] follows. `has_heard`: it was told the end.
+    Follow { place: usize, serial: u64, id: u64, has_heard: bool },
+    /// The ends after the one with this number, for the client at a place; [`Letter::Found`] follows.
+    Ends { place: usize, serial: u64, after: u64 },
 }
 
 /// A post that was to be brought to mind.
@@ -43,6 +47,29 @@ pub(crate) enum PostRead {
     /// It is unreadable, or does not wait any more.
     Never,
 }
+
+/// The end of a post.
+pub(crate) struct End {
+    /// Its number, if it was kept now and not before.
+    pub(crate) number: Option<u64>,
+    /// What became of the post; `None` if that is not remembered any more.
+    pub(crate) result: Option<PostResult>,
+}
+
+/// What there is for a client that follows messages, as events of its stream.
+pub(crate) enum Found {
+    /// This post has not ended.
+    Waits(u64, Vec<u8>),
+    /// It has ended.
+    Ended(Vec<u8>),
+    /// It has ended, and the client was told.
+    Heard,
+    /// These have ended. `last` is the number of the last of them, and `has_more` says whether there may be others after it.
+    Ends { events: Vec<u8>, last: u64, has_more: bool },
+}
+
+/// Ends that are read at once for a client that catches up: a quarter of what may wait for it.
+const ENDS_MAX: usize = 64;
 
 /// How a post ends.
 #[derive(Clone)]
@@ -90,7 +117,7 @@ impl PostErrand {
         match self {
             PostErrand::End { .. } => ERRANDS_MAX,
             PostErrand::Take { .. } | PostErrand::Read(_) | PostErrand::Note { .. } => ERRANDS_BEFORE_NOTES_MAX,
-            PostErrand::Show { .. } => ERRANDS_BEFORE_LISTING_MAX,
+            PostErrand::Show { .. } | PostErrand::Follow { .. } | PostErrand::Ends { .. } => ERRANDS_BEFORE_LISTING_MAX,
         }
     }
 }
@@ -150,6 +177,40 @@ impl Office<'_> {
                 };
                 self.postbox.post(Letter::Listed { place, serial, page });
             }
+            PostErrand::Follow { place, serial, id, has_heard } => {
+                let found = self.vault.ask(|store| {
+                    Ok(match store.post_result(id)? {
+                        Some(_) if has_heard => Some(Found::Heard),
+                        Some(result) => Some(Found::Ended(api::ended_event(Some(id), id, &result))),
+                        None => store.read_post(id)?.map(|post| Found::Waits(id, api::waiting_event(id, &post))),
+                    })
+                });
+                let found = found.map_err(store_problem).and_then(|found| found.ok_or_else(|| api::no_message(id)));
+                self.tell_found(place, serial, found);
+            }
+            PostErrand::Ends { place, serial, after } => {
+                let ends = self.vault.ask(|store| store.ends(after, ENDS_MAX));
+                let found = ends.map_err(store_problem).map(|ends| Found::Ends {
+                    last: ends.last().map_or(after, |(number, ..)| *number),
+                    has_more: ends.len() == ENDS_MAX,
+                    events: ends
+                        .iter()
+                        .flat_map(|(number, id, result)| api::ended_event(Some(*number), *id, result))
+                        .collect(),
+                });
+                self.tell_found(place, serial, found);
+            }
+        }
+    }
+
+    fn tell_found(&mut self, place: usize, serial: u64, found: Result<Found, Problem>) {
+        match found {
+            // It may tell what this group has written and is not durable yet.
+            Ok(found) if !self.owed.is_empty() => self.owed.push(Owed::Found { place, serial, found }),
+            found => {
+                let found = found.map_err(Box::new);
+                self.postbox.post(Letter::Found { place, serial, found });
+            }
         }
     }
 
@@ -203,21 +264,30 @@ impl Office<'_> {
 
     fn end_post(&mut self, id: u64, ending: Ending) {
         let done = match ending {
-            Ending::Delivered(result) => self.vault.ask(|store| store.settle_post(id, &result)).map(drop),
-            Ending::Buried { grave, attempts, status, error } => self.vault.ask(|store| match store.read_post(id) {
-                Ok(Some(post)) => store.bury_post(id, letter_of(post, grave, attempts, error), status).map(drop),
-                Ok(None) => Ok(()),
-                Err(StoreError::Damaged { what, .. }) => store.bury_damaged(id, &what, unix_ms()).map(drop),
-                Err(error) => Err(error),
+            Ending::Delivered(result) => self.vault.ask(|store| store.settle_post(id, &result)),
+            Ending::Buried { grave, attempts, status, error } => self.vault.ask(|store| {
+                let letter = match store.read_post(id) {
+                    Ok(Some(post)) => store.bury_post(id, letter_of(post, grave, attempts, error), status)?,
+                    Ok(None) => None,
+                    Err(StoreError::Damaged { what, .. }) => store.bury_damaged(id, &what, unix_ms())?,
+                    Err(error) => return Err(error),
+                };
+                Ok(letter.is_some())
             }),
         };
-        match done {
+        let end = done.and_then(|is_new| {
+            self.vault.ask(|store| {
+                let number = is_new.then(|| store.last_end());
+                Ok(Box::new(End { number, result: store.post_result(id)? }))
+            })
+        });
+        match end {
             // One that does not wait any more has ended, and that may not be durable yet.
-            Ok(()) => return self.owed.push(Owed::PostEnded(id)),
+            Ok(end) => return self.owed.push(Owed::PostEnded(id, end)),
             Err(StoreError::Shut(_)) => {}
             Err(error) => log::error!("the end of post {id} is not kept, and is tried again: {error}"),
         }
-        self.postbox.post(Letter::PostEnded(id, false));
+        self.postbox.post(Letter::PostEnded(id, None));
     }
 }
 

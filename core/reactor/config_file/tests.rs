@@ -13,6 +13,7 @@ Config(
         listen: "127.0.0.1:8787",
         hosts: [],
         connections_max: 2_048,
+        event_streams_max: 64,
         head_bytes_max: 0x4000,
         headers_max: 100,
         body_bytes_max: 1048576,

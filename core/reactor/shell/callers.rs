@@ -94,7 +94,9 @@ impl Shell {
             }
             return;
         };
-        if !matches!(view.method, "GET" | "HEAD") && !self.hosts.take_sender(view.headers) {
+        // A stream that a page begins is held open, and there are only so many.
+        let is_held = matches!(page, Page::MessageEvents(_));
+        if (is_held || !matches!(view.method, "GET" | "HEAD")) && !self.hosts.take_sender(view.headers) {
             let what =
                 "a web page of another site may not order or ask this; use a program such as curl, or a page whose \
                         host is in `http.hosts` of the configuration";
@@ -119,6 +121,11 @@ impl Shell {
             self.post(place, serial, &request, conductor);
         } else if let Page::Message(id) = page {
             self.show_message(place, serial, id);
+        } else if let Page::MessageEvents(id) = page {
+            match id {
+                Some(id) => self.follow_message(place, serial, id, &view),
+                None => self.follow_all(place, serial, &view),
+            }
         } else if matches!(page, Page::DeadLetters | Page::DeadLetter(_) | Page::Replay(_)) {
             self.ask_for_letters(place, serial, page, &view);
         } else if page == Page::MetricsHistory {

@@ -17,7 +17,7 @@ use super::Shell;
 use crate::api;
 use crate::calls::{Call, Origin};
 use crate::chronicle::unix_ms;
-use crate::clerk::{Ending, Parcel, PostErrand, PostRead};
+use crate::clerk::{End, Ending, Parcel, PostErrand, PostRead};
 use crate::http;
 use crate::kit::outcome_of_status;
 use crate::problem::Problem;
@@ -60,6 +60,8 @@ pub(crate) struct Deliveries {
     tries: BTreeMap<u64, Tries>,
     /// How those ended whose end is not durable yet.
     endings: BTreeMap<u64, Ending>,
+    /// The number of the end that was kept last when this was made.
+    pub(super) last_end: u64,
     pub(super) counts: PostCounts,
 }
 
@@ -84,6 +86,7 @@ impl Deliveries {
             conductor.handle(Time::ZERO, event, actions);
         })?;
         (0..damaged).for_each(|_| deliveries.counts.bury(Grave::Damaged));
+        deliveries.last_end = store.last_end();
         if conductor.posts() > 0 {
             log::info!("{} messages wait to be delivered", conductor.posts());
         }
@@ -243,7 +246,7 @@ impl Shell {
         }
     }
 
-    fn send_post(&self, errand: PostErrand) -> bool {
+    pub(super) fn send_post(&self, errand: PostErrand) -> bool {
         self.clerk.as_ref().is_some_and(|clerk| clerk.post(errand))
     }
 
@@ -339,6 +342,7 @@ impl Shell {
             None => {
                 // What cannot be noted is only tried more often.
                 if let Some(tries) = tries {
+                    self.tell_attempt(id, tries.attempts, &error);
                     self.send_post(PostErrand::Note { id, tries, error });
                 }
             }
@@ -346,8 +350,10 @@ impl Shell {
     }
 
     /// The end of a post is durable, or could not be kept.
-    pub(super) fn post_ended(&mut self, id: u64, done: bool) {
-        if done {
+    pub(super) fn post_ended(&mut self, id: u64, end: Option<Box<End>>) {
+        let done = end.is_some();
+        if let Some(end) = end {
+            self.tell_end(id, &end);
             match self.deliveries.endings.remove(&id) {
                 Some(Ending::Delivered(_)) => self.deliveries.counts.delivered += 1,
                 Some(Ending::Buried { grave, .. }) => self.deliveries.counts.bury(grave),

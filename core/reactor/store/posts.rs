@@ -8,10 +8,14 @@
 //! 1, 0xff × 8     the tally: next id, posts that wait
 //! 2, key          what an idempotency key was used for: hash of the request (u128), id
 //! 3, id           what became of it
-//! 4, time, id     when the two above are forgotten (unix milliseconds): its idempotency key
+//! 4, time, id     when the two above and the one below are forgotten (unix milliseconds): the number of its end, and its
+//!                 idempotency key
+//! 5, number       the end with this number: whose it was
 //! ```
 //!
-//! What became of a post is remembered for a day, and so is its key, from the moment that it is settled.
+//! What became of a post is remembered for a day, and so is its key, from the moment that it is settled. Ends are numbered in
+//! the order in which they are kept, whatever the clock does: by its microseconds, or by one more than the last where it has not
+//! gone on. So no number is given twice, though nothing is left that remembers the last.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -37,6 +41,7 @@ const POST: u8 = 1;
 const KEY: u8 = 2;
 const RESULT: u8 = 3;
 const FORGET: u8 = 4;
+const END: u8 = 5;
 
 /// The first byte of a post's entry. One that was written before kills were counted begins with 1 and has no number of them.
 const POST_VERSION: u8 = 2;
@@ -436,9 +441,13 @@ impl Store {
         batch.remove(&tagged(POST, id));
         batch.insert(&POSTS_TALLY_KEY, &after.encode());
         batch.insert(&tagged(RESULT, id), result.encode());
-        batch.insert(forget_name(result.settled_unix_ms.saturating_add(REMEMBERED_MS), id), key.as_bytes());
+        let number = result.settled_unix_ms.saturating_mul(1_000).max(self.last_end.get().saturating_add(1));
+        batch.insert(&tagged(END, number), &id.to_be_bytes());
+        let forgotten = [&number.to_be_bytes()[..], key.as_bytes()].concat();
+        batch.insert(forget_name(result.settled_unix_ms.saturating_add(REMEMBERED_MS), id), forgotten);
         self.guarded(|| self.posts.apply_batch(batch))?;
         self.posts_tally.set(after);
+        self.last_end.set(number);
         if is_in_file {
             self.doomed.borrow_mut().push(self.post_file(id));
         }
@@ -519,18 +528,44 @@ impl Store {
         result.map(|result| PostResult::decode(&result).ok_or_else(unreadable)).transpose()
     }
 
+    /// The number of the end that was kept last; 0 if none is remembered. Does not block.
+    pub(crate) fn last_end(&self) -> u64 {
+        self.last_end.get()
+    }
+
+    /// The ends after the one with this number that are remembered, in the order in which they were kept, and `max` of them
+    /// at most: their numbers, whose they were, and what became of those. Blocks for the disk.
+    pub fn ends(&self, after: u64, max: usize) -> Result<Vec<(u64, u64, PostResult)>, StoreError> {
+        let Some(first) = after.checked_add(1) else { return Ok(Vec::new()) };
+        let mut range = self.posts.range(tagged(END, first)..=tagged(END, u64::MAX));
+        let mut ends = Vec::new();
+        while ends.len() < max {
+            let Some((name, id)) = self.guarded(|| range.next().transpose())? else { break };
+            let (Some(number), Some(id)) = (id_of(&name[1..]), id_of(&id)) else {
+                return Err(self.damaged("the end of a post is malformed".into()));
+            };
+            if let Some(result) = self.post_result(id)? {
+                ends.push((number, id, result));
+            }
+        }
+        Ok(ends)
+    }
+
     /// Forgets results and idempotency keys of more than a day ago, `max` of them at most; how many went. Not worth a sync.
     /// Blocks for the disk.
     pub(crate) fn forget_posts(&self, unix_ms: u64, max: usize) -> Result<usize, StoreError> {
         let mut forgotten = 0;
         while forgotten < max {
             let first = self.guarded(|| self.posts.range(vec![FORGET]..forget_name(unix_ms, 0)).next().transpose())?;
-            let Some((name, key)) = first else { break };
+            let Some((name, remembered)) = first else { break };
             let Some(id) = name.last_chunk::<8>().map(|id| u64::from_be_bytes(*id)) else { break };
+            // Whatever stands there, it must not keep others from being forgotten.
+            let (number, key) = remembered.split_first_chunk::<8>().unwrap_or((&[0; 8], &[]));
             let mut batch = sled::Batch::default();
             batch.remove(&name);
             batch.remove(&tagged(RESULT, id));
-            if let Ok(key) = std::str::from_utf8(&key) {
+            batch.remove(&tagged(END, u64::from_be_bytes(*number)));
+            if let Ok(key) = std::str::from_utf8(key) {
                 if self.key_record(key)?.is_some_and(|(_, used_for)| used_for == id) {
                     batch.remove(key_name(key));
                 }
@@ -567,7 +602,13 @@ impl Store {
 /// Sorts after every post.
 pub(super) const POSTS_TALLY_KEY: [u8; 9] = [POST, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff];
 
-/// The key of a post, or of its result.
+/// The number of the end that was kept last; 0 if there is none.
+pub(super) fn last_end_of(posts: &sled::Tree) -> sled::Result<u64> {
+    let last = posts.range(tagged(END, 0)..=tagged(END, u64::MAX)).next_back().transpose()?;
+    Ok(last.and_then(|(name, _)| id_of(&name[1..])).unwrap_or_default())
+}
+
+/// The key of a post, of its result or of its end.
 fn tagged(tag: u8, id: u64) -> [u8; 9] {
     let mut name = [tag; 9];
     name[1..].copy_from_slice(&id.to_be_bytes());
@@ -587,7 +628,8 @@ fn forget_name(unix_ms: u64, id: u64) -> Vec<u8> {
     [&[FORGET][..], &unix_ms.to_be_bytes(), &id.to_be_bytes()].concat()
 }
 
-fn cut(text: &str) -> &str {
+/// As much of an error as is kept.
+pub(crate) fn cut(text: &str) -> &str {
     &text[..text.floor_char_boundary(ERROR_BYTES_MAX)]
 }
 

@@ -85,6 +85,35 @@ fn a_settled_post_is_gone_and_what_became_of_it_is_known_for_a_day() {
 }
 
 #[test]
+fn ends_are_numbered_as_they_are_kept_whatever_the_clock_says_and_after_a_start_too() {
+    let scratch = Scratch::new();
+    let store = scratch.open();
+    assert_eq!((store.last_end(), store.ends(0, 9).unwrap()), (0, vec![]));
+    (1..=6).for_each(|id| assert_eq!(store.post(&post("a"), u64::MAX).unwrap(), Posted::New(id)));
+    for (id, unix_ms) in [(2, 5_000), (1, 5_000), (3, 4_000)] {
+        assert!(store.settle_post(id, &delivered(unix_ms)).unwrap());
+    }
+    assert!(!store.settle_post(3, &delivered(9_000)).unwrap() && store.last_end() == 5_000_002, "once");
+    store.flush().unwrap();
+    drop(store);
+    let store = scratch.open();
+    assert_eq!(store.last_end(), 5_000_002);
+    assert!(store.settle_post(5, &delivered(3_000)).unwrap() && store.settle_post(4, &delivered(6_000)).unwrap());
+    let ends = |after, max| -> Vec<(u64, u64, u64)> {
+        let ends = store.ends(after, max).unwrap().into_iter();
+        ends.map(|(number, id, result)| (number, id, result.settled_unix_ms)).collect()
+    };
+    let first = [(5_000_000, 2, 5_000), (5_000_001, 1, 5_000), (5_000_002, 3, 4_000)];
+    let second = [(5_000_003, 5, 3_000), (6_000_000, 4, 6_000)];
+    assert_eq!(ends(0, 9), [&first[..], &second[..]].concat());
+    assert_eq!((ends(0, 3), ends(5_000_002, 9)), (first.to_vec(), second.to_vec()));
+    assert_eq!((ends(6_000_000, 9), ends(u64::MAX, 9)), (vec![], vec![]));
+    assert_eq!(store.forget_posts(5_000 + REMEMBERED_MS, 9).unwrap(), 2);
+    assert_eq!(ends(0, 9), [first[0], first[1], second[1]]);
+    assert!(store.settle_post(6, &delivered(u64::MAX)).unwrap() && ends(6_000_000, 9)[0].0 == u64::MAX);
+}
+
+#[test]
 fn one_key_is_one_post_for_a_day_after_it_was_settled() {
     let scratch = Scratch::new();
     let store = scratch.open();

@@ -50,6 +50,7 @@ mod reach;
 mod requests;
 pub mod retry;
 pub mod router;
+pub mod scaler;
 mod shutdown;
 pub mod stats;
 mod status;

@@ -9,8 +9,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 mod proxy;
+mod scaler;
 
 pub use proxy::{Proxy, PROXY_HEADERS_MAX};
+pub use scaler::{Columns, Model, Scaler};
 
 /// Everything a person can set. Every field has a default, so `()` is a valid file.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]

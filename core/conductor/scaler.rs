@@ -2,7 +2,13 @@
 //!
 //! | what | where |
 //! |---|---|
+//! | the samples of the last half hour | `window.rs` |
+//! | what seasons are taken from | `history.rs` |
+//! | the columns that RAM is explained by | `features.rs` |
 //! | how a number depends on others, with an interval | `least_squares.rs`, `student.rs` |
 
+pub mod features;
+pub mod history;
 pub mod least_squares;
 pub mod student;
+pub mod window;

@@ -4,11 +4,15 @@
 //! |---|---|
 //! | the samples of the last half hour | `window.rs` |
 //! | what seasons are taken from | `history.rs` |
-//! | the columns that RAM is explained by | `features.rs` |
+//! | averages that forget, of level and trend | `smoothing.rs` |
+//! | the columns that least squares explain RAM by | `features.rs` |
 //! | how a number depends on others, with an interval | `least_squares.rs`, `student.rs` |
 
 pub mod features;
 pub mod history;
 pub mod least_squares;
+pub mod smoothing;
 pub mod student;
 pub mod window;
+
+pub use window::{Reading, Unfit};

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | a share of RAM that is no number, 0 or less, or more than 100 % | refused |
 //! | a sample that is not later than the last: twice the same, or a clock that went back | refused |
-//! | a rate of requests that is no number or negative | taken as the last one |
+//! | a rate of requests that is no number, negative, or more than a billion | taken as the last one |
 //! | no sample for four intervals | a gap: nothing is interpolated across it |
 //! | a gap longer than the window, or a clock that jumps ahead | the window begins anew |
 //! | samples closer together than a 210th of window and horizon (10 s) | the last takes the place of the one before |
@@ -92,9 +92,8 @@ impl Window {
         if last.is_some_and(|last| now <= last.at) {
             return Some(Unfit::NotLater);
         }
-        let is_rate = reading.requests_per_s.is_finite() && reading.requests_per_s >= 0.0;
         let requests_per_s = match last {
-            _ if is_rate => reading.requests_per_s,
+            _ if is_rate(reading.requests_per_s) => reading.requests_per_s,
             Some(last) => last.requests_per_s,
             None => 0.0,
         };
@@ -166,6 +165,11 @@ impl Window {
     }
 }
 
+/// Whether so many requests per second can be meant.
+pub(super) fn is_rate(requests_per_s: f64) -> bool {
+    (0.0..=1e9).contains(&requests_per_s)
+}
+
 /// Two samples further apart than this have a gap between them.
 pub(super) fn gap_max(settings: &config::Scaler) -> Duration {
     settings.interval_ms.millis() * GAP_INTERVALS
@@ -226,7 +230,9 @@ mod tests {
         window.take(at(0), &reading(50.0, f64::NAN));
         assert_eq!(rate(&window), 0.0);
         window.take(at(30), &reading(50.0, 7.0));
-        window.take(at(60), &reading(50.0, -1.0));
+        for (second, wrong) in [(60, -1.0), (90, 1e10), (120, f64::INFINITY)] {
+            window.take(at(second), &reading(50.0, wrong));
+        }
         assert_eq!(rate(&window), 7.0);
     }
 

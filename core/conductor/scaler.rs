@@ -2,12 +2,14 @@
 //!
 //! | what | where |
 //! |---|---|
+//! | who forecasts best, and is believed | `competition.rs` |
 //! | the samples of the last half hour | `window.rs` |
 //! | what seasons are taken from | `history.rs` |
 //! | averages that forget, of level and trend | `smoothing.rs` |
 //! | the columns that least squares explain RAM by | `features.rs` |
 //! | how a number depends on others, with an interval | `least_squares.rs`, `student.rs` |
 
+pub mod competition;
 pub mod features;
 pub mod history;
 pub mod least_squares;
@@ -15,4 +17,5 @@ pub mod smoothing;
 pub mod student;
 pub mod window;
 
+pub use competition::{Forecast, Promotion, Score};
 pub use window::{Reading, Unfit};

@@ -19,7 +19,7 @@
 //! | what a child may use | `limits.rs` |
 //! | the end, phase by phase | `ending.rs` |
 //!
-//! The leaves (`lifecycle`, `health`, `breaker`, `router`, `balance`, `retry`, `dead_letter`, `shutdown`) answer
+//! The leaves (`lifecycle`, `health`, `breaker`, `router`, `balance`, `retry`, `dead_letter`, `scaler`, `shutdown`) answer
 //! questions and take facts. They know no other leaf and emit no action.
 
 #![forbid(unsafe_code)]

@@ -2,6 +2,7 @@
 //!
 //! | what | where |
 //! |---|---|
+//! | every reading in, every forecast out | `outlook.rs` |
 //! | who forecasts best, and is believed | `competition.rs` |
 //! | the samples of the last half hour | `window.rs` |
 //! | what seasons are taken from | `history.rs` |
@@ -13,9 +14,11 @@ pub mod competition;
 pub mod features;
 pub mod history;
 pub mod least_squares;
+pub mod outlook;
 pub mod smoothing;
 pub mod student;
 pub mod window;
 
 pub use competition::{Forecast, Promotion, Score};
+pub use outlook::{Outlook, Taken};
 pub use window::{Reading, Unfit};

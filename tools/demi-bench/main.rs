@@ -15,6 +15,7 @@ mod health;
 mod limit;
 mod load;
 mod memory;
+mod model;
 mod overload;
 mod procfs;
 mod queue;
@@ -37,7 +38,8 @@ use argh::FromArgs;
 pub type Outcome<T> = Result<T, String>;
 
 #[derive(FromArgs)]
-/// Measures a running Demi: latency, cost per request, memory, restarts, overload, messages and kills; and decisions, routing, health checks, discovery.
+/// Measures a running Demi: latency, cost per request, memory, restarts, overload, messages and kills; and decisions, routing, health checks, discovery,
+/// forecasts.
 struct Arguments {
     #[argh(subcommand)]
     command: Command,
@@ -54,6 +56,7 @@ enum Command {
     Request(request::Arguments),
     Limit(limit::Arguments),
     Memory(memory::Arguments),
+    Model(model::Arguments),
     Overload(overload::Arguments),
     Queue(queue::Arguments),
     Restart(restart::Arguments),
@@ -95,6 +98,7 @@ fn main() -> ExitCode {
         Command::Request(arguments) => request::run(&arguments),
         Command::Limit(arguments) => limit::run(&arguments),
         Command::Memory(arguments) => memory::run(&arguments),
+        Command::Model(arguments) => model::run(&arguments),
         Command::Overload(arguments) => overload::run(&arguments),
         Command::Queue(arguments) => queue::run(&arguments),
         Command::Restart(arguments) => restart::run(&arguments),

@@ -31,7 +31,7 @@
 #![forbid(unsafe_code)]
 
 pub use demi_conductor as conductor;
-pub use demi_conductor::config::{Bounded, Config, Content, Host, Mistake, OnFailure, Platform, Route};
+pub use demi_conductor::config::{Bounded, Config, Content, Host, Mistake, OnFailure, Platform, Route, Urgency};
 pub use demi_platform::Host as PluginHost;
 pub use demi_platform::Platform as PlatformTrait;
 pub use demi_platform::{

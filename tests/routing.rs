@@ -43,7 +43,8 @@ fn route_test_tells_which_rule_takes_a_request_and_why_the_others_do_not() {
         let told = |line: &&str| line.contains(&format!("rule {number} ")) && line.ends_with(why);
         assert!(lines.iter().any(told), "{number} {why}: {text}");
     }
-    assert!(lines[4].contains("rule 5 "), "the one of the higher priority comes first: {text}");
+    assert_eq!(lines[3], "  urgency: by who asks");
+    assert!(lines[5].contains("rule 5 "), "the one of the higher priority comes first: {text}");
 }
 
 #[test]

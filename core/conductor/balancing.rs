@@ -1,6 +1,6 @@
 //! How requests are spread over the instances of a platform, each way told as a short story.
 
-use crate::config::{Balance, Bounded, Config, Host, Platform, Route};
+use crate::config::{Balance, Bounded, Config, Host, Platform, Route, Urgency};
 use crate::{Action, Conductor, Event, Instance, Outcome, RouteId, Ticket, Time, Verdict};
 
 struct Story {
@@ -48,7 +48,7 @@ impl Story {
     fn ask(&mut self, at: Time, key: Option<u64>) -> (Ticket, Instance) {
         self.tickets += 1;
         let ticket = Ticket::new(self.tickets, 0);
-        let asked = Event::Asked { ticket, route: Some(RouteId(0)), idempotent: false, key };
+        let asked = Event::Asked { ticket, route: Some(RouteId(0)), idempotent: false, key, urgency: Urgency::Normal };
         let dispatch = |action: &Action| match action {
             Action::Dispatch { ticket, instance } => Some((*ticket, *instance)),
             _ => None,

@@ -605,7 +605,8 @@ pub struct Platform {
     /// keep none for more than 400 days.
     #[serde(default)]
     pub sticky_cookie_max_age_s: Option<Bounded<1, 34_560_000, 1>>,
-    /// Most requests that wait for an instance; one more is refused with 503.
+    /// Most requests that wait for an instance, of every urgency together; one more is refused with 503, or the last of
+    /// the least urgent if that is less urgent.
     #[serde(default)]
     pub queue_max: Bounded<0, 65_536, 256>,
     /// A start that takes longer is ended and tried again.
@@ -734,6 +735,22 @@ pub enum OnFailure {
     DeadLetter,
 }
 
+/// Who of those that wait for a platform has the next turn (the word is that of RFC 9218).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize, Serialize)]
+pub enum Urgency {
+    /// Before all others: what platforms and the host program ask of each other.
+    High,
+    /// What clients ask, and what platforms pass on for people.
+    Normal,
+    /// Behind all others: what nobody waits for.
+    Low,
+}
+
+impl Urgency {
+    /// The most urgent first.
+    pub const ALL: [Urgency; 3] = [Urgency::High, Urgency::Normal, Urgency::Low];
+}
+
 /// What a request's text must be like.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub enum Content {
@@ -794,6 +811,9 @@ pub struct Route {
     /// Rules of a higher priority come before those of a lower one; among equals the order of the file holds.
     #[serde(default)]
     pub priority: i32,
+    /// Who comes first among those that wait for a platform, whoever asks. Default: by who asks, see docs/routing.md.
+    #[serde(default)]
+    pub urgency: Option<Urgency>,
     /// The platform that gets it.
     pub to: String,
     /// From the question to the answer, all attempts together.
@@ -840,6 +860,7 @@ impl Route {
             content: None,
             ignore_case: false,
             priority: 0,
+            urgency: None,
             to: platform.to_owned(),
             timeout_ms: Bounded::default(),
             attempt_timeout_ms: None,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::breaker::Cause;
-use crate::config::Platform;
+use crate::config::{Platform, Urgency};
 use crate::lifecycle::{Reason, State};
 use crate::router::RouteId;
 use crate::time::Time;
@@ -146,6 +146,8 @@ pub enum Event {
         idempotent: bool,
         /// What stands for the key that it came with ([`crate::balance::fingerprint`]), if its platform goes by keys.
         key: Option<u64>,
+        /// How urgent it is by who asks; what its rule says comes before that.
+        urgency: Urgency,
     },
     /// More of a request's body went to an instance, or the last of it, and nobody has it any more: it cannot be asked again,
     /// and its time begins anew. Only where the answer has not begun does it matter.
@@ -763,7 +765,8 @@ pub enum Answer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Refusal {
-    /// As many wait for the platform as may.
+    /// As many wait for the platform as may, and none of them is less urgent; or it waited and gave way to one that is more
+    /// urgent.
     QueueFull,
     /// It waited for the platform until its time was up.
     QueueTimeout,

@@ -73,7 +73,7 @@ impl Conductor {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Bounded, Config, Host, OnFailure, Platform, Route};
+    use crate::config::{Bounded, Config, Host, OnFailure, Platform, Route, Urgency};
     use crate::{Event, Instance, RouteId, Time};
 
     struct Story {
@@ -121,7 +121,10 @@ mod tests {
             self.tickets += 1;
             let ticket = Ticket::new(self.tickets, 0);
             let route = Some(RouteId(0));
-            (ticket, self.happens(Event::Asked { ticket, route, idempotent: false, key: None }))
+            (
+                ticket,
+                self.happens(Event::Asked { ticket, route, idempotent: false, key: None, urgency: Urgency::Normal }),
+            )
         }
 
         fn answers(&mut self, ticket: Ticket, instance: Instance, outcome: Outcome) -> Vec<Action> {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::breaker::Cause;
 use crate::config::{
-    Bounded, Breaker, Check, Config, Health, Host, OwnBreaker, Platform, Reachability, Recovery, Route,
+    Bounded, Breaker, Check, Config, Health, Host, OwnBreaker, Platform, Reachability, Recovery, Route, Urgency,
 };
 use crate::lifecycle::{Reason, State};
 use crate::{
@@ -104,7 +104,16 @@ impl Story {
     fn ask_for(&mut self, route: RouteId) -> (Ticket, Vec<Action>) {
         self.tickets += 1;
         let ticket = Ticket::new(self.tickets, 0);
-        (ticket, self.happens(Event::Asked { ticket, route: Some(route), idempotent: false, key: None }))
+        (
+            ticket,
+            self.happens(Event::Asked {
+                ticket,
+                route: Some(route),
+                idempotent: false,
+                key: None,
+                urgency: Urgency::Normal,
+            }),
+        )
     }
 
     /// A request that is answered so, this much later. By whom, or with what it was refused.

@@ -19,8 +19,8 @@
 //! | what a child may use | `limits.rs` |
 //! | the end, phase by phase | `ending.rs` |
 //!
-//! The leaves (`lifecycle`, `health`, `breaker`, `router`, `balance`, `retry`, `dead_letter`, `scaler`, `shutdown`) answer
-//! questions and take facts. They know no other leaf and emit no action.
+//! The leaves (`lifecycle`, `health`, `breaker`, `router`, `balance`, `queue`, `retry`, `dead_letter`, `scaler`,
+//! `shutdown`) answer questions and take facts. They know no other leaf and emit no action.
 
 #![forbid(unsafe_code)]
 
@@ -45,6 +45,9 @@ pub mod manifest;
 mod orders;
 mod outliers;
 mod posts;
+mod queue;
+#[cfg(test)]
+mod queueing;
 mod random;
 mod reach;
 mod requests;
@@ -62,8 +65,6 @@ mod tests;
 mod time;
 mod timers;
 mod uploads;
-
-use std::collections::VecDeque;
 
 pub use event::{
     Action, Answer, Errand, Event, Exit, Grave, Instance, News, Order, Outcome, PostId, Posting, Refusal, Sample,
@@ -83,6 +84,7 @@ use health::Health;
 use hedging::Latency;
 use lifecycle::{Lifecycle, Reason, State, Then};
 use posts::Posts;
+use queue::Queue;
 use reach::Target;
 use requests::Request;
 use retry::Budget;
@@ -167,7 +169,7 @@ struct Platform {
     vouched_at: Time,
     /// A comparison of its instances is due.
     is_compared: bool,
-    queue: VecDeque<Ticket>,
+    queue: Queue,
     balance: Balance,
     /// What stands for each of its slots, and how often it is asked against the others.
     shares: Vec<Share>,
@@ -251,7 +253,7 @@ impl Platform {
             is_cut_off: false,
             vouched_at: Time::ZERO,
             is_compared: false,
-            queue: VecDeque::new(),
+            queue: Queue::default(),
             balance: config.balance,
             shares: Share::all(config),
             turns: Turns::default(),
@@ -442,7 +444,9 @@ impl Conductor {
         }
         match event {
             Event::Began => self.began(out),
-            Event::Asked { ticket, route, idempotent, key } => self.asked(ticket, route, idempotent, key, out),
+            Event::Asked { ticket, route, idempotent, key, urgency } => {
+                self.asked(ticket, route, idempotent, key, urgency, out);
+            }
             Event::Moved { ticket, instance } => self.moved(ticket, instance),
             Event::Headed { ticket, instance } => self.headed(ticket, instance, out),
             Event::Answered { ticket, instance, outcome } => self.answered(ticket, instance, outcome, None, out),

@@ -287,7 +287,7 @@ impl Conductor {
         }
         log::info!("{} is isolated by hand", self.platforms[platform].name);
         self.tell_platform(platform, News::Isolated, out);
-        while let Some(ticket) = self.platforms[platform].queue.front().copied() {
+        while let Some(ticket) = self.platforms[platform].queue.front() {
             self.end(ticket, Answer::Refused(Refusal::Isolated, NOT_SOON), None, out);
         }
     }

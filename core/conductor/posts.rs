@@ -16,6 +16,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+use crate::config::Urgency;
 use crate::event::{Action, Answer, Grave, Outcome, PostId, Posting, Refusal, Ticket, Tries};
 use crate::router::RouteId;
 use crate::shutdown::Phase;
@@ -258,7 +259,7 @@ impl Conductor {
         post.attempts = post.attempts.saturating_add(1);
         let (route, key) = (post.route, (post.key != 0).then_some(post.key));
         self.posts.by_ticket.insert(ticket, id);
-        self.asked(ticket, Some(route), true, key, out);
+        self.asked(ticket, Some(route), true, key, Urgency::Low, out);
     }
 
     /// Its body could not be brought to mind: not now, or never again.

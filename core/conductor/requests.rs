@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use crate::balance::{standing, usual_after, Load, Silence};
 use crate::breaker::{Finding, Mode, TRIAL_RETRY_AFTER};
-use crate::config::{Balance, Host};
+use crate::config::{Balance, Host, Urgency};
 use crate::dead_letter;
 use crate::event::{Action, Answer, Instance, Outcome, Refusal, Ticket};
 use crate::instances::SLEPT_THROUGH;
@@ -44,6 +44,7 @@ pub(crate) struct Request {
     pub(crate) idempotent: bool,
     /// Which instance it goes to, where keys decide.
     pub(crate) key: Option<u64>,
+    pub(crate) urgency: Urgency,
     /// When the present attempt began, and when it will have been slow.
     pub(crate) given_at: Time,
     pub(crate) slow_at: Time,
@@ -105,6 +106,7 @@ impl Conductor {
         route: Option<RouteId>,
         idempotent: bool,
         key: Option<u64>,
+        urgency: Urgency,
         out: &mut Vec<Action>,
     ) {
         let Some((route, rule)) = route.and_then(|route| Some((route, self.router.rule(route)?))) else {
@@ -127,7 +129,7 @@ impl Conductor {
             return self.turn_away(ticket, Answer::Refused(refusal, after), out);
         }
         let is_idempotent = idempotent || rule.idempotent;
-        let (of, timeout) = (rule.platform, rule.timeout);
+        let (of, timeout, urgency) = (rule.platform, rule.timeout, rule.urgency.unwrap_or(urgency));
         if self.requests.len() <= ticket.slot() {
             self.requests.resize(ticket.slot() + 1, None);
         }
@@ -146,6 +148,7 @@ impl Conductor {
             passed_on: 0,
             idempotent: is_idempotent,
             key,
+            urgency,
             given_at: self.now,
             slow_at: self.now,
             headed_late: false,
@@ -184,7 +187,7 @@ impl Conductor {
 
     /// Gives the request to an instance, or queues it, or refuses it.
     pub(crate) fn place(&mut self, ticket: Ticket, avoid: Option<u32>, out: &mut Vec<Action>) {
-        let &mut Request { platform, deadline, key, .. } = self.request_mut(ticket);
+        let &mut Request { platform, deadline, key, urgency, .. } = self.request_mut(ticket);
         let platform = platform as usize;
         if self.now >= deadline {
             return self.end_waiting(ticket, out);
@@ -194,6 +197,8 @@ impl Conductor {
         }
         let picked = match avoid {
             Some(avoid) => self.pick_again(platform, avoid),
+            // What has come free in this turn is for those that wait: they have it at the end of the turn.
+            None if self.platforms[platform].queue.fronts_before(urgency).next().is_some() => None,
             None => self.pick(platform, key, None),
         };
         if let (Some(avoid), None, Some(until)) = (avoid, picked, self.deferred_until(platform)) {
@@ -210,16 +215,28 @@ impl Conductor {
         }
         match self.prospect(platform, deadline) {
             Prospect::Refuse(refusal, after) => self.end(ticket, Answer::Refused(refusal, after), None, out),
-            Prospect::Wait if self.platforms[platform].queue.len() >= self.platforms[platform].terms.queue_max => {
-                self.end(ticket, Answer::Refused(Refusal::QueueFull, TRY_AGAIN_AFTER), None, out);
-            }
-            Prospect::Wait => {
-                let now = self.now;
-                let entry = self.request_mut(ticket);
-                (entry.place, entry.queued_at) = (Place::Queued, now);
-                self.set_timer(Timer::Expire(ticket), deadline);
-                self.platforms[platform].queue.push_back(ticket);
-            }
+            Prospect::Wait => self.enqueue(ticket, out),
+        }
+    }
+
+    /// Has it wait for an instance, if there is room or somebody gives way.
+    fn enqueue(&mut self, ticket: Ticket, out: &mut Vec<Action>) {
+        let now = self.now;
+        let &mut Request { platform, deadline, urgency, .. } = self.request_mut(ticket);
+        let Platform { queue, terms, .. } = &mut self.platforms[platform as usize];
+        let has_room = queue.len() < terms.queue_max;
+        let displaced = if has_room { None } else { queue.last_below(urgency) };
+        if !has_room && displaced.is_none() {
+            return self.end(ticket, Answer::Refused(Refusal::QueueFull, TRY_AGAIN_AFTER), None, out);
+        }
+        queue.push(urgency, ticket);
+        let entry = self.request_mut(ticket);
+        (entry.place, entry.queued_at) = (Place::Queued, now);
+        self.set_timer(Timer::Expire(ticket), deadline);
+        // Only then: another that falls back on this platform meanwhile must not find the place that is taken.
+        if let Some(displaced) = displaced {
+            self.platforms[platform as usize].stats.displaced += 1;
+            self.end(displaced, Answer::Refused(Refusal::QueueFull, TRY_AGAIN_AFTER), None, out);
         }
     }
 
@@ -861,20 +878,20 @@ impl Conductor {
             self.timers.cancel(timer);
         }
         let now = self.now;
-        let &mut Request { platform, place, queued_at, .. } = self.request_mut(ticket);
+        let &mut Request { platform, place, queued_at, urgency, .. } = self.request_mut(ticket);
         let last = &mut self.platforms[platform as usize];
         last.used_at = now;
         last.live -= 1;
         if place == Place::Queued {
             last.stats.queue_duration.record(now - queued_at);
-            last.queue.retain(|queued| *queued != ticket);
+            last.queue.remove(urgency, ticket);
         }
         platform
     }
 
     /// Something changed for the platform: gives what waits to whoever is free, and refuses what waits in vain.
     pub(crate) fn pump(&mut self, platform: usize, out: &mut Vec<Action>) {
-        while let Some(ticket) = self.platforms[platform].queue.front().copied() {
+        while let Some(ticket) = self.platforms[platform].queue.front() {
             let request = self.live_request(ticket);
             // After a clock jump other timers may be served before the one that ends this request.
             if self.now >= request.deadline {
@@ -882,7 +899,7 @@ impl Conductor {
                 continue;
             }
             if let Some(slot) = self.pick(platform, request.key, None) {
-                self.platforms[platform].queue.pop_front();
+                self.platforms[platform].queue.remove(request.urgency, ticket);
                 self.platforms[platform].stats.queue_duration.record(self.now - request.queued_at);
                 self.dispatch(ticket, slot, out);
                 continue;
@@ -919,7 +936,8 @@ impl Conductor {
 
     /// How long the request that has waited longest for the platform has.
     pub(crate) fn queue_age(&self, platform: usize) -> Duration {
-        let oldest = self.platforms[platform].queue.front().map(|ticket| self.live_request(*ticket).queued_at);
+        let fronts = self.platforms[platform].queue.fronts_before(Urgency::Low);
+        let oldest = fronts.map(|ticket| self.live_request(ticket).queued_at).min();
         oldest.map_or(Duration::ZERO, |since| self.now - since)
     }
 
@@ -934,7 +952,8 @@ impl Conductor {
         let live = self.requests.iter().flatten();
         assert_eq!(live.clone().count(), self.live, "the count of live requests is off");
         for request in live {
-            let is_queued = self.platforms[request.platform as usize].queue.contains(&request.ticket);
+            let mut queued = self.platforms[request.platform as usize].queue.iter();
+            let is_queued = queued.any(|queued| queued == (request.urgency, request.ticket));
             let expires = self.timers.at(Timer::Expire(request.ticket)).is_some();
             let retries = self.timers.at(Timer::Retry(request.ticket)).is_some();
             let (queued, expiring, retrying) = match request.place {
@@ -954,8 +973,13 @@ impl Conductor {
                 "the queue of {} is too long",
                 platform.name
             );
-            for ticket in &platform.queue {
-                assert!(self.request(*ticket).is_some(), "{ticket:?} is queued and has ended");
+            let mut before = None;
+            for (urgency, ticket) in platform.queue.iter() {
+                let request = self.request(ticket);
+                assert!(request.is_some(), "{ticket:?} is queued and has ended");
+                let queued = request.map(|request| (urgency as usize, request.queued_at));
+                assert!(before <= queued, "{ticket:?} stands behind one that came after it");
+                before = queued;
             }
         }
         for (slot, entry) in self.slots.iter().enumerate() {

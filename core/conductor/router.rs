@@ -20,7 +20,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::config::{Config, OnFailure, Platform, Route};
+use crate::config::{Config, OnFailure, Platform, Route, Urgency};
 use index::Index;
 use matchers::Matchers;
 
@@ -67,6 +67,8 @@ pub struct Rule {
     pub retries: u32,
     /// Whether the platform may be asked twice.
     pub idempotent: bool,
+    /// Who comes first among those that wait; `None`: by who asks.
+    pub urgency: Option<Urgency>,
     /// Indices of the platforms that get it in turn, if the one before does not take it or fails for good.
     pub fallback: Box<[u32]>,
     /// What becomes of a call that failed for good.
@@ -193,6 +195,7 @@ impl Rule {
             attempt_timeout: route.attempt_timeout_ms.map_or(timeout, |bound| bound.millis().min(timeout)),
             retries: route.retries.count(),
             idempotent: route.idempotent,
+            urgency: route.urgency,
             fallback: Box::default(),
             on_failure: route.on_failure,
             message_ttl: route.message_ttl_ms.map(|ttl| ttl.millis()),

@@ -143,6 +143,8 @@ pub struct PlatformStats {
     pub refused: [u64; Refusal::ALL.len()],
     /// Attempts after the first.
     pub retries: u64,
+    /// Requests that waited and gave way to more urgent ones.
+    pub displaced: u64,
     /// Requests kept as dead letters.
     pub buried: u64,
     /// Requests that went on to the next platform of the route's `fallback`.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::config::{Bounded, Config, Host, Platform, Start};
+use crate::config::{Bounded, Config, Host, Platform, Start, Urgency};
 use crate::lifecycle::{Reason, State};
 use crate::{
     Action, Answer, Conductor, Event, Exit, Instance, News, Order, Outcome, Refusal, RouteId, Signal, Terms, Ticket,
@@ -81,7 +81,7 @@ impl Story {
         let ticket = Ticket::new(self.tickets, 0);
         let route = self.conductor.router().to(platform);
         assert!(route.is_some(), "every platform has a rule of its own");
-        (ticket, self.happens(Event::Asked { ticket, route, idempotent: false, key: None }))
+        (ticket, self.happens(Event::Asked { ticket, route, idempotent: false, key: None, urgency: Urgency::Normal }))
     }
 
     fn reload(&mut self, platform: u32, edition: u32) -> Vec<Action> {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::config::{Bounded, Config, Host, Platform, Route};
+use crate::config::{Bounded, Config, Host, Platform, Route, Urgency};
 use crate::{
     Action, Answer, Conductor, Event, Instance, Order, Outcome, RouteId, Signal, Ticket, Time, Timer, Verdict,
 };
@@ -48,7 +48,13 @@ impl Bench {
     }
 
     fn asked(&mut self) -> Event {
-        Event::Asked { ticket: self.ticket(), route: Some(RouteId(0)), idempotent: true, key: None }
+        Event::Asked {
+            ticket: self.ticket(),
+            route: Some(RouteId(0)),
+            idempotent: true,
+            key: None,
+            urgency: Urgency::Normal,
+        }
     }
 
     fn answered(&self, outcome: Outcome) -> Event {

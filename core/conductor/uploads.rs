@@ -34,7 +34,7 @@ impl Conductor {
 
 #[cfg(test)]
 mod tests {
-    use crate::config::{Bounded, Config, Host, Platform, Route};
+    use crate::config::{Bounded, Config, Host, Platform, Route, Urgency};
     use crate::event::{Action, Answer, Event, Instance, Outcome, Ticket};
     use crate::router::RouteId;
     use crate::time::Time;
@@ -71,7 +71,13 @@ mod tests {
                 conductor.handle(Time::ZERO, Event::Probed { instance, verdict }, &mut out);
             }
             out.clear();
-            let asked = Event::Asked { ticket: TICKET, route: Some(RouteId(0)), idempotent: true, key: None };
+            let asked = Event::Asked {
+                ticket: TICKET,
+                route: Some(RouteId(0)),
+                idempotent: true,
+                key: None,
+                urgency: Urgency::Normal,
+            };
             conductor.handle(Time::ZERO, asked, &mut out);
             let with = out.iter().find_map(|action| match action {
                 Action::Dispatch { instance, .. } => Some(*instance),

@@ -291,6 +291,12 @@ fn of_requests(page: &mut Page, platforms: &[PlatformStatus<'_>]) {
     }
     page.family("demi_retry_tokens", "gauge", "What retries and hedges of the platform may still draw on.");
     page.each("demi_retry_tokens", platforms, |platform| platform.retry_tokens);
+    page.family(
+        "demi_displaced_total",
+        "counter",
+        "Requests that waited and were refused to make room for more urgent ones.",
+    );
+    page.each("demi_displaced_total", platforms, |platform| platform.stats.displaced);
     page.family("demi_queue_length", "gauge", "Requests that wait for an instance.");
     page.each("demi_queue_length", platforms, |platform| platform.queued);
     page.family("demi_queue_age_seconds", "gauge", "How long the request has waited that has waited longest.");

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use demi_conductor::breaker::Cause;
-use demi_conductor::config::{Config, Host, OnFailure, Start};
+use demi_conductor::config::{Config, Host, OnFailure, Start, Urgency};
 use demi_conductor::lifecycle::{Reason, State, Then};
 use demi_conductor::{
     Action, Answer, Conductor, Event, Exit, Instance, InstanceStatus, News, Order, Outcome, Phase, Refusal, RouteId,
@@ -28,6 +28,7 @@ struct Promise {
     attempts_max: u32,
     idempotent: bool,
     is_kept: bool,
+    urgency: Option<Urgency>,
     /// Who may have it afterwards, in this order.
     chain: [Option<usize>; CHAIN_MAX],
 }
@@ -41,6 +42,10 @@ struct Record {
     ticket: Ticket,
     promise: Option<Promise>,
     idempotent: bool,
+    urgency: Urgency,
+    /// Its place among all that came to a platform, and when it came to its present one.
+    arrival: u64,
+    arrived_at: Time,
     deadline: Time,
     /// With whom, and with whom else.
     out: Option<Instance>,
@@ -74,6 +79,11 @@ impl Record {
     /// Whether this run has it.
     fn is_with(&self, instance: Instance) -> bool {
         self.out == Some(instance) || self.second == Some(instance)
+    }
+
+    /// Its platform has not tried it yet: it waits for its turn there.
+    fn is_fresh(&self) -> bool {
+        self.out.is_none() && self.attempts + self.misses == 0
     }
 
     /// This run has it no more; another may go on with it.
@@ -166,6 +176,7 @@ pub(crate) struct Ledger {
     /// Requests whose end is due at a time: all but those whose answer is flowing.
     due: BTreeSet<(Time, Ticket)>,
     live: usize,
+    arrivals: u64,
     slots: Vec<Slot>,
     /// Where in its end Demi was after the last turn.
     phase: Phase,
@@ -225,6 +236,7 @@ impl Ledger {
                     attempts_max: 1 + route.retries.count(),
                     idempotent: route.idempotent,
                     is_kept: route.on_failure == OnFailure::DeadLetter,
+                    urgency: route.urgency,
                 })
             })
             .collect();
@@ -236,6 +248,7 @@ impl Ledger {
             deliveries: BTreeMap::new(),
             due: BTreeSet::new(),
             live: 0,
+            arrivals: 0,
             slots,
             phase: Phase::Running,
             has_exited: false,
@@ -334,12 +347,12 @@ impl Ledger {
     fn note_event(&mut self, now: Time, event: &Event, actions: &[Action]) -> Turn {
         let mut turn = Turn::default();
         match *event {
-            Event::Asked { ticket, route, idempotent, key: _ } => {
-                self.note_asked(now, ticket, route, idempotent, &mut turn)
+            Event::Asked { ticket, route, idempotent, key: _, urgency } => {
+                self.note_asked(now, ticket, route, idempotent, urgency, &mut turn)
             }
             Event::PostLoaded { ticket, .. } => {
                 let route = self.deliveries.remove(&ticket);
-                self.note_asked(now, ticket, route, true, &mut turn);
+                self.note_asked(now, ticket, route, true, Urgency::Low, &mut turn);
                 self.record_mut(ticket, "the delivery").is_delivery = true;
             }
             Event::Headed { ticket, instance } => {
@@ -411,13 +424,25 @@ impl Ledger {
     }
 
     /// A request comes in.
-    fn note_asked(&mut self, now: Time, ticket: Ticket, route: Option<RouteId>, idempotent: bool, turn: &mut Turn) {
+    fn note_asked(
+        &mut self,
+        now: Time,
+        ticket: Ticket,
+        route: Option<RouteId>,
+        idempotent: bool,
+        urgency: Urgency,
+        turn: &mut Turn,
+    ) {
+        self.arrivals += 1;
         let promise = route.map(|route| self.promises[route.0 as usize]);
         let timeout = promise.map_or(Duration::ZERO, |promise| promise.timeout);
         let record = Record {
             ticket,
             promise,
             idempotent: idempotent || promise.is_some_and(|promise| promise.idempotent),
+            urgency: promise.and_then(|promise| promise.urgency).unwrap_or(urgency),
+            arrival: self.arrivals,
+            arrived_at: now,
             deadline: now + timeout,
             out: None,
             second: None,
@@ -636,6 +661,9 @@ impl Ledger {
         conductor: &Conductor,
     ) {
         self.assert_in_use(instance, turn, "work");
+        if !is_second {
+            self.assert_its_turn(now, ticket, turn);
+        }
         let record = self.record_mut(ticket, "the dispatch");
         let promise = record.promise.unwrap_or_else(|| panic!("{ticket:?} has no route and was dispatched"));
         let is_noted = is_second && turn.hedged == Some(ticket);
@@ -726,6 +754,28 @@ impl Ledger {
         }
     }
 
+    /// What has not been tried by its platform yet is given to an instance only after all that are more urgent, or as urgent
+    /// and have come before it.
+    fn assert_its_turn(&mut self, now: Time, ticket: Ticket, turn: &Turn) {
+        let Some(record) = self.record(ticket).filter(|record| record.is_fresh()).copied() else { return };
+        let platform = record.promise.map(|promise| promise.platform);
+        // What came in this turn came after the timers that were due.
+        let waits = |other: &&Record| {
+            let is_there =
+                other.promise.map(|promise| promise.platform) == platform && turn.asked != Some(other.ticket);
+            is_there && other.is_fresh() && other.ticket != ticket && other.deadline > now
+        };
+        let mut is_overtaken = false;
+        for other in self.records.iter().flatten().filter(waits) {
+            let turns = [&record, other].map(|record| (record.urgency as usize, record.arrival));
+            assert!(turns[0] < turns[1], "{ticket:?} was dispatched before {:?}, whose turn it was", other.ticket);
+            is_overtaken |= other.urgency != record.urgency && other.arrival < record.arrival;
+        }
+        if is_overtaken {
+            self.saw(Sight::Overtaken);
+        }
+    }
+
     fn note_cancel(&mut self, now: Time, ticket: Ticket, instance: Instance, rest: &[Action], turn: &Turn) {
         let is_answered = turn.headed == Some(ticket) || turn.answered.is_some_and(|(of, _, _)| of == ticket);
         let record = self.record_mut(ticket, "the cancellation");
@@ -745,7 +795,10 @@ impl Ledger {
     fn note_fall_back(&mut self, now: Time, ticket: Ticket, platform: usize, turn: &Turn) {
         let request_timeout = self.platforms[platform].request_timeout;
         let phase = self.phase;
+        self.arrivals += 1;
+        let arrival = self.arrivals;
         let record = self.record_mut(ticket, "the fallback");
+        (record.arrival, record.arrived_at) = (arrival, now);
         let promise = record.promise.as_mut().unwrap_or_else(|| panic!("{ticket:?} has no route and was passed on"));
         let last = std::mem::replace(&mut promise.platform, platform);
         let next = promise.chain.get(record.passed_on).copied().flatten();
@@ -789,6 +842,15 @@ impl Ledger {
             Answer::NoRoute => (record.promise.is_none(), Sight::NoRoute),
             Answer::Unheard => (record.gone, Sight::Unheard),
             Answer::Refused(Refusal::QueueTimeout, _) => (is_up && record.attempts == 0, Sight::QueueTimeout),
+            // It waited for its platform's turn already.
+            Answer::Refused(Refusal::QueueFull, _) if record.is_fresh() && record.arrived_at < now => {
+                let urgency = record.urgency as usize;
+                let platform = record.promise.map(|promise| promise.platform);
+                let others = self.records.iter().flatten();
+                let mut rivals = others.filter(|other| other.promise.map(|promise| promise.platform) == platform);
+                let gives_way = rivals.any(|other| (other.urgency as usize) < urgency && other.arrived_at <= now);
+                (gives_way, Sight::Displaced)
+            }
             Answer::Refused(Refusal::QueueFull, _) => (true, Sight::QueueFull),
             Answer::Refused(Refusal::BreakerOpen, _) => (true, Sight::BreakerOpen),
             Answer::Refused(Refusal::NotReady, _) => (true, Sight::NotReady),

@@ -38,6 +38,8 @@ kinds! {
         TimedOut => "a caller was told that time was up",
         PassedOn => "a request went to the next platform of its route",
         QueueFull => "a request was refused: queue full",
+        Displaced => "a request gave way to a more urgent one",
+        Overtaken => "a request waited while a more urgent one passed it",
         QueueTimeout => "a request was refused: waited too long",
         BreakerOpen => "a request was refused: breakers open",
         NotReady => "a request was refused: nobody up",

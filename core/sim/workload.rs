@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use demi_conductor::config::{
     Balance, Bounded, Breaker, Check, Config, Health, Host, OnFailure, Outliers, OwnBreaker, Platform, Posts,
-    Reachability, Recovery, Restart, Retry, Route, Sampling, Shutdown, Start,
+    Reachability, Recovery, Restart, Retry, Route, Sampling, Shutdown, Start, Urgency,
 };
-use demi_conductor::{Question, Random, RouteId, Router};
+use demi_conductor::{Question, Random, RouteId, Router, Ticket};
 
 /// A span from `low` to just below `high` milliseconds, short ones as likely as long ones by order of magnitude.
 pub(crate) fn span(random: &mut Random, low: u64, high: u64) -> Duration {
@@ -248,6 +248,8 @@ fn route(random: &mut Random, number: usize, platform: usize) -> Route {
         retries: below(random, 5),
         hedge: random.below(3) == 0,
         idempotent: random.below(2) == 0,
+        // By the number and not by a draw: what else is drawn must not depend on it.
+        urgency: [None, Some(Urgency::High), None, Some(Urgency::Low), None][number % 5],
         on_failure: if random.below(2) == 0 { OnFailure::DeadLetter } else { OnFailure::Error },
         ..Route::to(&format!("p{platform}"))
     }
@@ -291,6 +293,15 @@ impl Workload {
             if is_stranger { "nobody" } else { &self.kinds[self.random.below(self.kinds.len() as u64) as usize] };
         let route = router.find(&Question { kind, ..Question::default() });
         (route, self.random.below(3) == 0)
+    }
+}
+
+/// How urgent a request is by who asks; every fifth is urgent, and every fifth is not.
+pub(crate) fn urgency(ticket: Ticket) -> Urgency {
+    match (ticket.number() ^ ticket.number() >> 32) % 5 {
+        0 => Urgency::High,
+        1 => Urgency::Low,
+        _ => Urgency::Normal,
     }
 }
 

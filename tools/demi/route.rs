@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use demi::conductor::{Miss, Question, Router};
 use demi::config_file;
-use demi::Route;
+use demi::{Route, Urgency};
 use serde::Serialize;
 
 use crate::arguments::RouteAsked;
@@ -28,6 +28,8 @@ struct Verdict<'t> {
     matchers: Vec<String>,
     to: &'t str,
     priority: i32,
+    /// `None`: by who asks.
+    urgency: Option<Urgency>,
     timeout_ms: u64,
     fallback: &'t [String],
     on_failure: String,
@@ -103,6 +105,7 @@ fn verdict<'t>(
         matchers: plan::matchers(route),
         to: &route.to,
         priority: route.priority,
+        urgency: route.urgency,
         timeout_ms: route.timeout_ms.value(),
         fallback: &route.fallback,
         on_failure: format!("{:?}", route.on_failure),
@@ -158,6 +161,8 @@ fn describe(told: &Told<'_>, path: &Path) -> String {
         let _ = writeln!(text, "  {everything}");
         let fallback = if rule.fallback.is_empty() { "none".to_owned() } else { rule.fallback.join(", then ") };
         let _ = writeln!(text, "  fallback: {fallback}");
+        let urgency = rule.urgency.map_or("by who asks".to_owned(), |urgency| format!("{urgency:?}"));
+        let _ = writeln!(text, "  urgency: {urgency}");
     }
     if !told.others.is_empty() {
         let _ = writeln!(text, "not the others, in their order:");

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use demi_conductor::balance::fingerprint;
-use demi_conductor::config::{Host, OnFailure};
+use demi_conductor::config::{Host, OnFailure, Urgency};
 use demi_conductor::{Answer, Conductor, Errand, Event, Outcome, Refusal, RouteId, Ticket};
 use demi_platform::{FaultKind, Request, RequestBuf};
 
@@ -218,8 +218,9 @@ impl Shell {
         key: Option<u64>,
         conductor: &Conductor,
     ) -> Ticket {
+        let urgency = urgency_of(&origin, request.request().kind);
         let ticket = self.open(request, origin, route, conductor);
-        self.kit.events.push_back(Event::Asked { ticket, route, idempotent, key });
+        self.kit.events.push_back(Event::Asked { ticket, route, idempotent, key, urgency });
         ticket
     }
 
@@ -513,6 +514,19 @@ fn wants_progress(headers: &[u8]) -> bool {
     http::header(headers, PROGRESS_HEADER).is_some()
 }
 
+/// The kind of what a person has said, which a platform or the host program passes on.
+const MESSAGE_KIND: &str = "message";
+
+/// How urgent a request is by who asks. What platforms and the host program ask by themselves comes before what they pass
+/// on for people, and what nobody waits for comes last.
+fn urgency_of(origin: &Origin, kind: &str) -> Urgency {
+    match origin {
+        Origin::Plugin { .. } | Origin::Caller(_) if kind != MESSAGE_KIND => Urgency::High,
+        Origin::Plugin { .. } | Origin::Caller(_) | Origin::Client { .. } => Urgency::Normal,
+        Origin::Replay { .. } | Origin::Post { .. } | Origin::Nobody => Urgency::Low,
+    }
+}
+
 /// A problem, for the host program.
 pub(super) fn told(problem: &Problem) -> Answered {
     Answered {
@@ -560,6 +574,25 @@ fn after_dot(text: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_platforms_ask_by_themselves_comes_before_what_people_say_and_kept_messages_come_last() {
+        let (sender, _receiver) = crossbeam_channel::bounded(1);
+        let host = Origin::Caller(Caller(sender));
+        let id = serde_json::value::RawValue::from_string("1".to_owned()).expect("it is JSON");
+        let plugin = Origin::Plugin { instance: demi_conductor::Instance { slot: 0, run: 1 }, id };
+        let client = Origin::Client { place: 0, serial: 1 };
+        for (origin, message, other) in [
+            (&host, Urgency::Normal, Urgency::High),
+            (&plugin, Urgency::Normal, Urgency::High),
+            (&client, Urgency::Normal, Urgency::Normal),
+            (&Origin::Replay { letter: 1 }, Urgency::Low, Urgency::Low),
+            (&Origin::Post { id: 1 }, Urgency::Low, Urgency::Low),
+        ] {
+            let found = ["message", "question", ""].map(|kind| urgency_of(origin, kind));
+            assert_eq!(found, [message, other, other]);
+        }
+    }
 
     #[test]
     fn a_path_that_leads_out_of_itself_is_known_however_it_is_written() {

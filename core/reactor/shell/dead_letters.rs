@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use demi_conductor::balance::fingerprint;
+use demi_conductor::config::Urgency;
 use demi_conductor::{Answer, Conductor, Event, Outcome, Refusal};
 use demi_platform::Request;
 
@@ -129,7 +130,7 @@ impl Shell {
         self.kit.take_back(&mut headers);
         let ticket = self.open(buffer, Origin::Replay { letter: id }, route, conductor);
         let key = (!letter.conversation.is_empty()).then(|| fingerprint(letter.conversation.as_bytes()));
-        self.kit.events.push_back(Event::Asked { ticket, route, idempotent, key });
+        self.kit.events.push_back(Event::Asked { ticket, route, idempotent, key, urgency: Urgency::Low });
         self.replays.under_way.insert(id, letter.conversation.clone());
         if key.is_some() {
             self.replays.behind.entry(letter.conversation.clone()).or_default();

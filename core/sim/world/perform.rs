@@ -566,7 +566,8 @@ impl World {
         }
         // Few keys, so that some meet again; every fourth request has none.
         let key = Some(ticket.number() % 13).filter(|_| !ticket.number().is_multiple_of(4));
-        self.come(Duration::ZERO, Coming::News(Event::Asked { ticket, route, idempotent, key }));
+        let urgency = workload::urgency(ticket);
+        self.come(Duration::ZERO, Coming::News(Event::Asked { ticket, route, idempotent, key, urgency }));
         ticket
     }
 

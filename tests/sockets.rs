@@ -597,6 +597,38 @@ fn who_waits_in_the_queue_too_long_is_told_when_to_come_again() {
 }
 
 #[test]
+fn in_a_full_queue_the_less_urgent_gives_way_and_nobody_waits_behind_one_that_has_waited_for_too_long() {
+    let fields = "in_flight_max: 1, queue_max: 1, queue_age_max_ms: 100";
+    let routes = r#"timeout_ms: 60000), (path: "/later", to: "slow", timeout_ms: 60000, urgency: Low"#;
+    let demi = Demi::start(&never_answers(fields, routes));
+    demi.wait_ready();
+    let mut clients = [(); 3].map(|()| Client::of(&demi));
+    clients[0].send(get("/slow"));
+    until("it has the request", || (demi.instance("slow", 0)["in_flight"] == 1).then_some(()));
+    clients[1].send(get("/later"));
+    until("another waits", || (demi.json("/v1/platforms/slow")["queued"] == 1).then_some(()));
+    clients[2].send(get("/slow"));
+    let displaced = clients[1].answer();
+    assert_problem(&displaced, 503);
+    assert_eq!((displaced.header("Retry-After"), displaced.json()["code"].as_str()), (Some("1"), Some("queue_full")));
+    let age = |page: &str| {
+        let line = page.lines().find(|line| line.starts_with("demi_queue_age_seconds{platform=\"slow\"}"))?;
+        line.rsplit_once(' ')?.1.parse::<f64>().ok()
+    };
+    until("it has waited", || age(&demi.get("/metrics").body).filter(|age| *age > 0.1));
+    let late = demi.get("/slow");
+    assert_problem(&late, 503);
+    assert_eq!((late.header("Retry-After"), late.json()["code"].as_str()), (Some("1"), Some("queue_age")));
+    assert_eq!(demi.get("/echo/x").status, 200, "other platforms notice nothing");
+    let page = demi.get("/metrics").body;
+    assert!(page.contains("\ndemi_displaced_total{platform=\"slow\"} 1\n"), "{page}");
+    assert!(page.contains("\ndemi_refused_total{platform=\"slow\",reason=\"queue_age\"} 1\n"), "{page}");
+    let [first, _, third] = clients;
+    first.reset();
+    third.reset();
+}
+
+#[test]
 fn requests_beyond_the_bound_are_refused() {
     let demi = Demi::start(&(never_answers("", "timeout_ms: 60000") + ", requests_max: 2"));
     demi.wait_ready();

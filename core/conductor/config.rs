@@ -609,6 +609,11 @@ pub struct Platform {
     /// the least urgent if that is less urgent.
     #[serde(default)]
     pub queue_max: Bounded<0, 65_536, 256>,
+    /// When one of those that wait has waited for longer, a new request that is no more urgent is refused with 503 at once:
+    /// it would wait as long. What was spent waiting for an instance to be there does not count. Default: each waits as
+    /// long as its own time allows.
+    #[serde(default)]
+    pub queue_age_max_ms: Option<Bounded<1, HOUR_MS, 1>>,
     /// A start that takes longer is ended and tried again.
     #[serde(default)]
     pub start_timeout_ms: Bounded<10, HOUR_MS, 90_000>,
@@ -667,6 +672,7 @@ impl Platform {
             sticky_cookie: None,
             sticky_cookie_max_age_s: None,
             queue_max: Bounded::default(),
+            queue_age_max_ms: None,
             start_timeout_ms: Bounded::default(),
             stop_grace_ms: Bounded::default(),
             wedged_ms: Bounded::default(),

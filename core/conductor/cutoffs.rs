@@ -127,12 +127,8 @@ impl Conductor {
 
     /// Whether it takes requests and no other instance of its platform does.
     fn is_last(&self, slot: usize) -> bool {
-        let is_in_use = |slot: usize| {
-            let entry = &self.slots[slot];
-            entry.life.is_ready() && !entry.is_candidate && entry.health.is_up()
-        };
         let mut others = self.platforms[self.slots[slot].platform as usize].slots().filter(|other| *other != slot);
-        is_in_use(slot) && !others.any(|other| is_in_use(other) && self.slots[other].breaker.admits())
+        self.is_in_use(slot) && !others.any(|other| self.is_in_use(other) && self.slots[other].breaker.admits())
     }
 
     fn cut_off(&mut self, slot: usize, cause: Cause, out: &mut Vec<Action>) {

@@ -15,7 +15,7 @@ pub fn is_kept(on_failure: OnFailure, answer: Answer, outcome: Option<Outcome>) 
         Answer::Refused(Refusal::QueueTimeout | Refusal::BreakerOpen | Refusal::NotReady | Refusal::Isolated, _) => {
             true
         }
-        Answer::Refused(Refusal::QueueFull | Refusal::Draining | Refusal::TooMany, _)
+        Answer::Refused(Refusal::QueueFull | Refusal::QueueAge | Refusal::Draining | Refusal::TooMany, _)
         | Answer::NoRoute
         | Answer::Unheard => false,
     };
@@ -42,7 +42,7 @@ mod tests {
 
     #[test]
     fn overload_is_not_written_to_disk() {
-        for refusal in [Refusal::QueueFull, Refusal::TooMany, Refusal::Draining] {
+        for refusal in [Refusal::QueueFull, Refusal::QueueAge, Refusal::TooMany, Refusal::Draining] {
             let answer = Answer::Refused(refusal, Duration::ZERO);
             assert!(!is_kept(OnFailure::DeadLetter, answer, None));
         }

@@ -431,6 +431,8 @@ pub struct Terms {
     pub in_flight_max: u32,
     /// Most requests that wait.
     pub queue_max: usize,
+    /// When one has waited longer, those that are no more urgent are refused.
+    pub queue_age_max: Option<Duration>,
     /// From the start to the handshake.
     pub start_timeout: Duration,
     /// From the order to end to KILL.
@@ -467,6 +469,7 @@ impl Terms {
         Terms {
             in_flight_max: platform.in_flight_max(),
             queue_max: platform.queue_max.size(),
+            queue_age_max: platform.queue_age_max_ms.map(|bound| bound.millis()),
             start_timeout: platform.start_timeout_ms.millis(),
             stop_grace: platform.stop_grace_ms.millis(),
             drain: platform.drain_ms.millis(),
@@ -768,6 +771,8 @@ pub enum Refusal {
     /// As many wait for the platform as may, and none of them is less urgent; or it waited and gave way to one that is more
     /// urgent.
     QueueFull,
+    /// One that is as urgent, or more, has waited for longer than any may.
+    QueueAge,
     /// It waited for the platform until its time was up.
     QueueTimeout,
     /// The breakers of all usable instances are open.
@@ -784,8 +789,9 @@ pub enum Refusal {
 
 impl Refusal {
     /// Every refusal, for tables of counters.
-    pub const ALL: [Refusal; 7] = [
+    pub const ALL: [Refusal; 8] = [
         Refusal::QueueFull,
+        Refusal::QueueAge,
         Refusal::QueueTimeout,
         Refusal::BreakerOpen,
         Refusal::NotReady,
@@ -798,6 +804,7 @@ impl Refusal {
     pub const fn name(self) -> &'static str {
         match self {
             Refusal::QueueFull => "queue_full",
+            Refusal::QueueAge => "queue_age",
             Refusal::QueueTimeout => "queue_timeout",
             Refusal::BreakerOpen => "breaker_open",
             Refusal::NotReady => "not_ready",

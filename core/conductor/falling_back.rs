@@ -20,7 +20,11 @@ impl Conductor {
             Answer::Relayed => !matches!(outcome, Some(Outcome::Failed | Outcome::Busy)),
             Answer::Broken | Answer::TimedOut => false,
             Answer::Refused(refusal, _) => match refusal {
-                Refusal::QueueFull | Refusal::BreakerOpen | Refusal::NotReady | Refusal::Isolated => false,
+                Refusal::QueueFull
+                | Refusal::QueueAge
+                | Refusal::BreakerOpen
+                | Refusal::NotReady
+                | Refusal::Isolated => false,
                 // Its time is up, or Demi as a whole takes no more.
                 Refusal::QueueTimeout | Refusal::Draining | Refusal::TooMany => true,
             },

@@ -170,6 +170,8 @@ struct Platform {
     /// A comparison of its instances is due.
     is_compared: bool,
     queue: Queue,
+    /// Since when somebody has been there for what waits; `None`: nobody is, or nothing has waited yet.
+    attended_since: Option<Time>,
     balance: Balance,
     /// What stands for each of its slots, and how often it is asked against the others.
     shares: Vec<Share>,
@@ -254,6 +256,7 @@ impl Platform {
             vouched_at: Time::ZERO,
             is_compared: false,
             queue: Queue::default(),
+            attended_since: None,
             balance: config.balance,
             shares: Share::all(config),
             turns: Turns::default(),

@@ -67,6 +67,9 @@ pub struct Manifest {
     /// As in [`Platform::queue_max`].
     #[serde(default)]
     pub queue_max: Bounded<0, 65_536, 256>,
+    /// As in [`Platform::queue_age_max_ms`].
+    #[serde(default)]
+    pub queue_age_max_ms: Option<Bounded<1, 3_600_000, 1>>,
     /// Longest attempt at a request, whatever its route allows.
     #[serde(default)]
     pub request_timeout_ms: Bounded<1, 3_600_000, 5_000>,
@@ -159,6 +162,7 @@ impl Manifest {
             sleep_after_ms: self.sleep_after_ms,
             in_flight_max: self.in_flight_max,
             queue_max: self.queue_max,
+            queue_age_max_ms: self.queue_age_max_ms,
             request_timeout_ms: Bounded::new(self.request_timeout_ms.value()),
             start_timeout_ms: self.start_timeout_ms,
             stop_grace_ms: self.stop_grace_ms,
@@ -201,6 +205,7 @@ mod tests {
             instances: Bounded::default(),
             in_flight_max: None,
             queue_max: Bounded::default(),
+            queue_age_max_ms: None,
             request_timeout_ms: Bounded::default(),
             start_timeout_ms: Bounded::default(),
             stop_grace_ms: Bounded::default(),

@@ -1,6 +1,6 @@
 //! Who of those that wait for a platform has the next turn, and who does not wait at all, each told as a short story.
 
-use crate::config::{Bounded, Config, Host, Platform, Route, Urgency};
+use crate::config::{Bounded, Config, Host, Platform, Route, Start, Urgency};
 use crate::{
     Action, Answer, Conductor, Event, Instance, Outcome, PostId, Posting, Refusal, RouteId, Ticket, Time, Tries,
 };
@@ -165,4 +165,57 @@ fn a_kept_message_that_gives_way_keeps_its_turn_and_that_is_no_attempt() {
     assert!(actions.contains(&Action::Deliver { post }), "{actions:?}");
     let delivery = story.ticket();
     assert_eq!(dispatched(&story.happens(Event::PostLoaded { post, ticket: delivery })), [delivery]);
+}
+
+/// One hand, room for many, and nobody waits for more than a tenth of a second behind others.
+fn impatient() -> Platform {
+    Platform { queue_max: bounded(100), queue_age_max_ms: Some(bounded(100)), ..narrow() }
+}
+
+#[test]
+fn behind_one_that_has_waited_for_too_long_nobody_waits_who_is_no_more_urgent() {
+    let (mut story, first) = Story::busy(impatient(), Route::to("narrow"));
+    let (waiting, _) = story.ask(Normal);
+    story.passes(100);
+    assert_eq!(refused(&story.ask(Normal).1), [], "that is no longer than any may wait");
+    story.passes(1);
+    for urgency in [Normal, Low] {
+        let (late, actions) = story.ask(urgency);
+        assert_eq!(refused(&actions), [(late, Refusal::QueueAge)]);
+    }
+    let (urgent, actions) = story.ask(High);
+    assert_eq!(refused(&actions), [], "it passes them");
+    assert_eq!(story.conductor.platforms[0].stats.refused[Refusal::QueueAge as usize], 2);
+    assert_eq!(story.answers(first), [urgent]);
+    assert_eq!(story.answers(urgent), [waiting]);
+    assert_eq!(refused(&story.ask(Normal).1), [], "the one that had waited has had its turn");
+}
+
+#[test]
+fn one_that_is_less_urgent_may_have_waited_for_long_and_keeps_nobody_away() {
+    let (mut story, _) = Story::busy(impatient(), Route::to("narrow"));
+    story.ask(Low);
+    story.passes(200);
+    assert_eq!(refused(&story.ask(Normal).1), []);
+    let (late, actions) = story.ask(Low);
+    assert_eq!(refused(&actions), [(late, Refusal::QueueAge)]);
+}
+
+#[test]
+fn what_waits_for_a_start_waits_as_long_as_it_must_and_that_is_not_held_against_who_comes_later() {
+    let lazy = Platform { start: Start::Lazy, ..impatient() };
+    let mut story = Story::begin(vec![lazy], vec![Route::to("narrow")]);
+    let (first, _) = story.ask(Normal);
+    story.passes(1_000);
+    let (second, actions) = story.ask(Normal);
+    assert_eq!(refused(&actions), [], "nobody is there whom it could wait for behind the first");
+    story.passes(1_000);
+    assert_eq!(dispatched(&story.happens(Event::Started { instance: FIRST_RUN })), [first]);
+    let (third, actions) = story.ask(Normal);
+    assert_eq!(refused(&actions), [], "those that wait have done so for an instance that is there for no time yet");
+    assert_eq!(story.answers(first), [second]);
+    story.passes(101);
+    let (late, actions) = story.ask(Normal);
+    assert_eq!(refused(&actions), [(late, Refusal::QueueAge)]);
+    assert_eq!(story.answers(second), [third]);
 }

@@ -223,6 +223,10 @@ impl Conductor {
     fn enqueue(&mut self, ticket: Ticket, out: &mut Vec<Action>) {
         let now = self.now;
         let &mut Request { platform, deadline, urgency, .. } = self.request_mut(ticket);
+        self.note_attendance(platform as usize);
+        if self.is_too_old(platform as usize, urgency) {
+            return self.end(ticket, Answer::Refused(Refusal::QueueAge, TRY_AGAIN_AFTER), None, out);
+        }
         let Platform { queue, terms, .. } = &mut self.platforms[platform as usize];
         let has_room = queue.len() < terms.queue_max;
         let displaced = if has_room { None } else { queue.last_below(urgency) };
@@ -238,6 +242,26 @@ impl Conductor {
             self.platforms[platform as usize].stats.displaced += 1;
             self.end(displaced, Answer::Refused(Refusal::QueueFull, TRY_AGAIN_AFTER), None, out);
         }
+    }
+
+    /// Looks whether somebody is there for what waits, who may have his hands full.
+    fn note_attendance(&mut self, platform: usize) {
+        if self.platforms[platform].terms.queue_age_max.is_none() {
+            return;
+        }
+        let is_attended = self.platforms[platform].slots().any(|slot| self.takes_in_turn(slot));
+        let since = &mut self.platforms[platform].attended_since;
+        *since = if is_attended { since.or(Some(self.now)) } else { None };
+    }
+
+    /// Whether a request that comes now would wait for too long, as one does that it would wait behind. What waits for an
+    /// instance to start waits as long as it must.
+    fn is_too_old(&self, platform: usize, urgency: Urgency) -> bool {
+        let Platform { queue, terms, attended_since, .. } = &self.platforms[platform];
+        let (Some(max), Some(attended_since)) = (terms.queue_age_max, *attended_since) else { return false };
+        let mut since =
+            queue.fronts_before(urgency).map(|front| self.live_request(front).queued_at.max(attended_since));
+        since.any(|since| self.now - since > max)
     }
 
     /// The instance that gets the next request, as the platform balances them. `avoid` is taken only if nothing else is to
@@ -399,13 +423,21 @@ impl Conductor {
         self.slots[slot].breaker.admits() && self.could_take(slot)
     }
 
+    /// Whether it takes requests, if not now then when it has done with others.
+    fn takes_in_turn(&self, slot: usize) -> bool {
+        self.slots[slot].breaker.admits() && self.is_in_use(slot)
+    }
+
     /// Whether it would take a request if it were not for its breaker.
     fn could_take(&self, slot: usize) -> bool {
         let entry = &self.slots[slot];
-        entry.life.is_ready()
-            && !entry.is_candidate
-            && entry.health.is_up()
-            && entry.occupied() < self.platforms[entry.platform as usize].terms.in_flight_max
+        self.is_in_use(slot) && entry.occupied() < self.platforms[entry.platform as usize].terms.in_flight_max
+    }
+
+    /// Whether it is there for requests, whatever its breaker says and however many it has.
+    pub(crate) fn is_in_use(&self, slot: usize) -> bool {
+        let entry = &self.slots[slot];
+        entry.life.is_ready() && !entry.is_candidate && entry.health.is_up()
     }
 
     fn load(&self, slot: usize) -> Load {
@@ -891,6 +923,7 @@ impl Conductor {
 
     /// Something changed for the platform: gives what waits to whoever is free, and refuses what waits in vain.
     pub(crate) fn pump(&mut self, platform: usize, out: &mut Vec<Action>) {
+        self.note_attendance(platform);
         while let Some(ticket) = self.platforms[platform].queue.front() {
             let request = self.live_request(ticket);
             // After a clock jump other timers may be served before the one that ends this request.

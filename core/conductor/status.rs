@@ -186,7 +186,7 @@ impl Conductor {
     pub(crate) fn is_serving(&self, slot: usize) -> bool {
         let entry = &self.slots[slot];
         let has_a_hand = (entry.abandoned.len() as u32) < self.platforms[entry.platform as usize].terms.in_flight_max;
-        entry.life.is_ready() && !entry.is_candidate && entry.health.is_up() && entry.breaker.admits() && has_a_hand
+        self.is_in_use(slot) && entry.breaker.admits() && has_a_hand
     }
 
     /// What it depends on and cannot be reached, in a clause.

@@ -138,6 +138,7 @@ struct Platform {
     host: Host,
     in_flight_max: u32,
     wedged: Duration,
+    queue_age_max: Option<Duration>,
     needs: Vec<usize>,
     slots: std::ops::Range<usize>,
     drain: Duration,
@@ -201,6 +202,7 @@ impl Ledger {
                 host: platform.host,
                 in_flight_max: platform.in_flight_max(),
                 wedged: platform.wedged_ms.millis(),
+                queue_age_max: platform.queue_age_max_ms.map(|bound| bound.millis()),
                 needs: platform.needs.iter().filter_map(position).collect(),
                 slots: first..slots.len(),
                 drain: platform.drain_ms.millis(),
@@ -852,6 +854,17 @@ impl Ledger {
                 (gives_way, Sight::Displaced)
             }
             Answer::Refused(Refusal::QueueFull, _) => (true, Sight::QueueFull),
+            Answer::Refused(Refusal::QueueAge, _) => {
+                let platform = record.promise.map(|promise| promise.platform);
+                let max = platform.and_then(|platform| self.platforms[platform].queue_age_max);
+                let has_waited = |other: &Record| {
+                    other.promise.map(|promise| promise.platform) == platform
+                        && other.out.is_none()
+                        && other.urgency as usize <= record.urgency as usize
+                        && max.is_some_and(|max| now - other.arrived_at > max)
+                };
+                (self.records.iter().flatten().any(has_waited), Sight::QueueAge)
+            }
             Answer::Refused(Refusal::BreakerOpen, _) => (true, Sight::BreakerOpen),
             Answer::Refused(Refusal::NotReady, _) => (true, Sight::NotReady),
             Answer::Refused(Refusal::Draining, _) => (true, Sight::Draining),

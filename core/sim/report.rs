@@ -38,6 +38,7 @@ kinds! {
         TimedOut => "a caller was told that time was up",
         PassedOn => "a request went to the next platform of its route",
         QueueFull => "a request was refused: queue full",
+        QueueAge => "a request was refused: others have waited too long",
         Displaced => "a request gave way to a more urgent one",
         Overtaken => "a request waited while a more urgent one passed it",
         QueueTimeout => "a request was refused: waited too long",

@@ -178,6 +178,7 @@ fn platform(random: &mut Random, index: usize, ranks: &[u64]) -> Platform {
     platform.in_flight_max = in_flight_max.filter(|_| host != Host::Inline);
     platform.queue_max = below(random, 12);
     // By the index and not by a draw: what else is drawn must not depend on it.
+    platform.queue_age_max_ms = [None, Some(bounded(50)), Some(bounded(1_000))][index % 3];
     platform.balance = match index % 4 {
         1 => Balance::Sticky,
         2 => Balance::RoundRobin,

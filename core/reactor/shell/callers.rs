@@ -426,6 +426,7 @@ impl Shell {
             (Answer::Refused(refusal, after), _) => {
                 let why = match refusal {
                     Refusal::QueueFull => "as many requests wait for the platform as may",
+                    Refusal::QueueAge => "a request has waited for the platform for as long as any may",
                     Refusal::QueueTimeout => "no instance became free in time",
                     Refusal::BreakerOpen => "its breaker is open after repeated failures",
                     Refusal::NotReady => "no instance of the platform is up",

@@ -65,6 +65,28 @@ fn a_health_check_asks_with_its_method_and_takes_only_its_statuses() {
 }
 
 #[test]
+fn a_service_says_in_its_answers_to_health_checks_how_it_wants_to_be_balanced() {
+    let answer = Arc::new(Mutex::new(with_body("ok")));
+    let (demi, _) = before(&answer, "balance: Weighted");
+    demi.wait_ready();
+    let well = |headers: &str| with_body("ok").replace("\r\n\r\n", &format!("\r\n{headers}\r\n\r\n"));
+    let ask = || demi.post("/v1/requests", r#"{"to": "up"}"#);
+    assert_eq!((ask().status, demi.instance("up", 0)["weight"].as_u64()), (200, Some(1)));
+    say(&answer, well("Demi-Weight: 3\r\nDemi-Drain: ?1"));
+    until("it drains", || (demi.instance("up", 0)["drain"] == true).then_some(()));
+    let refused = ask();
+    assert_eq!((refused.status, refused.json()["code"].as_str()), (503, Some("not_ready")), "{refused:?}");
+    assert_eq!(demi.instance("up", 0)["weight"], 3);
+    say(&answer, well("Demi-Drain: maybe"));
+    until("garbage is told", || demi.log().contains("Demi-Drain is neither ?1 nor ?0").then_some(()));
+    let shown = demi.instance("up", 0);
+    assert!(shown["drain"] == true && shown["weight"] == 3 && shown["health"] == "up", "{shown}");
+    say(&answer, with_body("ok"));
+    until("it says nothing any more", || (ask().status == 200).then_some(()));
+    assert_eq!(demi.instance("up", 0)["weight"], 1);
+}
+
+#[test]
 fn the_answer_to_a_health_check_by_head_has_no_body_to_wait_for() {
     let answer = Arc::new(Mutex::new("HTTP/1.1 200 x\r\nContent-Length: 1000\r\n\r\n".to_owned()));
     let (demi, asked) = before(&answer, r#"health_method: "HEAD""#);

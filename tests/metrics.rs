@@ -20,7 +20,7 @@ fn used() -> Demi {
             platforms: [
                 (name: "echo", host: Inline),
                 (name: "pool", host: Threads(2), adapter: "echo", behind: ["answers"]),
-                (name: "fails", host: Process(2), command: [{plugin:?}, "dies-on-request"]),
+                (name: "fails", host: Process(2), command: [{plugin:?}, "dies-on-request"], balance: Weighted),
                 (name: "manual", host: Inline, adapter: "echo", start: Manual),
             ],
             routes: [

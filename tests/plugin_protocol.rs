@@ -127,6 +127,37 @@ fn a_slow_starter_that_says_so_is_waited_for() {
 }
 
 #[test]
+fn a_plugin_says_how_often_it_is_to_be_asked_and_that_it_wants_no_requests_for_now() {
+    let directory = Arc::new(Directory::new());
+    let file = directory.path().join("enough");
+    let demi = Demi::start_in(directory.clone(), "", &sections("balance: Weighted"));
+    demi.wait_ready();
+    assert_eq!(demi.instance("asks", 0)["weight"], 1, "as it is configured");
+    assert_eq!(demi.post("/asks", "weigh 5").status, 200);
+    until("its weight is shown", || (demi.instance("asks", 0)["weight"] == 5).then_some(()));
+    demi.post("/asks", "weigh 0");
+    wait_for_log(&demi, "asks/0: passed over its report: weight 0 is outside 1 to 1000");
+    assert_eq!(demi.instance("asks", 0)["weight"], 5, "what makes no sense changes nothing");
+    assert_eq!(demi.post("/asks", &format!("drain {}", file.display())).status, 200);
+    until("it drains", || (demi.instance("asks", 0)["drain"] == true).then_some(()));
+    let refused = demi.post("/asks", "weigh 5");
+    assert_eq!((refused.status, refused.json()["code"].as_str()), (503, Some("not_ready")), "{refused:?}");
+    assert!(refused.header("Retry-After").is_some(), "{refused:?}");
+    let shown = demi.instance("asks", 0);
+    assert!(shown["state"] == "ready" && shown["serving"] == false && shown["health"] == "up", "{shown}");
+    assert!(demi.get("/metrics").body.contains("\ndemi_instances_draining_by_wish{platform=\"asks\"} 1\n"));
+    std::fs::write(&file, "").expect("it can be written");
+    until("it wants requests again", || (demi.post("/asks", "weigh 9").status == 200).then_some(()));
+    until("its weight is shown", || (demi.instance("asks", 0)["weight"] == 9).then_some(()));
+    assert!(demi.instance("asks", 0)["drain"].is_null());
+    let events = demi.get("/v1/platforms/asks/events").body;
+    assert!(events.contains("it wants no new requests") && events.contains("it wants requests again"), "{events}");
+    kill(demi.pids("asks")[0], Signal::KILL);
+    until("it runs again", || (run(&demi, "asks") == 2 && demi.instance("asks", 0)["state"] == "ready").then_some(()));
+    assert_eq!(demi.instance("asks", 0)["weight"], 1, "what it said has ended with its run");
+}
+
+#[test]
 fn what_a_plugin_babbles_is_logged_and_costs_nothing() {
     let bad = plugin("bad", "babbles", "");
     let demi = Demi::start(&format!("platforms: [{bad}], routes: [(path: \"/bad\", to: \"bad\")]"));

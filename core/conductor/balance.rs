@@ -90,6 +90,12 @@ pub struct Turns {
 }
 
 impl Turns {
+    /// Weights have changed and come to this together: nobody is owed, or owes, more than by these weights it can.
+    pub fn reweigh(&mut self, total: u32) {
+        let total = i64::from(total);
+        self.credits.iter_mut().for_each(|credit| *credit = (*credit).clamp(-total, total));
+    }
+
     /// Whose turn it is among these: positions below a few thousand, and their weights, which are not 0.
     pub fn next(&mut self, candidates: impl Iterator<Item = (usize, u32)>) -> Option<usize> {
         let mut best: Option<usize> = None;
@@ -197,5 +203,17 @@ mod tests {
         assert_eq!(order(&[(0, 5), (1, 1), (2, 1)], 7), [0, 0, 1, 0, 2, 0, 0]);
         assert_eq!(order(&[(1, 1), (2, 1)], 4), [1, 2, 1, 2]);
         assert_eq!(order(&[], 1), []);
+    }
+
+    #[test]
+    fn what_was_owed_by_other_weights_is_soon_forgotten() {
+        let mut turns = Turns::default();
+        let mut order = |candidates: &[(usize, u32)], count: usize| -> Vec<usize> {
+            turns.reweigh(candidates.iter().map(|(_, weight)| weight).sum());
+            (0..count).filter_map(|_| turns.next(candidates.iter().copied())).collect()
+        };
+        order(&[(0, 1_000), (1, 1)], 502);
+        let picked = order(&[(0, 1), (1, 1)], 8);
+        assert!(picked.iter().filter(|position| **position == 1).count() >= 3, "{picked:?}");
     }
 }

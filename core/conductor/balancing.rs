@@ -1,7 +1,9 @@
 //! How requests are spread over the instances of a platform, each way told as a short story.
 
 use crate::config::{Balance, Bounded, Config, Host, Platform, Route, Urgency};
-use crate::{Action, Conductor, Event, Instance, Outcome, RouteId, Ticket, Time, Verdict};
+use crate::{
+    Action, Answer, Conductor, Event, Instance, News, Outcome, Refusal, Report, RouteId, Ticket, Time, Verdict,
+};
 
 struct Story {
     conductor: Conductor,
@@ -63,6 +65,12 @@ impl Story {
         instance.slot
     }
 
+    /// The first run of this slot says how it wants to be balanced.
+    fn reports(&mut self, at: Time, slot: u32, weight: Option<u32>, drain: bool) -> Vec<Action> {
+        let event = Event::Reported { instance: Instance { slot, run: 1 }, report: Report { weight, drain } };
+        self.happens_with(at, event, None)
+    }
+
     /// This slot fails its probes until it is out.
     fn falls_ill(&mut self, slot: u32) -> Time {
         let mut at = Time::ZERO;
@@ -119,7 +127,7 @@ fn a_request_without_a_key_goes_where_there_is_least_to_do() {
 }
 
 #[test]
-fn weights_are_for_services_and_one_for_each() {
+fn weights_are_for_services_and_processes_and_one_for_each_that_cannot_say_for_itself() {
     let mut platform = Platform::new("web", Host::Http);
     platform.upstreams = vec!["127.0.0.1:3000".to_owned(), "127.0.0.1:3001".to_owned()];
     let weights = |numbers: &[u64]| numbers.iter().filter_map(|number| Bounded::new(*number)).collect();
@@ -130,7 +138,21 @@ fn weights_are_for_services_and_one_for_each() {
     };
     assert_eq!(told(Balance::Weighted, &[3, 1]), Vec::<String>::new());
     assert_eq!(told(Balance::Weighted, &[3]), ["platforms[0].weights"]);
+    assert_eq!(told(Balance::Weighted, &[]), ["platforms[0].weights"]);
     assert_eq!(told(Balance::RoundRobin, &[3, 1]), ["platforms[0].weights"]);
+    platform.health_path = Some("/".to_owned());
+    platform.balance = Balance::Weighted;
+    for (host, sound) in [(Host::Http, [0, 2]), (Host::Process(3), [0, 3])] {
+        for count in 0..5 {
+            if let Host::Process(_) = host {
+                platform = Platform { command: vec!["a".to_owned()], ..Platform::new("web", host) };
+                platform.balance = Balance::Weighted;
+            }
+            platform.weights = vec![Bounded::default(); count];
+            let mistakes = Config { platforms: vec![platform.clone()], ..Config::default() }.mistakes(&[]);
+            assert_eq!(mistakes.is_empty(), sound.contains(&count), "{host:?} {count} {mistakes:?}");
+        }
+    }
     platform = Platform::new("echo", Host::Inline);
     platform.balance = Balance::Weighted;
     let mistakes = Config { platforms: vec![platform], ..Config::default() }.mistakes(&["echo"]);
@@ -158,4 +180,94 @@ fn a_cookie_is_for_services_that_go_by_keys_and_has_the_name_of_one() {
     for wrong in ["", "a b", "a=b", "a;b", "a\r\nb", "\"a\"", "ä", &"a".repeat(257)] {
         assert_eq!(told(Host::Http, Balance::Sticky, Some(wrong), None), [cookie], "{wrong:?}");
     }
+}
+
+#[test]
+fn what_an_instance_says_of_its_weight_comes_before_what_is_configured_until_it_says_nothing_of_it() {
+    let mut story = Story::begin(Balance::Weighted, &[3, 1], 2);
+    story.reports(Time::ZERO, 1, Some(3), false);
+    let slots: Vec<u32> = (0..4).map(|_| story.slot(Time::ZERO, None)).collect();
+    assert_eq!(slots, [0, 1, 0, 1]);
+    story.reports(Time::ZERO, 1, None, false);
+    let slots: Vec<u32> = (0..8).map(|_| story.slot(Time::ZERO, None)).collect();
+    assert_eq!(slots.iter().filter(|slot| **slot == 0).count(), 6, "{slots:?}");
+}
+
+#[test]
+fn one_that_drains_gets_nothing_new_however_requests_are_balanced_and_goes_on_with_what_it_has() {
+    for balance in [Balance::LeastInFlight, Balance::RoundRobin, Balance::Weighted, Balance::Sticky] {
+        let weights: &[u64] = if balance == Balance::Weighted { &[1, 1, 1] } else { &[] };
+        let mut story = Story::begin(balance, weights, 3);
+        let (ticket, instance) = story.ask(Time::ZERO, Some(7));
+        let actions = story.reports(Time::ZERO, instance.slot, None, true);
+        assert!(!actions.iter().any(|action| matches!(action, Action::Cancel { .. })), "{actions:?}");
+        for key in 0..30 {
+            assert_ne!(story.slot(Time::ZERO, Some(key)), instance.slot, "{balance:?}");
+        }
+        let actions = story.happens(Event::Answered { ticket, instance, outcome: Outcome::Replied });
+        assert!(actions.contains(&Action::Answer { ticket, answer: Answer::Relayed }), "{actions:?}");
+        let status = &story.conductor.platforms().next().expect("there is one").instances[instance.slot as usize];
+        assert!(status.drains && !status.is_serving && status.state == "ready", "{status:?}");
+        story.reports(Time::ZERO, instance.slot, None, false);
+        let at = Time::from_millis(60_000);
+        let slots: Vec<u32> = (0..30).map(|key| story.slot(at, Some(key))).collect();
+        assert!(slots.contains(&instance.slot), "{balance:?} {slots:?}");
+    }
+}
+
+#[test]
+fn one_that_drains_is_asked_how_it_is_as_ever() {
+    let mut story = Story::begin(Balance::RoundRobin, &[], 2);
+    story.reports(Time::ZERO, 1, None, true);
+    let mut probed = 0;
+    while let Some((at, _)) = story.conductor.deadline().filter(|(at, _)| *at <= Time::from_millis(30_000)) {
+        let actions = story.happens_with(at, Event::Elapsed, None);
+        let is_of = |action: &&Action| matches!(action, Action::Probe { instance } if instance.slot == 1);
+        probed += actions.iter().filter(is_of).count();
+    }
+    assert!(probed >= 5, "{probed}");
+}
+
+#[test]
+fn where_everybody_drains_requests_are_refused_as_if_nobody_were_ready_those_that_wait_as_well() {
+    let mut platform = Platform::new("web", Host::Http);
+    platform.upstreams = vec!["127.0.0.1:3000".to_owned()];
+    platform.in_flight_max = Bounded::new(1);
+    let config = Config { platforms: vec![platform], routes: vec![Route::to("web")], ..Config::default() };
+    let mut story = Story { conductor: Conductor::new(&config, 1), tickets: 10 };
+    story.happens(Event::Began);
+    story.ask(Time::ZERO, None);
+    let asked = |number| Event::Asked {
+        ticket: Ticket::new(number, 0),
+        route: Some(RouteId(0)),
+        idempotent: false,
+        key: None,
+        urgency: Urgency::Normal,
+    };
+    let is_refused = |actions: &[Action], number| {
+        actions.iter().any(|action| match action {
+            Action::Answer { ticket, answer: Answer::Refused(refusal, after) } if ticket.slot() == number => {
+                *refusal == Refusal::NotReady && !after.is_zero()
+            }
+            _ => false,
+        })
+    };
+    assert!(!is_refused(&story.happens(asked(1)), 1), "it waits for the one that is busy");
+    assert!(is_refused(&story.reports(Time::ZERO, 0, None, true), 1));
+    assert!(is_refused(&story.happens(asked(2)), 2));
+    assert!(!story.conductor.is_ready(), "nobody would serve");
+}
+
+#[test]
+fn one_that_changes_its_mind_all_the_while_is_told_of_now_and_then() {
+    let mut story = Story::begin(Balance::RoundRobin, &[], 2);
+    let mut told = Vec::new();
+    for step in 0..2_500 {
+        let actions = story.reports(Time::from_millis(step * 10), 1, None, step.is_multiple_of(2));
+        told.extend(actions.iter().filter_map(|action| match action {
+            Action::Tell { news, .. } if matches!(news, News::DrainBegan | News::DrainEnded) => Some(*news),
+            _ => None,
+        }));
+    }
+    assert_eq!(told, [News::DrainBegan, News::DrainEnded].repeat(3));
 }

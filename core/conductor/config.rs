@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 mod proxy;
 mod scaler;
 
+use crate::event::WEIGHT_MAX;
+
 pub use proxy::{Proxy, PROXY_HEADERS_MAX};
 pub use scaler::{Columns, Model, Scaler};
 
@@ -594,9 +596,11 @@ pub struct Platform {
     /// Which of its instances gets a request.
     #[serde(default)]
     pub balance: Balance,
-    /// For `Weighted`: how often each of `upstreams` is asked, against the others.
+    /// For `Weighted`: how often each of `upstreams`, or of the processes, is asked against the others. What an instance
+    /// reports of itself comes before it. Default: 1 each, where instances can report: of `Process`, and of `Http` with
+    /// `health_path`.
     #[serde(default)]
-    pub weights: Vec<Bounded<1, 1_000, 1>>,
+    pub weights: Vec<Bounded<1, { WEIGHT_MAX as u64 }, 1>>,
     /// For `Http` with balance `Sticky`: the name of a cookie that stands for a plain HTTP request's key, and that a client
     /// gets which brings neither that nor a `Demi-Key`.
     #[serde(default)]
@@ -724,7 +728,7 @@ pub enum Balance {
     LeastInFlight,
     /// Each in its turn.
     RoundRobin,
-    /// For `Http`: each in its turn, as often as its `weights` says.
+    /// For `Http` and `Process`: each in its turn, as often as it reports, or else as its `weights` says.
     Weighted,
     /// Requests with the same key (`Demi-Key`, or the platform's `sticky_cookie`) go to the same instance as long as that
     /// takes requests; those without a key as by `LeastInFlight`.
@@ -1244,11 +1248,15 @@ impl Platform {
             }
         }
         let is_weighted = self.balance == Balance::Weighted;
-        if is_weighted && self.weights.len() != self.upstreams.len() {
+        let is_process = matches!(self.host, Host::Process(_));
+        let is_left_to_them = self.weights.is_empty() && (is_process || self.health_path.is_some());
+        let fits = is_left_to_them || self.weights.len() == self.instances();
+        if is_weighted && !fits && (is_process || self.host == Host::Http) {
+            let noun = if self.host == Host::Http { "upstream" } else { "instance" };
             found.add(
                 format!("{at}.weights"),
-                format!("{} weights for {} upstreams", self.weights.len(), self.upstreams.len()),
-                "write one for each upstream, as in weights: [3, 1], or another balance",
+                format!("{} weights for {} {noun}s", self.weights.len(), self.instances()),
+                &format!("write one for each {noun}, as in weights: [3, 1], or another balance"),
             );
         } else if !is_weighted && !self.weights.is_empty() {
             found.add(
@@ -1364,7 +1372,12 @@ impl Platform {
             ("start", self.start != Start::Eager, is_local, "Inline, Threads, Process and Mcp"),
             ("sleep_after_ms", self.sleep_after_ms.is_some(), is_local, "Inline, Threads, Process and Mcp"),
             ("upstreams", !self.upstreams.is_empty(), matches!(self.host, Host::Http), "Http"),
-            ("balance", self.balance == Balance::Weighted, matches!(self.host, Host::Http), "Http"),
+            (
+                "balance",
+                self.balance == Balance::Weighted,
+                matches!(self.host, Host::Http | Host::Process(_)),
+                "Http and Process",
+            ),
             ("sticky_cookie", self.sticky_cookie.is_some(), matches!(self.host, Host::Http), "Http"),
             ("health_path", self.health_path.is_some(), matches!(self.host, Host::Http), "Http"),
             ("health_method", self.health_method.is_some(), matches!(self.host, Host::Http), "Http"),

@@ -128,7 +128,7 @@ impl Conductor {
     /// Whether it takes requests and no other instance of its platform does.
     fn is_last(&self, slot: usize) -> bool {
         let mut others = self.platforms[self.slots[slot].platform as usize].slots().filter(|other| *other != slot);
-        self.is_in_use(slot) && !others.any(|other| self.is_in_use(other) && self.slots[other].breaker.admits())
+        self.is_up(slot) && !others.any(|other| self.is_in_use(other) && self.slots[other].breaker.admits())
     }
 
     fn cut_off(&mut self, slot: usize, cause: Cause, out: &mut Vec<Action>) {
@@ -338,12 +338,10 @@ impl Conductor {
 
     /// Whether most of its instances that are well are cut off, so that they are better than nobody.
     pub(crate) fn panics(&self, index: usize) -> bool {
-        let slots = &self.slots[self.platforms[index].slots()];
-        let well = slots.iter().filter(|slot| slot.life.is_ready() && !slot.is_candidate && slot.health.is_up());
         let (mut count, mut out) = (0, 0);
-        for slot in well {
+        for slot in self.platforms[index].slots().filter(|slot| self.is_in_use(*slot)) {
             count += 1;
-            out += usize::from(!slot.breaker.admits());
+            out += usize::from(!self.slots[slot].breaker.admits());
         }
         count > 1 && out * 2 > count
     }

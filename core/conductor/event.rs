@@ -208,6 +208,13 @@ pub enum Event {
         /// What was found.
         weight: Weight,
     },
+    /// An instance says how it wants to be balanced, from now on and until it says otherwise or its run ends.
+    Reported {
+        /// Which run.
+        instance: Instance,
+        /// What it says.
+        report: Report,
+    },
     /// An instance is no more, or never came to be.
     Exited {
         /// Which run.
@@ -338,6 +345,18 @@ pub struct Weight {
     /// Open descriptors of the one that has most.
     pub descriptors: u32,
 }
+
+/// What an instance says of itself to whoever balances requests. What it does not say is as if it had said nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Report {
+    /// How often it wants to be asked against the others, 1 to [`WEIGHT_MAX`]; `None`: as it is configured.
+    pub weight: Option<u32>,
+    /// It wants no new requests, and goes on with those that it has.
+    pub drain: bool,
+}
+
+/// The highest weight.
+pub const WEIGHT_MAX: u32 = 1_000;
 
 /// What a probe found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -530,6 +549,10 @@ pub enum News {
         /// Index in `reachability`.
         target: u32,
     },
+    /// It wants no new requests.
+    DrainBegan,
+    /// It may have requests again, as far as it is concerned.
+    DrainEnded,
     /// Its health checks took it out.
     HealthDown,
     /// Its health checks pass again.

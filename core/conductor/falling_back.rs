@@ -78,7 +78,7 @@ impl Conductor {
 mod tests {
     use super::*;
     use crate::config::{Bounded, Config, Host, OnFailure, Platform, Route, Urgency};
-    use crate::{Event, Instance, RouteId, Time};
+    use crate::{Event, Instance, Report, RouteId, Time};
 
     struct Story {
         conductor: Conductor,
@@ -169,6 +169,16 @@ mod tests {
             matches!(last, Some(Action::Answer { answer: Answer::Refused(Refusal::QueueFull, _), .. })),
             "{last:?}"
         );
+    }
+
+    #[test]
+    fn what_a_platform_does_not_take_that_drains_the_next_one_takes() {
+        let mut story = Story::begin(&CHAIN, false);
+        let report = Report { weight: None, drain: true };
+        story.happens(Event::Reported { instance: first_run(0), report });
+        let (ticket, actions) = story.ask();
+        let dispatch = Action::Dispatch { ticket, instance: first_run(1) };
+        assert_eq!(said(&actions), [Action::FallBack { ticket, platform: 1 }, dispatch]);
     }
 
     #[test]

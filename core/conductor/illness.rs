@@ -8,8 +8,8 @@ use crate::config::{
 };
 use crate::lifecycle::{Reason, State};
 use crate::{
-    Action, Answer, Conductor, Event, Exit, Instance, News, Order, Outcome, Refusal, RouteId, Signal, Ticket, Time,
-    Verdict,
+    Action, Answer, Conductor, Event, Exit, Instance, News, Order, Outcome, Refusal, Report, RouteId, Signal, Ticket,
+    Time, Verdict,
 };
 
 struct Story {
@@ -617,6 +617,17 @@ fn a_second_instance_is_asked_when_the_first_takes_long_and_the_loser_is_told() 
         let late = story.happens(Event::Answered { ticket, instance: loser, outcome: Outcome::Replied });
         assert_eq!(late, [], "nobody waits for it any more");
     }
+}
+
+#[test]
+fn one_that_wants_no_requests_is_not_asked_second_either() {
+    let mut story = hedging();
+    let (ticket, actions) = story.ask();
+    let first = given_to(&actions, ticket).expect("both are well");
+    let report = Report { weight: None, drain: true };
+    story.happens(Event::Reported { instance: Instance { slot: 1 - first.slot, run: 1 }, report });
+    let actions = story.passes(Duration::from_millis(20));
+    assert!(!actions.iter().any(|action| matches!(action, Action::Hedge { .. })), "{actions:?}");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::breaker::Breaker;
-use crate::event::{Action, Exit, Instance, News, Signal, Verdict};
+use crate::event::{Action, Exit, Instance, News, Report, Signal, Verdict};
 use crate::health::{self, Health, Turn};
 use crate::lifecycle::{Input, Reason, State, Step, Then};
 use crate::stats::{restart_index, TrialEnd};
@@ -321,6 +321,7 @@ impl Conductor {
         self.slots[slot].breaker = Breaker::default();
         self.slots[slot].accused = None;
         self.slots[slot].weight = None;
+        (self.slots[slot].report, self.slots[slot].is_drain_told) = (Report::default(), false);
         if self.slots[slot].is_candidate {
             // One that was put down is told with the reason for that.
             let reason = match self.slots[slot].life.state() {
@@ -479,6 +480,10 @@ impl Conductor {
         for (index, slot) in self.slots.iter().enumerate() {
             let instance = self.instance(index);
             let platform = &self.platforms[slot.platform as usize];
+            assert!(
+                slot.life.is_alive() || slot.report == Report::default(),
+                "{instance:?} is not alive and says something"
+            );
             assert!(slot.life.is_alive() || slot.occupied() == 0, "{instance:?} is not alive and has requests");
             if slot.life.is_ready() {
                 let is_probed = self.timers.at(Timer::Probe(instance)).is_some();

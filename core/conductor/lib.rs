@@ -17,6 +17,7 @@
 //! | what people and other platforms want of a platform; sleep | `orders.rs` |
 //! | a new edition beside the old | `swap.rs` |
 //! | what a child may use | `limits.rs` |
+//! | what instances say of themselves to whoever balances requests | `reports.rs` |
 //! | the end, phase by phase | `ending.rs` |
 //!
 //! The leaves (`lifecycle`, `health`, `breaker`, `router`, `balance`, `queue`, `retry`, `dead_letter`, `scaler`,
@@ -50,6 +51,7 @@ mod queue;
 mod queueing;
 mod random;
 mod reach;
+mod reports;
 mod requests;
 pub mod retry;
 pub mod router;
@@ -67,8 +69,8 @@ mod timers;
 mod uploads;
 
 pub use event::{
-    Action, Answer, Errand, Event, Exit, Grave, Instance, News, Order, Outcome, PostId, Posting, Refusal, Sample,
-    Signal, Terms, Ticket, TicketBook, Tries, Verdict, Weight, MEGABYTE,
+    Action, Answer, Errand, Event, Exit, Grave, Instance, News, Order, Outcome, PostId, Posting, Refusal, Report,
+    Sample, Signal, Terms, Ticket, TicketBook, Tries, Verdict, Weight, MEGABYTE, WEIGHT_MAX,
 };
 pub use random::Random;
 pub use router::{Miss, Overlap, Question, RouteId, Router, Rule};
@@ -319,6 +321,11 @@ struct Slot {
     /// Of a new edition that has to prove itself; takes no requests.
     is_candidate: bool,
     started_at: Time,
+    /// What it says of itself to whoever balances requests.
+    report: Report,
+    /// When it was last told that it wants no requests, and whether that still stands as told.
+    drain_told_at: Option<Time>,
+    is_drain_told: bool,
     /// What its process tree was last found to use.
     weight: Option<Weight>,
     /// When it was last asked to give memory back, as long as it has not.
@@ -460,6 +467,7 @@ impl Conductor {
             Event::Started { instance } => self.started(instance, out),
             Event::Extended { instance, by } => self.extended(instance, by, out),
             Event::Weighed { instance, weight } => self.weighed(instance, weight, out),
+            Event::Reported { instance, report } => self.reported(instance, report, out),
             Event::Exited { instance, exit } => self.exited(instance, exit, out),
             Event::Probed { instance, verdict } => self.probed(instance, verdict, out),
             Event::Reinitialized { instance, done } => self.reinitialized(instance, done, out),
@@ -630,6 +638,9 @@ impl Slot {
             edition: 0,
             is_candidate: false,
             started_at: Time::ZERO,
+            report: Report::default(),
+            drain_told_at: None,
+            is_drain_told: false,
             weight: None,
             trimmed_at: None,
             extended_at: None,

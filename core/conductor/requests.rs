@@ -293,7 +293,7 @@ impl Conductor {
                 let takes = avoid != Some(slot as u32) && self.takes_requests(slot);
                 let is_well =
                     takes && (!is_choosy || self.load(slot).silence == Silence::NONE && !self.is_spared(slot));
-                is_well.then(|| (position, self.platforms[platform].shares[position].weight))
+                is_well.then(|| (position, self.weight_of(slot)))
             });
             picked = turns.next(candidates).map(|position| first as usize + position);
             if picked.is_some() {
@@ -436,6 +436,11 @@ impl Conductor {
 
     /// Whether it is there for requests, whatever its breaker says and however many it has.
     pub(crate) fn is_in_use(&self, slot: usize) -> bool {
+        self.is_up(slot) && !self.slots[slot].report.drain
+    }
+
+    /// Whether it is there and well, whether it wants requests or not.
+    pub(crate) fn is_up(&self, slot: usize) -> bool {
         let entry = &self.slots[slot];
         entry.life.is_ready() && !entry.is_candidate && entry.health.is_up()
     }
@@ -481,6 +486,10 @@ impl Conductor {
                 | State::Starting
                 | State::Draining { then: Then::Again | Then::Wait | Then::Sleep }
                 | State::Stopping { then: Then::Again | Then::Wait | Then::Sleep } => return Prospect::Wait,
+                // As one that answers its health checks so: nobody knows for how long, and another platform may take it.
+                State::Ready if slot.report.drain => {
+                    (Refusal::NotReady, slot.health.interval(&self.platforms[platform].care.health))
+                }
                 State::Ready if slot.health.is_up() => match slot.breaker.open_until() {
                     None if slot.breaker.admits() => return Prospect::Wait,
                     Some(_) if panics => return Prospect::Wait,

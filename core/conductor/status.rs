@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::breaker::Tally;
-use crate::config::{Host, Start};
+use crate::config::{Balance, Host, Start};
 use crate::event::Weight;
 use crate::lifecycle::State;
 use crate::stats::PlatformStats;
@@ -113,6 +113,12 @@ pub struct InstanceStatus {
     pub next: Option<String>,
     /// Of which edition of the platform it is.
     pub edition: u32,
+    /// How often it is asked against the others, if its platform goes by that or it has said something of it.
+    #[serde(rename = "weight", skip_serializing_if = "Option::is_none")]
+    pub turns_weight: Option<u32>,
+    /// It has said that it wants no new requests.
+    #[serde(rename = "drain", skip_serializing_if = "std::ops::Not::not")]
+    pub drains: bool,
     /// What its process tree was last found to use.
     #[serde(skip)]
     pub weight: Option<Weight>,
@@ -211,6 +217,7 @@ impl Conductor {
                     [..] => ("down", format!("its health checks failed, and {}", self.away(platform))),
                 }
             }
+            true if entry.report.drain => (entry.life.name(), "it says that it wants no new requests".to_owned()),
             true if entry.health.is_degraded() => ("degraded", "its last health check was slow".to_owned()),
             true if !entry.breaker.admits() => {
                 (entry.life.name(), "its breaker keeps requests away after repeated failures".to_owned())
@@ -240,6 +247,8 @@ impl Conductor {
             let wait: Duration = self.timers.at(*timer)? - self.now;
             Some(format!("{what} in {:.1} s", wait.as_secs_f64()))
         });
+        let is_weighted = self.platforms[entry.platform as usize].balance == Balance::Weighted;
+        let is_weighed = is_weighted || entry.report.weight.is_some();
         InstanceStatus {
             instance: instance.slot - first,
             slot: instance.slot,
@@ -257,6 +266,8 @@ impl Conductor {
             probe_ms: entry.health.last().map(|(took, _)| took.as_secs_f64() * 1000.0),
             next,
             edition: entry.edition,
+            turns_weight: is_weighed.then(|| self.weight_of(slot)),
+            drains: entry.report.drain,
             weight: entry.weight,
         }
     }

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use crate::config::{Bounded, Config, Host, Platform, Start, Urgency};
+use crate::config::{Balance, Bounded, Config, Host, Platform, Start, Urgency};
 use crate::lifecycle::{Reason, State};
 use crate::{
-    Action, Answer, Conductor, Event, Exit, Instance, News, Order, Outcome, Refusal, RouteId, Signal, Terms, Ticket,
-    Time, Verdict, Weight,
+    Action, Answer, Conductor, Event, Exit, Instance, News, Order, Outcome, Refusal, Report, RouteId, Signal, Terms,
+    Ticket, Time, Verdict, Weight,
 };
 
 struct Story {
@@ -461,4 +461,71 @@ fn who_needs_what_is_stopped_refuses_at_once() {
     let (ticket, actions) = story.ask("needy");
     let is_refused = |action: &Action| matches!(action, Action::Answer { ticket: of, answer: Answer::Refused(Refusal::NotReady, _) } if *of == ticket);
     assert!(actions.iter().any(is_refused), "{actions:?}");
+}
+
+fn wants(instance: Instance, weight: Option<u32>, drain: bool) -> Event {
+    Event::Reported { instance, report: Report { weight, drain } }
+}
+
+#[test]
+fn what_an_instance_has_said_of_itself_ends_with_its_run() {
+    let platform = Platform { balance: Balance::Weighted, ..process("plugin", Start::Eager) };
+    let mut story = Story::begin(vec![platform]);
+    story.does(wants(run(0, 1), Some(5), true));
+    story.does(Event::Started { instance: run(0, 1) });
+    let told = |story: &Story| {
+        let status = story.conductor.platforms().next().expect("there is one").instances[0].clone();
+        (status.turns_weight, status.drains)
+    };
+    assert_eq!(told(&story), (Some(5), true), "what it said before it had started holds");
+    let restarted = started(&story.does(Event::Exited { instance: run(0, 1), exit: Exit::Code(0) }));
+    assert_eq!(restarted, [run(0, 2)]);
+    story.does(wants(run(0, 1), Some(9), true));
+    story.does(Event::Started { instance: run(0, 2) });
+    assert_eq!(told(&story), (Some(1), false));
+    let (ticket, actions) = story.ask("plugin");
+    assert_eq!(dispatched(&actions), [(ticket, run(0, 2))]);
+}
+
+#[test]
+fn a_new_edition_that_wants_no_requests_does_not_take_over() {
+    let mut story = Story::begin(vec![process("plugin", Start::Eager)]);
+    story.does(Event::Started { instance: run(0, 1) });
+    story.reload(0, 1);
+    story.does(wants(run(1, 1), None, true));
+    story.does(Event::Started { instance: run(1, 1) });
+    story.passes(Duration::from_secs(2));
+    let (ticket, actions) = story.ask("plugin");
+    assert_eq!(dispatched(&actions), [(ticket, run(0, 1))], "the old one serves on");
+    story.does(Event::Answered { ticket, instance: run(0, 1), outcome: Outcome::Replied });
+    story.does(wants(run(1, 1), None, false));
+    story.passes(Duration::from_secs(2));
+    let (ticket, actions) = story.ask("plugin");
+    assert_eq!(dispatched(&actions), [(ticket, run(1, 1))]);
+}
+
+#[test]
+fn a_reload_replaces_one_that_drains_first_and_weights_go_with_the_instances() {
+    let platform = Platform {
+        balance: Balance::Weighted,
+        weights: vec![bounded(5), bounded(3)],
+        ..Platform::new("plugin", Host::Process(2))
+    };
+    let mut story = Story::begin(vec![platform]);
+    story.does(Event::Started { instance: run(0, 1) });
+    story.does(Event::Started { instance: run(1, 1) });
+    story.does(wants(run(1, 1), None, true));
+    story.reload(0, 1);
+    story.does(Event::Started { instance: run(2, 1) });
+    let weights = |story: &Story| {
+        let instances = story.conductor.platforms().next().expect("there is one").instances;
+        let told = instances.iter().map(|told| (told.slot, told.edition, told.turns_weight.unwrap_or_default()));
+        told.collect::<Vec<(u32, u32, u32)>>()
+    };
+    story.passes(Duration::from_millis(200));
+    assert_eq!(weights(&story)[0], (0, 0, 5), "the one that serves is still there");
+    assert!(weights(&story).contains(&(2, 1, 3)), "{:?}", weights(&story));
+    story.does(Event::Started { instance: run(1, 2) });
+    story.passes(Duration::from_secs(1));
+    assert_eq!(weights(&story), [(1, 1, 5), (2, 1, 3)]);
 }

@@ -132,6 +132,9 @@ impl Conductor {
         let platform = self.slots[instance.slot as usize].platform as usize;
         let Some(swap) = &mut self.platforms[platform].swap else { return };
         swap.probes += 1;
+        // One that wants no requests has not shown that it can take the place of one that does.
+        let is_drained = self.slots[instance.slot as usize].report.drain && verdict == Verdict::Pass;
+        let verdict = if is_drained { Verdict::Busy } else { verdict };
         match verdict {
             Verdict::Fail | Verdict::Unready => return self.break_off_swap(platform, Reason::HealthFailed, out),
             Verdict::Busy if swap.probes >= PROBES_MAX => {
@@ -160,9 +163,11 @@ impl Conductor {
         // One that is on its way down goes before one that works.
         let old = |slot: &usize| self.slots[*slot].edition != edition && self.slots[*slot].life.is_alive();
         let is_leaving = |slot: &usize| is_making_room(self.slots[*slot].life.state());
-        let worst = others.clone().find(|slot| old(slot) && !is_leaving(slot) && !self.slots[*slot].life.is_ready());
+        let is_of_no_use = |slot: &usize| !self.slots[*slot].life.is_ready() || self.slots[*slot].report.drain;
+        let worst = others.clone().find(|slot| old(slot) && !is_leaving(slot) && is_of_no_use(slot));
         let gone = worst.or_else(|| others.find(|slot| old(slot) && !is_leaving(slot)));
         if let Some(gone) = gone {
+            self.platforms[platform].swap_weights(gone, slot);
             let input = match self.slots[gone].life.state() {
                 State::Stopping { .. } => Input::End(Then::Spare, Reason::Replaced),
                 _ if self.replaces_without_draining() => Input::End(Then::Spare, Reason::Replaced),
@@ -197,8 +202,10 @@ impl Conductor {
         let mut others = slots.filter(|slot| *slot != promoted);
         let idle = others.clone().find(|slot| !self.slots[*slot].life.is_alive());
         if let Some(idle) = idle {
+            self.platforms[platform].swap_weights(idle, promoted);
             self.take(idle, Input::End(Then::Spare, Reason::Replaced), out);
         } else if let Some(other) = others.next() {
+            self.platforms[platform].swap_weights(other, promoted);
             let is_ready = self.slots[other].life.is_ready();
             let input = if is_ready { Input::Drain } else { Input::End };
             self.take(other, input(Then::Spare, Reason::Replaced), out);

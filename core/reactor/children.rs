@@ -686,6 +686,7 @@ impl Child {
                 self.log(level, text, now, &mut kit.log_lines);
             }
             Heard::Extend(by) => kit.events.push_back(Event::Extended { instance, by }),
+            Heard::Report(report) => kit.events.push_back(Event::Reported { instance, report }),
             Heard::Route { id, to, request } => {
                 kit.plugin_asks.push_back((instance, PluginAsk::Route { id, to, request }));
             }

@@ -162,6 +162,8 @@ pub(crate) fn sentence<'t>(news: &News, now: Time, target: impl Fn(u32) -> &'t s
             format!("{} cannot be reached: what fails meanwhile is not held against it", target(index))
         }
         News::Reachable { target: index } => format!("{} can be reached again", target(index)),
+        News::DrainBegan => "it wants no new requests, and goes on with those that it has".to_owned(),
+        News::DrainEnded => "it wants requests again".to_owned(),
         News::HealthDown => "its health checks fail: it gets no requests".to_owned(),
         News::HealthUp => "its health checks pass again".to_owned(),
         News::Trimmed { rss_bytes, soft_bytes } => format!(

@@ -26,6 +26,7 @@
 use std::mem::MaybeUninit;
 use std::time::Duration;
 
+use demi_conductor::{Report, WEIGHT_MAX};
 use httparse::{Error, Header, Status};
 
 /// More header lines than this are never accepted, whatever [`Limits::headers_max`] says; they are parsed into an
@@ -552,6 +553,34 @@ pub fn retry_after(headers_bytes: &[u8]) -> Option<Duration> {
     let until = httpdate::parse_http_date(wanted).ok()?;
     let now = httpdate::parse_http_date(text("date")?).ok()?;
     Some(until.duration_since(now).unwrap_or_default())
+}
+
+/// With which a service says in its answer to a health check how often it wants to be asked against the others.
+const WEIGHT_HEADER: &str = "Demi-Weight";
+/// And that it wants no new requests.
+const DRAIN_HEADER: &str = "Demi-Drain";
+
+/// What whoever answered a health check says of how it wants to be balanced: `Demi-Weight`, 1 to [`WEIGHT_MAX`], and
+/// `Demi-Drain`, `?1` or `?0` (an integer and a boolean of RFC 9651, without parameters).
+///
+/// # Errors
+/// A sentence that says what does not fit.
+pub fn report(headers_bytes: &[u8]) -> Result<Report, String> {
+    let weight = match header(headers_bytes, WEIGHT_HEADER) {
+        None => None,
+        Some(value) => {
+            let digits = std::str::from_utf8(value).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+            let weight =
+                digits.and_then(|digits| digits.parse().ok()).filter(|weight| (1..=WEIGHT_MAX).contains(weight));
+            Some(weight.ok_or_else(|| format!("{WEIGHT_HEADER} is not a whole number from 1 to {WEIGHT_MAX}"))?)
+        }
+    };
+    let drain = match header(headers_bytes, DRAIN_HEADER) {
+        None | Some(b"?0") => false,
+        Some(b"?1") => true,
+        Some(_) => return Err(format!("{DRAIN_HEADER} is neither ?1 nor ?0")),
+    };
+    Ok(Report { weight, drain })
 }
 
 /// Appends to `out` the header lines that are meant for the far end, one `Name: value` each.

@@ -373,6 +373,19 @@ fn of_breakers(page: &mut Page, platforms: &[PlatformStatus<'_>]) {
 
 /// Instances, and what they use.
 fn of_instances(page: &mut Page, platforms: &[PlatformStatus<'_>], facts: &Facts<'_>) {
+    let help = "Instances that have said that they want no new requests.";
+    page.family("demi_instances_draining_by_wish", "gauge", help);
+    page.each("demi_instances_draining_by_wish", platforms, |platform| {
+        platform.instances.iter().filter(|instance| instance.drains).count()
+    });
+    page.family("demi_instance_weight", "gauge", "How often the instance is asked against the others.");
+    for platform in platforms {
+        for instance in &platform.instances {
+            let Some(weight) = instance.turns_weight else { continue };
+            let number = instance.instance.to_string();
+            page.line("demi_instance_weight", &[("platform", platform.name), ("instance", &number)], weight);
+        }
+    }
     page.family("demi_instances", "gauge", "Instances by state.");
     for platform in platforms {
         for state in INSTANCE_STATES {

@@ -15,7 +15,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use demi_conductor::{Event, Instance, Outcome, Ticket, Time, Verdict};
+use demi_conductor::{Event, Instance, Outcome, Report, Ticket, Time, Verdict};
 use mio::net::TcpStream;
 use mio::Interest;
 use slab::Slab;
@@ -131,6 +131,16 @@ pub(crate) struct Upstreams {
     /// Calls of which more may be read that their clients send.
     hungry: VecDeque<Ticket>,
     tunnel_idle_time: Duration,
+    /// What those say of how they want to be balanced that have ever said something.
+    said: BTreeMap<Instance, Said>,
+}
+
+/// What an upstream has said in its answers to health checks.
+#[derive(Default)]
+struct Said {
+    report: Report,
+    /// What it said last made no sense, and that was told.
+    is_refused: bool,
 }
 
 /// Reads of a body that flows in one turn: what a slow client does not take must be noticed before there is much of it.
@@ -159,6 +169,7 @@ impl Upstreams {
             relays: VecDeque::new(),
             hungry: VecDeque::new(),
             tunnel_idle_time: settings.tunnel_idle_ms.millis(),
+            said: BTreeMap::new(),
         }
     }
 
@@ -296,6 +307,7 @@ impl Upstreams {
 
     /// Ends every connection of an instance.
     pub(crate) fn stop(&mut self, instance: Instance, kit: &mut Kit) {
+        self.said.remove(&instance);
         let places: Vec<usize> =
             self.connections.iter().filter(|(_, other)| other.instance == instance).map(|(place, _)| place).collect();
         for place in places {
@@ -480,7 +492,7 @@ impl Upstreams {
         let connection = &mut self.connections[place];
         let Some(checkup) = connection.checkup.clone() else { return self.probed(place, Verdict::Fail, kit) };
         let is_head = checkup.method == "HEAD";
-        let (length, framing) = loop {
+        let (length, framing, said) = loop {
             match http::parse_response(connection.incoming.rest(), is_head, &self.limits) {
                 Ok(None) => return,
                 Ok(Some(head)) if head.status < 200 && head.status != 101 => {
@@ -488,7 +500,7 @@ impl Upstreams {
                     connection.incoming.take(length, kit);
                 }
                 Ok(Some(head)) if (checkup.status.0..=checkup.status.1).contains(&head.status) => {
-                    break (head.len, head.framing);
+                    break (head.len, head.framing, http::report(head.headers_bytes));
                 }
                 Ok(Some(head)) => {
                     let why = format!("it was answered with status {}", head.status);
@@ -500,11 +512,35 @@ impl Upstreams {
                 }
             }
         };
+        connection.incoming.take(length, kit);
+        self.take_report(place, said, kit);
         if checkup.body.is_none() {
             return self.probed(place, Verdict::Pass, kit);
         }
-        connection.incoming.take(length, kit);
         self.take_probe_body(place, Body::new(framing, u64::MAX), kit);
+    }
+
+    /// What an upstream says of how it wants to be balanced, told if it has changed. What makes no sense changes nothing, and is
+    /// told once.
+    fn take_report(&mut self, place: usize, said: Result<Report, String>, kit: &mut Kit) {
+        let Connection { instance, address, .. } = self.connections[place];
+        if !self.said.contains_key(&instance) && said.as_ref().is_ok_and(|report| *report == Report::default()) {
+            return;
+        }
+        let before = self.said.entry(instance).or_default();
+        match said {
+            Ok(report) => {
+                before.is_refused = false;
+                if std::mem::replace(&mut before.report, report) != report {
+                    kit.events.push_back(Event::Reported { instance, report });
+                }
+            }
+            Err(why) => {
+                if !std::mem::replace(&mut before.is_refused, true) {
+                    log::warn!("passed over what {address} says of itself in its answer to a health check: {why}");
+                }
+            }
+        }
     }
 
     /// Looks for what must stand in the answer to a probe. What comes after that, or is too far behind, is not read.

@@ -45,6 +45,8 @@ kinds! {
         SlowStart => "an instance needed longer to start and said so",
         BadEdition => "a new edition could not run",
         Unready => "an instance said that it is not ready",
+        Drains => "an instance said that it wants no new requests",
+        Reweighed => "an instance reported another weight",
         Deferred => "an instance that failed said when to come back",
         NotReinitialized => "an instance could not be initialised again",
         TargetAway => "something that platforms depend on went away",
@@ -69,7 +71,8 @@ impl Fault {
             Fault::TooHeavy | Fault::Forks | Fault::LeaksDescriptors | Fault::Midnight => 10,
             Fault::Freeze => 15,
             Fault::Heavy | Fault::Person | Fault::TargetAway => 50,
-            Fault::Unready | Fault::LostLook | Fault::Poison | Fault::DiskRot => 100,
+            Fault::Unready | Fault::LostLook | Fault::Poison | Fault::DiskRot | Fault::Reweighed => 100,
+            Fault::Drains => 60,
             Fault::CrashInFlight | Fault::StuckThread | Fault::NeverAnswered => 40,
             Fault::LateTurn => 60,
             Fault::NeverStarts

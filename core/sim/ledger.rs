@@ -119,6 +119,8 @@ struct Slot {
     out: u32,
     /// What a thread really holds, with the deadlines; nothing but the thread itself can take from this.
     held: Vec<(Ticket, Time)>,
+    /// It has said that it wants no new requests, and not otherwise since.
+    drains: bool,
     /// Its breaker was told to be open until then, and not to have closed since.
     open_until: Option<Time>,
     /// The last start followed an exit in the same turn, and the run before it did not last.
@@ -411,6 +413,12 @@ impl Ledger {
                 }
             }
             Event::Moved { ticket, instance } => self.note_moved(now, ticket, instance, actions, &mut turn),
+            Event::Reported { instance, report } => {
+                let slot = &mut self.slots[instance.slot as usize];
+                if slot.run == instance.run && !slot.has_exited {
+                    slot.drains = report.drain;
+                }
+            }
             Event::Extended { .. }
             | Event::Reinitialized { .. }
             | Event::Reached { .. }
@@ -705,6 +713,7 @@ impl Ledger {
             "{instance:?} was given work before its edition has proven itself"
         );
         assert_eq!(slot.platform, promise.platform, "{ticket:?} went to another platform than its route's");
+        assert!(!slot.drains, "{instance:?} was given {ticket:?} and wants no new requests");
         slot.out += 1;
         assert!(slot.out <= in_flight_max, "{instance:?} was given more than it takes");
         if matches!(self.platforms[promise.platform].host, Host::Threads(_)) {
@@ -731,7 +740,8 @@ impl Ledger {
                         matches!(told.state, "ready" | "degraded" | "wedged") && told.health != "down"
                     };
                     let is_up = || status(conductor, with).is_some_and(is_up);
-                    let is_in_use = self.is_alive(*slot) && entry.started_at.is_some() && !entry.is_ending;
+                    let is_started = self.is_alive(*slot) && entry.started_at.is_some();
+                    let is_in_use = is_started && !entry.is_ending && !entry.drains;
                     is_in_use && (with == instance || is_up())
                 };
                 let is_out = |slot: &usize| self.slots[*slot].open_until.is_some();
@@ -1018,6 +1028,14 @@ impl Ledger {
                 self.saw(Sight::SwapFailed);
             }
             (News::Extended { .. }, _) => self.saw(Sight::Extended),
+            (News::DrainBegan, Some(instance)) => {
+                assert!(self.slots[instance.slot as usize].drains, "{instance:?} was told to want no requests");
+                self.saw(Sight::Withdrew);
+            }
+            (News::DrainEnded, Some(instance)) => {
+                assert!(!self.slots[instance.slot as usize].drains, "{instance:?} was told to want requests");
+                self.saw(Sight::Resumed);
+            }
             (News::BreakerOpened { cause, until }, Some(instance)) => {
                 let is_excused = !self.platforms[platform].lost.is_empty();
                 let is_passive = !matches!(cause, Cause::ProbeFailed | Cause::Slower { .. } | Cause::FailsMore { .. });
@@ -1175,6 +1193,11 @@ impl Ledger {
             for status in &told.instances {
                 let slot = status.slot as usize;
                 let entry = &self.slots[slot];
+                assert_eq!(
+                    status.drains,
+                    entry.drains && self.is_alive(slot),
+                    "slot {slot} is shown with another wish"
+                );
                 assert_eq!(status.run, entry.run, "slot {slot} is shown with another run");
                 assert_eq!(status.in_flight, entry.out, "slot {slot} is shown with another count of requests");
                 let is_shown_alive = matches!(
@@ -1182,7 +1205,8 @@ impl Ledger {
                     "starting" | "proving" | "ready" | "degraded" | "wedged" | "down" | "draining" | "stopping"
                 );
                 assert_eq!(is_shown_alive, self.is_alive(slot), "slot {slot} is shown as {}", status.state);
-                let is_open = matches!(status.state, "ready" | "degraded") && status.breaker == "closed";
+                let is_open =
+                    matches!(status.state, "ready" | "degraded") && status.breaker == "closed" && !entry.drains;
                 let is_free = is_open && status.health != "unproven" && status.in_flight < platform.in_flight_max;
                 assert!(!is_free || told.queued == 0, "requests wait for {} while slot {slot} is free", told.name);
             }
@@ -1227,6 +1251,7 @@ impl Slot {
             bad_config: false,
             out: 0,
             held: Vec::new(),
+            drains: false,
             open_until: None,
             at_once: false,
             edition: 0,

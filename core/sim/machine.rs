@@ -4,7 +4,7 @@
 //! what really happened; the conductor is told only what a reactor would have noticed, and when.
 
 use demi_conductor::config::{Config, Host};
-use demi_conductor::{Exit, Instance, Outcome, Ticket};
+use demi_conductor::{Exit, Instance, Outcome, Report, Ticket};
 
 /// What a run is doing in truth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +47,8 @@ pub(crate) struct Model {
     pub(crate) is_rotten: bool,
     /// What it was started from cannot run.
     pub(crate) is_bad_edition: bool,
+    /// What it has said of how it wants to be balanced.
+    pub(crate) report: Report,
 }
 
 impl Model {
@@ -64,6 +66,7 @@ impl Model {
                 held: Vec::new(),
                 is_rotten: false,
                 is_bad_edition: false,
+                report: Report::default(),
             };
             models.extend((0..platform.slots()).map(|_| model.clone()));
         }
@@ -77,6 +80,7 @@ impl Model {
         self.is_frozen = false;
         self.is_rotten = false;
         self.is_bad_edition = false;
+        self.report = Report::default();
         self.hand.clear();
         self.held.clear();
     }
@@ -105,9 +109,14 @@ impl Model {
         self.host.is_child() || self.host == Host::Http
     }
 
+    /// Whether it can say how it wants to be balanced.
+    pub(crate) fn can_report(&self) -> bool {
+        matches!(self.host, Host::Process(_) | Host::Http)
+    }
+
     /// Whether it does all that it should.
     pub(crate) fn is_sound(&self) -> bool {
-        self.state == State::Ready && !self.is_frozen && !self.has_stuck_hand()
+        self.state == State::Ready && !self.is_frozen && !self.has_stuck_hand() && !self.report.drain
     }
 
     /// Whether a thread of it will never let go. A process or service that loses one answer still gives others.

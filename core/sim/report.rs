@@ -93,6 +93,8 @@ kinds! {
         Slept => "an idle platform was put to sleep",
         Woken => "a request woke a platform",
         Drained => "an instance drained with requests in hand",
+        Withdrew => "an instance drained by its own wish",
+        Resumed => "an instance wanted requests again",
         SwapDone => "a new edition took over",
         SwapFailed => "a new edition did not prove itself and the old one stayed",
         Limited => "an instance was killed for what it used",

@@ -182,7 +182,7 @@ fn platform(random: &mut Random, index: usize, ranks: &[u64]) -> Platform {
     platform.balance = match index % 4 {
         1 => Balance::Sticky,
         2 => Balance::RoundRobin,
-        3 if host == Host::Http => Balance::Weighted,
+        3 if matches!(host, Host::Http | Host::Process(_)) => Balance::Weighted,
         _ => Balance::LeastInFlight,
     };
     if platform.balance == Balance::Weighted {

@@ -211,6 +211,10 @@ impl World {
                 self.handle(Event::Elapsed);
             }
         }
+        if matches!(event, Event::Reported { .. }) && deadline.is_some_and(|at| at <= self.now) {
+            // What a timer of the same turn still gives it came before, and is told from what comes after.
+            self.handle(Event::Elapsed);
+        }
         if self.exit.is_none() {
             self.handle(event);
         }
@@ -285,6 +289,13 @@ impl World {
         for slot in 0..self.models.len() {
             if !self.models[slot].can_be_replaced() {
                 self.thaw(Instance { slot: slot as u32, run: self.models[slot].run });
+            }
+        }
+        for slot in 0..self.models.len() {
+            let instance = Instance { slot: slot as u32, run: self.models[slot].run };
+            if self.models[slot].lives(instance) && self.models[slot].report.drain {
+                self.models[slot].report.drain = false;
+                self.handle(Event::Reported { instance, report: self.models[slot].report });
             }
         }
         self.handle(Event::DayBegan);

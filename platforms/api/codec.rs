@@ -18,6 +18,7 @@
 //! | `store.put` | `{"key","value"}`; null takes it away | `{}` |
 //! | `log` (no answer) | `{"level","message"}` | |
 //! | `extend` (no answer) | `{"ms"}` | |
+//! | `report` (no answer) | `{"weight","drain"}`; what is left out is as if nothing had been said | |
 //!
 //! A body that is not UTF-8, or that JSON's escapes would make more than twice as long, travels as `body_base64`
 //! instead of `body`, in either direction: so a line is never much longer than twice its body, and the host refuses
@@ -52,6 +53,9 @@ pub const BAD_REQUEST: i64 = -32_600;
 pub const NO_METHOD: i64 = -32_601;
 /// Error code of JSON-RPC itself: the parameters do not fit.
 pub const BAD_PARAMS: i64 = -32_602;
+
+/// The highest weight that a plugin may report.
+pub const WEIGHT_MAX: u32 = 1_000;
 
 /// Longest id of a plugin's own request, in bytes as it is written.
 pub const ID_BYTES_MAX: usize = 128;
@@ -325,6 +329,14 @@ struct Extend {
     ms: u64,
 }
 
+#[derive(Serialize, Deserialize)]
+struct Report {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    weight: Option<u32>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    drain: bool,
+}
+
 /// The answer to what has nothing to tell but that it was done.
 #[derive(Serialize)]
 struct Done {}
@@ -434,6 +446,11 @@ pub fn write_log(out: &mut Vec<u8>, level: Level, message: &str) {
 /// Appends the plugin's `extend`.
 pub fn write_extend(out: &mut Vec<u8>, ms: u64) {
     write_call(out, None, "extend", Some(Extend { ms }));
+}
+
+/// Appends the plugin's `report`. A weight that is outside 1 to [`WEIGHT_MAX`] is passed over by the host.
+pub fn write_report(out: &mut Vec<u8>, weight: Option<u32>, drain: bool) {
+    write_call(out, None, "report", Some(Report { weight, drain }));
 }
 
 /// Appends an answer that is an error. The id is a number, as it was written, or none if that could not be read.
@@ -644,6 +661,20 @@ pub fn read_extend(params: Option<&RawValue>) -> Result<u64, String> {
     read::<Extend>(params).map(|extend| extend.ms)
 }
 
+/// Reads the parameters of `report`: the weight, if it is told, and whether the plugin drains.
+///
+/// # Errors
+/// A sentence that says what does not fit.
+pub fn read_report(params: Option<&RawValue>) -> Result<(Option<u32>, bool), String> {
+    let Report { weight, drain } = read(params)?;
+    match weight {
+        Some(weight) if !(1..=WEIGHT_MAX).contains(&weight) => {
+            Err(format!("weight {weight} is outside 1 to {WEIGHT_MAX}; who wants no requests says \"drain\": true"))
+        }
+        _ => Ok((weight, drain)),
+    }
+}
+
 fn read<'r, T: Deserialize<'r>>(value: Option<&'r RawValue>) -> Result<T, String> {
     let text = value.map_or("null", RawValue::get);
     // A list would be read as the fields in their order.
@@ -800,6 +831,17 @@ mod tests {
         line.clear();
         write_extend(&mut line, 250);
         assert_eq!(read_extend(message(&line).params), Ok(250));
+
+        for report in [(None, false), (Some(1), false), (Some(WEIGHT_MAX), true), (None, true)] {
+            line.clear();
+            write_report(&mut line, report.0, report.1);
+            assert_eq!(read_report(message(&line).params), Ok(report));
+        }
+        for (weight, drain) in [(Some(0), false), (Some(WEIGHT_MAX + 1), true)] {
+            line.clear();
+            write_report(&mut line, weight, drain);
+            assert!(read_report(message(&line).params).is_err_and(|why| why.contains("outside 1 to 1000")));
+        }
     }
 
     #[test]
@@ -849,6 +891,7 @@ mod tests {
             "health",
             "initialize",
             "log",
+            "report",
             "route",
             "shutdown",
             "store.get",
@@ -859,7 +902,7 @@ mod tests {
     }
 
     fn read_example(method: &str, message: &Message<'_>) -> Result<(), String> {
-        let has_answer = !["cancel", "trim", "shutdown", "log", "extend"].contains(&method);
+        let has_answer = !["cancel", "trim", "shutdown", "log", "extend", "report"].contains(&method);
         assert_eq!(message.id.is_some(), has_answer, "{method}");
         assert!(message.id.is_none_or(is_id), "{method}");
         let params = message.params;
@@ -872,6 +915,7 @@ mod tests {
             "store.put" => read_store_put(params).map(drop),
             "log" => read_log(params).map(drop),
             "extend" => read_extend(params).map(drop),
+            "report" => read_report(params).map(drop),
             "health" | "trim" | "shutdown" if params.is_none() => Ok(()),
             _ => Err(format!("{method} is not told of in the codec")),
         }

@@ -133,6 +133,13 @@ impl Host {
         let ms = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
         let _ = self.line.write(|out| codec::write_extend(out, ms));
     }
+
+    /// Says how this process wants to be balanced from now on: how often it is asked against the others, 1 to
+    /// [`codec::WEIGHT_MAX`] (`None`: as it is configured), and whether it wants no new requests (`drain`) and goes on with
+    /// those that it has. It holds until it is said otherwise or the process ends.
+    pub fn report(&self, weight: Option<u32>, drain: bool) {
+        let _ = self.line.write(|out| codec::write_report(out, weight, drain));
+    }
 }
 
 impl std::fmt::Debug for Host {

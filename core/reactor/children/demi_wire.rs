@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use demi_conductor::config::Permissions;
-use demi_conductor::{Instance, Outcome, Ticket, Verdict};
+use demi_conductor::{Instance, Outcome, Report, Ticket, Verdict};
 use demi_platform::codec::{self, Level, Message, Offer, Permitted};
 use demi_platform::{Fault, Reply, Request, RequestBuf, Settings, Status};
 use serde_json::value::RawValue;
@@ -242,7 +242,10 @@ impl DemiWire {
             "store.put" => (Errand::Put, self.permissions.store, "store"),
             _ => {
                 let method = printable(method.as_bytes(), codec::ID_BYTES_MAX);
-                let why = format!("there is no method {method}; there are route, store.get, store.put, log and extend");
+                let why = format!(
+                    "there is no method {method}; there are route, store.get, store.put, log, \
+                     extend and report"
+                );
                 return Err((codec::NO_METHOD, why));
             }
         };
@@ -284,6 +287,9 @@ impl DemiWire {
     fn take_notice(&mut self, method: &str, message: &Message<'_>) -> Option<Result<Heard, String>> {
         Some(match method {
             "log" => codec::read_log(message.params).map(|log| logged(level_of(log.level), &log.message)),
+            "report" => {
+                codec::read_report(message.params).map(|(weight, drain)| Heard::Report(Report { weight, drain }))
+            }
             "extend" => codec::read_extend(message.params).map(|ms| Heard::Extend(Duration::from_millis(ms))),
             _ => return None,
         })
@@ -747,6 +753,16 @@ mod tests {
         assert!(matches!(heard[..], [Heard::Extend(by)] if by == Duration::from_millis(500)), "{heard:?}");
         let (_, out) = talk.hear(r#"{"jsonrpc":"2.0","id":"e","method":"extend","params":{"ms":500}}"#);
         assert_eq!(out, "{\"jsonrpc\":\"2.0\",\"id\":\"e\",\"result\":{}}\n");
+        let (heard, _) = talk.hear(r#"{"jsonrpc":"2.0","method":"report","params":{"weight":3,"drain":true}}"#);
+        assert!(matches!(heard[..], [Heard::Report(Report { weight: Some(3), drain: true })]), "{heard:?}");
+        let (heard, _) = talk.hear(r#"{"jsonrpc":"2.0","method":"report","params":{}}"#);
+        assert!(matches!(heard[..], [Heard::Report(Report { weight: None, drain: false })]), "{heard:?}");
+        for params in [r#"{"weight":0}"#, r#"{"weight":1001}"#, r#"{"weight":1.5}"#, r#"{"drain":"yes"}"#, "[3]", "7"] {
+            let (level, text) = talk.log_line(format!(r#"{{"jsonrpc":"2.0","method":"report","params":{params}}}"#));
+            assert!(level == log::Level::Warn && text.starts_with("passed over its report: "), "{text}");
+            let line = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"report","params":{params}}}"#);
+            assert_eq!(talk.error(&line).0, codec::BAD_PARAMS);
+        }
         assert_eq!(talk.log_line(r#"{"jsonrpc":"2.0","method":"dance"}"#).0, log::Level::Debug);
         assert_eq!(talk.log_line(r#"{"jsonrpc":"2.0","method":"extend","params":{"ms":-1}}"#).0, log::Level::Warn);
     }

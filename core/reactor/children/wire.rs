@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use demi_conductor::{Instance, Outcome, Ticket, Verdict};
+use demi_conductor::{Instance, Outcome, Report, Ticket, Verdict};
 use demi_platform::{Fault, Request, RequestBuf, Settings};
 use serde_json::value::RawValue;
 
@@ -36,6 +36,8 @@ pub(crate) enum Heard {
     Logged { level: log::Level, text: String },
     /// It needs so much longer to start.
     Extend(Duration),
+    /// It says how it wants to be balanced from now on.
+    Report(Report),
     /// It puts a request of its own; the answer goes to [`Wire::answer_route`] under this id.
     /// `to` names the platform that shall have it, whatever the rules say.
     Route { id: Box<RawValue>, to: Option<String>, request: RequestBuf },

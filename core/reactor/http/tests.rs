@@ -774,3 +774,26 @@ fn a_body_that_turns_out_to_be_too_long_is_refused_when_that_is_known() {
     assert!(body.limit(4).is_ok());
     assert!(body.decode(b"5\r\nabcde\r\n", &mut Vec::new()).is_err());
 }
+
+#[test]
+fn a_service_says_how_it_wants_to_be_balanced_and_garbage_is_told() {
+    for (headers, expected) in [
+        ("", Ok((None, false))),
+        ("demi-weight: 3\r\nDEMI-DRAIN: ?1\r\n", Ok((Some(3), true))),
+        ("Demi-Weight: 1000\r\nDemi-Drain: ?0\r\n", Ok((Some(1_000), false))),
+        ("Demi-Weight: 0\r\n", Err("Demi-Weight")),
+        ("Demi-Weight: 1001\r\n", Err("Demi-Weight")),
+        ("Demi-Weight: 99999999999999999999\r\n", Err("Demi-Weight")),
+        ("Demi-Weight: +3\r\n", Err("Demi-Weight")),
+        ("Demi-Weight:\r\n", Err("Demi-Weight")),
+        ("Demi-Weight: 3\r\nDemi-Drain: yes\r\n", Err("Demi-Drain")),
+        ("Demi-Drain:\r\n", Err("Demi-Drain")),
+    ] {
+        let told = report(headers.as_bytes());
+        match (told, expected) {
+            (Ok(told), Ok(expected)) => assert_eq!((told.weight, told.drain), expected, "{headers}"),
+            (Err(why), Err(header)) => assert!(why.starts_with(header), "{headers}: {why}"),
+            (told, _) => panic!("{headers}: {told:?}"),
+        }
+    }
+}

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use demi_conductor::config::Host;
 use demi_conductor::{
-    Action, Errand, Event, Exit, Instance, Order, Outcome, PostId, RouteId, Sample, Signal, Terms, Ticket, Verdict,
-    Weight,
+    Action, Errand, Event, Exit, Instance, Order, Outcome, PostId, Report, RouteId, Sample, Signal, Terms, Ticket,
+    Verdict, Weight,
 };
 
 use crate::faults::Fault;
@@ -56,6 +56,10 @@ pub(super) enum Coming {
     Ended(PostId, End),
     /// A person has had time to think.
     Person,
+    /// A run says how it wants to be balanced.
+    Says(Instance, Report),
+    /// A run that wanted no requests wants some again.
+    Resumes(Instance),
     /// Something that platforms depend on can be reached again.
     Back(u32),
 }
@@ -181,6 +185,7 @@ impl World {
             let delay = if self.is_poison(ticket) { Duration::ZERO } else { self.within(100) };
             self.come(delay, Coming::Crash(instance));
         }
+        self.may_report(instance);
         self.sequence += 1;
         let mut work = Work { ticket, serial: self.sequence, is_stuck: false, is_endless: false, is_headed: false };
         let lost = if self.models[slot].is_thread() { Fault::StuckThread } else { Fault::NeverAnswered };
@@ -271,11 +276,42 @@ impl World {
             () if self.dice.strike(Fault::Unready) => Verdict::Unready,
             () => Verdict::Pass,
         };
+        self.may_report(instance);
         let mut delay = self.within(10);
         if self.dice.strike(Fault::SlowProbe) {
             delay = self.random.span_below(self.config.health.timeout_ms.millis() * 2);
         }
         self.come(delay, Coming::Verdict(instance, verdict));
+    }
+
+    /// A run may say how it wants to be balanced, at any time: here with its probes and its requests.
+    fn may_report(&mut self, instance: Instance) {
+        if !self.models[instance.slot as usize].can_report() {
+            return;
+        }
+        let before = self.model(instance).report;
+        let mut report = before;
+        if self.dice.strike(Fault::Reweighed) {
+            report.weight = (self.random.below(4) > 0).then(|| 1 + self.random.below(20) as u32);
+        }
+        if !report.drain && self.dice.strike(Fault::Drains) {
+            report.drain = true;
+            let span = workload::span(&mut self.random, 10, 20_000);
+            self.come(span, Coming::Resumes(instance));
+        }
+        if report != before {
+            let delay = self.within(10);
+            self.come(delay, Coming::Says(instance, report));
+        }
+    }
+
+    fn says(&mut self, instance: Instance, report: Report) -> Option<Event> {
+        let model = self.model(instance);
+        if !model.lives(instance) || model.is_frozen && report.drain {
+            return None;
+        }
+        model.report = report;
+        Some(Event::Reported { instance, report })
     }
 
     /// Each child is weighed, and by the time Demi hears of it some have ended.
@@ -512,6 +548,11 @@ impl World {
             Coming::Loaded(post) => self.loaded(post),
             Coming::Ended(post, end) => Some(self.ended(post, end)),
             Coming::Person => self.person(),
+            Coming::Says(instance, report) => self.says(instance, report),
+            Coming::Resumes(instance) => {
+                let Report { weight, .. } = self.model(instance).report;
+                self.says(instance, Report { weight, drain: false })
+            }
             Coming::Back(target) => {
                 self.away[target as usize] = false;
                 None

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::breaker::Cause;
-use crate::config::{Platform, Urgency};
+use crate::config::{Balance, Platform, Urgency};
 use crate::lifecycle::{Reason, State};
 use crate::router::RouteId;
 use crate::time::Time;
@@ -448,6 +448,8 @@ pub enum Order {
 pub struct Terms {
     /// Most requests at once in one instance.
     pub in_flight_max: u32,
+    /// Which of its instances gets a request.
+    pub balance: Balance,
     /// Most requests that wait.
     pub queue_max: usize,
     /// When one has waited longer, those that are no more urgent are refused.
@@ -487,6 +489,7 @@ impl Terms {
         let limits = &platform.limits;
         Terms {
             in_flight_max: platform.in_flight_max(),
+            balance: platform.balance,
             queue_max: platform.queue_max.size(),
             queue_age_max: platform.queue_age_max_ms.map(|bound| bound.millis()),
             start_timeout: platform.start_timeout_ms.millis(),

@@ -174,7 +174,6 @@ struct Platform {
     queue: Queue,
     /// Since when somebody has been there for what waits; `None`: nobody is, or nothing has waited yet.
     attended_since: Option<Time>,
-    balance: Balance,
     /// What stands for each of its slots, and how often it is asked against the others.
     shares: Vec<Share>,
     turns: Turns,
@@ -259,7 +258,6 @@ impl Platform {
             is_compared: false,
             queue: Queue::default(),
             attended_since: None,
-            balance: config.balance,
             shares: Share::all(config),
             turns: Turns::default(),
             needs: Vec::new(),
@@ -530,7 +528,7 @@ impl Conductor {
 
     /// Whether keys of requests decide which of a platform's instances gets them; `platform` is its index.
     pub fn goes_by_keys(&self, platform: u32) -> bool {
-        self.platforms.get(platform as usize).is_some_and(|platform| platform.balance == Balance::Sticky)
+        self.platforms.get(platform as usize).is_some_and(|platform| platform.terms.balance == Balance::Sticky)
     }
 
     /// The routing table, to be asked before an [`Event::Asked`] is made.

@@ -9,7 +9,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{
-    nearest, Bounded, Host, Limits, Mistake, OwnBreaker, OwnHealth, Permissions, Platform, Plugin, Start,
+    nearest, Balance, Bounded, Host, Limits, Mistake, OwnBreaker, OwnHealth, Permissions, Platform, Plugin, Start,
 };
 
 /// The names by which a manifest says what its plugin speaks.
@@ -64,6 +64,9 @@ pub struct Manifest {
     /// As in [`Platform::in_flight_max`].
     #[serde(default)]
     pub in_flight_max: Option<Bounded<1, 4096, 1>>,
+    /// As in [`Platform::balance`]; with `Weighted` each process counts as it reports of itself, or else 1.
+    #[serde(default)]
+    pub balance: Balance,
     /// As in [`Platform::queue_max`].
     #[serde(default)]
     pub queue_max: Bounded<0, 65_536, 256>,
@@ -161,6 +164,7 @@ impl Manifest {
             start: self.start,
             sleep_after_ms: self.sleep_after_ms,
             in_flight_max: self.in_flight_max,
+            balance: self.balance,
             queue_max: self.queue_max,
             queue_age_max_ms: self.queue_age_max_ms,
             request_timeout_ms: Bounded::new(self.request_timeout_ms.value()),
@@ -204,6 +208,7 @@ mod tests {
             sleep_after_ms: None,
             instances: Bounded::default(),
             in_flight_max: None,
+            balance: Balance::default(),
             queue_max: Bounded::default(),
             queue_age_max_ms: None,
             request_timeout_ms: Bounded::default(),

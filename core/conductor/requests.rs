@@ -270,7 +270,7 @@ impl Conductor {
         if !self.platform_admits(platform) {
             return None;
         }
-        let best = match (self.platforms[platform].balance, key) {
+        let best = match (self.platforms[platform].terms.balance, key) {
             (Balance::RoundRobin | Balance::Weighted, _) => self.pick_in_turn(platform, avoid),
             (Balance::Sticky, Some(key)) => self.pick_by_key(platform, key, avoid),
             (Balance::LeastInFlight, _) | (Balance::Sticky, None) => self.pick_of_two(platform, avoid),

@@ -247,7 +247,7 @@ impl Conductor {
             let wait: Duration = self.timers.at(*timer)? - self.now;
             Some(format!("{what} in {:.1} s", wait.as_secs_f64()))
         });
-        let is_weighted = self.platforms[entry.platform as usize].balance == Balance::Weighted;
+        let is_weighted = self.platforms[entry.platform as usize].terms.balance == Balance::Weighted;
         let is_weighed = is_weighted || entry.report.weight.is_some();
         InstanceStatus {
             instance: instance.slot - first,

@@ -51,6 +51,10 @@ pub(crate) struct InstancePage {
     pub(crate) probe_ms: Option<f64>,
     pub(crate) next: Option<String>,
     pub(crate) edition: u32,
+    /// How often it is asked against the others, where that matters.
+    pub(crate) weight: Option<u32>,
+    /// It has said that it wants no new requests.
+    pub(crate) drain: bool,
     pub(crate) pid: Option<u32>,
     pub(crate) memory_mb: Option<f64>,
     pub(crate) processes: Option<u32>,

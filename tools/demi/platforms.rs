@@ -187,6 +187,12 @@ fn describe_instance(platform: &PlatformPage, instance: &InstancePage, line: &mu
     let accused = instance.accused_of.as_ref();
     let accused = accused.map(|cause| format!("; a health check decides whether it opens, because {cause}"));
     line("  breaker", &format!("{}{}", instance.breaker, accused.unwrap_or_default()));
+    let weight = instance.weight.map(|weight| format!("weight {weight}"));
+    let drain = instance.drain.then(|| "wants no new requests".to_owned());
+    let balance: Vec<String> = weight.into_iter().chain(drain).collect();
+    if !balance.is_empty() {
+        line("  balance", &balance.join(", "));
+    }
     line("  run", &format!("{} of edition {}, {}", instance.run, instance.edition, counted_requests(instance)));
     let facts = [
         instance.pid.map(|pid| format!("pid {pid}")),
@@ -218,7 +224,7 @@ mod tests {
         "version":"1.0.0","plugin_folder":"/p/weather","capabilities":["cancel"],"needs":["store","clock"],
         "instances":[{"instance":0,"state":"ready","serving":true,"since_s_ago":1.2,"why":"it has started","run":1,
         "breaker":"closed","accused_of":"requests in a row failed","health":"up","in_flight":1,"probe_ms":0.3,"next":"its health is checked in 3.1 s","edition":2,
-        "pid":123,"memory_mb":12.3,"processes":1,"descriptors":8,"log_lines_dropped":4},
+        "weight":3,"drain":true,"pid":123,"memory_mb":12.3,"processes":1,"descriptors":8,"log_lines_dropped":4},
         {"instance":1,"state":"backoff","serving":false,"since_s_ago":90,"why":"it ended with exit code 3","run":4,
         "breaker":"open","health":"unproven","in_flight":0,"probe_ms":null,"next":null,"edition":2,"log_lines_dropped":0}],
         "tools":[{"name":"forecast","description":"The next days.\nMore."},{"name":"now"}],"limits":{"memory_max_mb":100,"cpu_max_s":null}}"#;
@@ -260,6 +266,7 @@ mod tests {
             "  state       ready since 1.2 s, serving",
             "  next        its health is checked in 3.1 s",
             "  breaker     closed; a health check decides whether it opens, because requests in a row failed",
+            "  balance     weight 3, wants no new requests",
             "  process     pid 123, 12.3 MB, 1 in its tree, 8 open descriptors",
             "  log         4 lines dropped: it wrote too fast",
             "  why         it ended with exit code 3",

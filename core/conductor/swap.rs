@@ -124,6 +124,8 @@ impl Conductor {
             }
         }
         self.let_sleep(platform);
+        // More may be asked at once of an instance than before.
+        self.pump(platform, out);
         true
     }
 

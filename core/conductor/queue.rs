@@ -9,22 +9,33 @@ use crate::event::Ticket;
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
     lines: [VecDeque<Ticket>; Urgency::ALL.len()],
+    /// In all of them: mostly nobody waits, and that should be seen at a glance.
+    count: usize,
 }
 
 impl Queue {
     /// How many wait.
     pub(crate) fn len(&self) -> usize {
-        self.lines.iter().map(VecDeque::len).sum()
+        self.count
     }
 
     /// Puts one behind all that are as urgent.
     pub(crate) fn push(&mut self, urgency: Urgency, ticket: Ticket) {
         self.lines[urgency as usize].push_back(ticket);
+        self.count += 1;
     }
 
     /// Whose turn it is.
     pub(crate) fn front(&self) -> Option<Ticket> {
+        if self.count == 0 {
+            return None;
+        }
         self.lines.iter().find_map(VecDeque::front).copied()
+    }
+
+    /// Whether some wait that whoever comes now with this urgency waits behind.
+    pub(crate) fn has_before(&self, urgency: Urgency) -> bool {
+        self.count > 0 && self.fronts_before(urgency).next().is_some()
     }
 
     /// Those that have waited longest of each urgency that is not below this one: whoever comes now waits behind them.
@@ -41,6 +52,7 @@ impl Queue {
     /// Takes one out. At once at either end of its line, where most are; else in proportion to how many wait.
     pub(crate) fn remove(&mut self, urgency: Urgency, ticket: Ticket) {
         let line = &mut self.lines[urgency as usize];
+        let before = line.len();
         if line.front() == Some(&ticket) {
             line.pop_front();
         } else if line.back() == Some(&ticket) {
@@ -48,6 +60,7 @@ impl Queue {
         } else if let Some(place) = line.iter().position(|queued| *queued == ticket) {
             line.remove(place);
         }
+        self.count -= before - line.len();
     }
 
     /// Every one that waits, with its urgency.

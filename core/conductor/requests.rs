@@ -198,7 +198,7 @@ impl Conductor {
         let picked = match avoid {
             Some(avoid) => self.pick_again(platform, avoid),
             // What has come free in this turn is for those that wait: they have it at the end of the turn.
-            None if self.platforms[platform].queue.fronts_before(urgency).next().is_some() => None,
+            None if self.platforms[platform].queue.has_before(urgency) => None,
             None => self.pick(platform, key, None),
         };
         if let (Some(avoid), None, Some(until)) = (avoid, picked, self.deferred_until(platform)) {
@@ -1013,6 +1013,12 @@ impl Conductor {
             assert!(
                 platform.swap.is_some() || platform.queue.len() <= platform.terms.queue_max,
                 "the queue of {} is too long",
+                platform.name
+            );
+            assert_eq!(
+                platform.queue.iter().count(),
+                platform.queue.len(),
+                "the queue of {} is miscounted",
                 platform.name
             );
             let mut before = None;

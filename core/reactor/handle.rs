@@ -107,6 +107,9 @@ impl Handle {
     /// no token, or `CONNECT`; a target that is neither empty nor a path of visible ASCII; a host or media type with
     /// bytes that no header may hold; `headers` that are not lines of `Name: value`, each ended by CRLF.
     ///
+    /// Where requests wait for a platform it comes before what clients ask, unless its kind is `message` or its route says
+    /// how urgent it is.
+    ///
     /// # Errors
     /// [`HandleError::Ended`] or [`HandleError::Full`].
     pub fn ask(&self, request: &Request<'_>) -> Result<Receiver<Answered>, HandleError> {

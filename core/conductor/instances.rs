@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::breaker::Breaker;
-use crate::event::{Action, Exit, Instance, News, Report, Signal, Verdict};
+use crate::event::{Action, Exit, Instance, News, Signal, Verdict};
 use crate::health::{self, Health, Turn};
 use crate::lifecycle::{Input, Reason, State, Step, Then};
 use crate::stats::{restart_index, TrialEnd};
@@ -321,7 +321,7 @@ impl Conductor {
         self.slots[slot].breaker = Breaker::default();
         self.slots[slot].accused = None;
         self.slots[slot].weight = None;
-        (self.slots[slot].report, self.slots[slot].is_drain_told) = (Report::default(), false);
+        self.forget_report(slot);
         if self.slots[slot].is_candidate {
             // One that was put down is told with the reason for that.
             let reason = match self.slots[slot].life.state() {
@@ -481,7 +481,8 @@ impl Conductor {
             let instance = self.instance(index);
             let platform = &self.platforms[slot.platform as usize];
             assert!(
-                slot.life.is_alive() || slot.report == Report::default(),
+                slot.life.is_alive()
+                    || !slot.drains && platform.shares[index - platform.first as usize].reported.is_none(),
                 "{instance:?} is not alive and says something"
             );
             assert!(slot.life.is_alive() || slot.occupied() == 0, "{instance:?} is not alive and has requests");

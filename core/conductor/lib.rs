@@ -225,7 +225,12 @@ impl Care {
 #[derive(Debug)]
 struct Share {
     identity: u64,
+    /// As it is configured, and as its run has said.
     weight: u32,
+    reported: Option<u32>,
+    /// When it was last told that it wants no new requests, and whether that still stands as told.
+    drain_told_at: Option<Time>,
+    is_drain_told: bool,
 }
 
 impl Share {
@@ -237,6 +242,9 @@ impl Share {
                 None => slot as u64,
             },
             weight: platform.weights.get(slot).map_or(1, |weight| weight.count()),
+            reported: None,
+            drain_told_at: None,
+            is_drain_told: false,
         };
         (0..platform.slots()).map(share).collect()
     }
@@ -319,11 +327,8 @@ struct Slot {
     /// Of a new edition that has to prove itself; takes no requests.
     is_candidate: bool,
     started_at: Time,
-    /// What it says of itself to whoever balances requests.
-    report: Report,
-    /// When it was last told that it wants no requests, and whether that still stands as told.
-    drain_told_at: Option<Time>,
-    is_drain_told: bool,
+    /// It has said that it wants no new requests.
+    drains: bool,
     /// What its process tree was last found to use.
     weight: Option<Weight>,
     /// When it was last asked to give memory back, as long as it has not.
@@ -636,9 +641,7 @@ impl Slot {
             edition: 0,
             is_candidate: false,
             started_at: Time::ZERO,
-            report: Report::default(),
-            drain_told_at: None,
-            is_drain_told: false,
+            drains: false,
             weight: None,
             trimmed_at: None,
             extended_at: None,

@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use crate::event::{Action, Instance, News, Report, WEIGHT_MAX};
-use crate::{Conductor, Platform};
+use crate::{Conductor, Platform, Share};
 
 /// That an instance drains by its own wish is told so often at most, and that it does not any more with it.
 const DRAIN_TOLD_EVERY: Duration = Duration::from_secs(10);
@@ -23,32 +23,44 @@ impl Conductor {
         }
         let is_sound = report.weight.is_none_or(|weight| (1..=WEIGHT_MAX).contains(&weight));
         assert!(is_sound, "whoever hears a weight sees to it that it is in its range");
-        let before = std::mem::replace(&mut self.slots[slot].report, report);
-        let platform = self.slots[slot].platform as usize;
-        if before.weight != report.weight {
-            log::debug!("{}: it is to be asked as often as {} says", self.title(slot), self.weight_of(slot));
-            let total = self.platforms[platform].slots().map(|slot| self.weight_of(slot)).sum();
-            self.platforms[platform].turns.reweigh(total);
-        }
-        if before.drain == report.drain {
+        self.weigh_anew(slot, report.weight);
+        if std::mem::replace(&mut self.slots[slot].drains, report.drain) == report.drain {
             return;
         }
         self.tell_drain(slot, out);
         if !report.drain && self.slots[slot].life.is_ready() {
             self.slots[slot].returned_at = Some(self.now);
         }
-        self.pump(platform, out);
+        self.pump(self.slots[slot].platform as usize, out);
+    }
+
+    /// A run is over, and with it all that it has said.
+    pub(crate) fn forget_report(&mut self, slot: usize) {
+        self.weigh_anew(slot, None);
+        self.slots[slot].drains = false;
+        self.share_mut(slot).is_drain_told = false;
+    }
+
+    fn weigh_anew(&mut self, slot: usize, reported: Option<u32>) {
+        if std::mem::replace(&mut self.share_mut(slot).reported, reported) == reported {
+            return;
+        }
+        log::debug!("{}: its weight is {}", self.title(slot), self.weight_of(slot));
+        let slots = self.platforms[self.slots[slot].platform as usize].slots();
+        let total = slots.map(|slot| self.weight_of(slot)).sum();
+        self.platform_at(slot).turns.reweigh(total);
     }
 
     /// One that changes its mind all the while is told of now and then.
     fn tell_drain(&mut self, slot: usize, out: &mut Vec<Action>) {
-        let entry = &mut self.slots[slot];
-        let is_due = entry.drain_told_at.is_none_or(|told| self.now - told >= DRAIN_TOLD_EVERY);
-        if entry.report.drain && is_due {
-            (entry.drain_told_at, entry.is_drain_told) = (Some(self.now), true);
+        let (now, drains) = (self.now, self.slots[slot].drains);
+        let share = self.share_mut(slot);
+        let is_due = share.drain_told_at.is_none_or(|told| now - told >= DRAIN_TOLD_EVERY);
+        if drains && is_due {
+            (share.drain_told_at, share.is_drain_told) = (Some(now), true);
             log::info!("{} wants no new requests", self.title(slot));
             self.tell(slot, News::DrainBegan, out);
-        } else if !entry.report.drain && std::mem::take(&mut entry.is_drain_told) {
+        } else if !drains && std::mem::take(&mut share.is_drain_told) {
             log::info!("{} wants requests again", self.title(slot));
             self.tell(slot, News::DrainEnded, out);
         }
@@ -56,9 +68,18 @@ impl Conductor {
 
     /// How often it is asked against the others: as it says itself, or else as it is configured.
     pub(crate) fn weight_of(&self, slot: usize) -> u32 {
-        let entry = &self.slots[slot];
-        let platform = &self.platforms[entry.platform as usize];
-        entry.report.weight.unwrap_or(platform.shares[slot - platform.first as usize].weight)
+        let share = self.share(slot);
+        share.reported.unwrap_or(share.weight)
+    }
+
+    pub(crate) fn share(&self, slot: usize) -> &Share {
+        let platform = &self.platforms[self.slots[slot].platform as usize];
+        &platform.shares[slot - platform.first as usize]
+    }
+
+    fn share_mut(&mut self, slot: usize) -> &mut Share {
+        let platform = self.platform_at(slot);
+        &mut platform.shares[slot - platform.first as usize]
     }
 }
 

@@ -436,7 +436,7 @@ impl Conductor {
 
     /// Whether it is there for requests, whatever its breaker says and however many it has.
     pub(crate) fn is_in_use(&self, slot: usize) -> bool {
-        self.is_up(slot) && !self.slots[slot].report.drain
+        self.is_up(slot) && !self.slots[slot].drains
     }
 
     /// Whether it is there and well, whether it wants requests or not.
@@ -487,7 +487,7 @@ impl Conductor {
                 | State::Draining { then: Then::Again | Then::Wait | Then::Sleep }
                 | State::Stopping { then: Then::Again | Then::Wait | Then::Sleep } => return Prospect::Wait,
                 // As one that answers its health checks so: nobody knows for how long, and another platform may take it.
-                State::Ready if slot.report.drain => {
+                State::Ready if slot.drains => {
                     (Refusal::NotReady, slot.health.interval(&self.platforms[platform].care.health))
                 }
                 State::Ready if slot.health.is_up() => match slot.breaker.open_until() {

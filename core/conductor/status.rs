@@ -217,7 +217,7 @@ impl Conductor {
                     [..] => ("down", format!("its health checks failed, and {}", self.away(platform))),
                 }
             }
-            true if entry.report.drain => (entry.life.name(), "it says that it wants no new requests".to_owned()),
+            true if entry.drains => (entry.life.name(), "it says that it wants no new requests".to_owned()),
             true if entry.health.is_degraded() => ("degraded", "its last health check was slow".to_owned()),
             true if !entry.breaker.admits() => {
                 (entry.life.name(), "its breaker keeps requests away after repeated failures".to_owned())
@@ -248,7 +248,7 @@ impl Conductor {
             Some(format!("{what} in {:.1} s", wait.as_secs_f64()))
         });
         let is_weighted = self.platforms[entry.platform as usize].terms.balance == Balance::Weighted;
-        let is_weighed = is_weighted || entry.report.weight.is_some();
+        let is_weighed = is_weighted || self.share(slot).reported.is_some();
         InstanceStatus {
             instance: instance.slot - first,
             slot: instance.slot,
@@ -267,7 +267,7 @@ impl Conductor {
             next,
             edition: entry.edition,
             turns_weight: is_weighed.then(|| self.weight_of(slot)),
-            drains: entry.report.drain,
+            drains: entry.drains,
             weight: entry.weight,
         }
     }

@@ -135,7 +135,7 @@ impl Conductor {
         let Some(swap) = &mut self.platforms[platform].swap else { return };
         swap.probes += 1;
         // One that wants no requests has not shown that it can take the place of one that does.
-        let is_drained = self.slots[instance.slot as usize].report.drain && verdict == Verdict::Pass;
+        let is_drained = self.slots[instance.slot as usize].drains && verdict == Verdict::Pass;
         let verdict = if is_drained { Verdict::Busy } else { verdict };
         match verdict {
             Verdict::Fail | Verdict::Unready => return self.break_off_swap(platform, Reason::HealthFailed, out),
@@ -165,7 +165,7 @@ impl Conductor {
         // One that is on its way down goes before one that works.
         let old = |slot: &usize| self.slots[*slot].edition != edition && self.slots[*slot].life.is_alive();
         let is_leaving = |slot: &usize| is_making_room(self.slots[*slot].life.state());
-        let is_of_no_use = |slot: &usize| !self.slots[*slot].life.is_ready() || self.slots[*slot].report.drain;
+        let is_of_no_use = |slot: &usize| !self.slots[*slot].life.is_ready() || self.slots[*slot].drains;
         let worst = others.clone().find(|slot| old(slot) && !is_leaving(slot) && is_of_no_use(slot));
         let gone = worst.or_else(|| others.find(|slot| old(slot) && !is_leaving(slot)));
         if let Some(gone) = gone {

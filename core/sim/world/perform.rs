@@ -306,6 +306,8 @@ impl World {
     }
 
     fn says(&mut self, instance: Instance, report: Report) -> Option<Event> {
+        // What it was about to say when calm came, it says no more.
+        let report = Report { drain: report.drain && !self.dice.is_calm(), ..report };
         let model = self.model(instance);
         if !model.lives(instance) || model.is_frozen && report.drain {
             return None;

@@ -34,6 +34,7 @@ impl Conductor {
         let may_be_done = attempts > u32::from(outcome == Some(Outcome::Busy));
         let is_flowing = matches!(place, Place::Out { headed: true, .. });
         let may_go_on = self.phase == Phase::Running && self.now < deadline && (idempotent || !may_be_done);
+        let may_go_on = may_go_on && !self.delivers_too_late(ticket);
         (may_go_on && !is_over && !is_flowing && !is_committed).then_some(next)
     }
 

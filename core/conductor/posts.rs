@@ -2,10 +2,12 @@
 //!
 //! ```text
 //!              its turn, its time          its body is in memory        the platform stands behind it
-//!   Waiting ───────────────────► Loading ───────────────────────► Out ───────────────────────────────► Settling
+//!   waiting ───────────────────► Loading ───────────────────────► Out ───────────────────────────────► Settling
 //!      ▲                            │                              │                                      │ kept
 //!      └──────── lost for now ──────┘       to be tried again      │ failed for good, or its time is up   ▼
 //!      └───────────────────────────────────────────────────────────┴──────► Burying ───────kept────────► gone
+//!
+//!   waiting: Behind ── the one before it ended ──► Early ── it is due ──► InLine
 //! ```
 //!
 //! An attempt to deliver a post is a call like any other, whose caller is the post. Whoever keeps posts says that one is
@@ -27,8 +29,12 @@ use crate::Conductor;
 /// Where a post is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
-    /// To be delivered when it is due, or as soon after that as its platform has a place for it.
-    Waiting,
+    /// Others of its conversation come first.
+    Behind,
+    /// It is not due yet.
+    Early,
+    /// As soon as its platform has a place for it.
+    InLine,
     /// Its body is being brought to mind.
     Loading,
     /// A call delivers it.
@@ -58,8 +64,47 @@ struct Post {
 const _: () = assert!(size_of::<Post>() == 32, "a hundred thousand shall fit in a small machine");
 
 impl Post {
+    fn is_late(&self, now: Time) -> bool {
+        self.expires.is_some_and(|expires| expires <= now)
+    }
+
     fn tries(&self) -> Tries {
         Tries { attempts: self.attempts.into(), kills: self.kills.into() }
+    }
+}
+
+/// Posts one after the other. One that ends before its turn is passed over when that comes, because to take it out of the
+/// middle costs as much as all the others together.
+#[derive(Debug, Default)]
+struct Row {
+    ids: VecDeque<PostId>,
+    /// How many of them are not in it any more.
+    left: usize,
+}
+
+impl Row {
+    fn is_empty(&self) -> bool {
+        self.ids.len() == self.left
+    }
+
+    /// The next of those that are in it still.
+    fn pop(&mut self, is_in: impl Fn(PostId) -> bool) -> Option<PostId> {
+        while let Some(id) = self.ids.pop_front() {
+            if is_in(id) {
+                return Some(id);
+            }
+            self.left -= 1;
+        }
+        None
+    }
+
+    /// One is not in it any more.
+    fn leave(&mut self, is_in: impl Fn(PostId) -> bool) {
+        self.left += 1;
+        if self.left * 2 > self.ids.len() {
+            self.ids.retain(|id| is_in(*id));
+            self.left = 0;
+        }
     }
 }
 
@@ -67,7 +112,7 @@ impl Post {
 #[derive(Debug, Default)]
 struct Line {
     /// Those whose time has come, in the order in which it did.
-    due: VecDeque<PostId>,
+    due: Row,
     /// Loading or out.
     under_way: usize,
     /// It takes no requests: nothing is tried before this.
@@ -85,11 +130,13 @@ pub(crate) struct Posts {
     by_expiry: BTreeSet<(Time, PostId)>,
     by_ticket: BTreeMap<Ticket, PostId>,
     /// By conversation: who is not yet at its head. The head itself is not in there.
-    behind: BTreeMap<u64, VecDeque<PostId>>,
+    behind: BTreeMap<u64, Row>,
     /// By the index of the platform.
     lines: Vec<Line>,
-    /// What could not be kept, and when that is tried again.
-    unkept: BTreeSet<PostId>,
+    /// Those whose end could not be kept, longest first: what was delivered, and what failed.
+    unsettled: VecDeque<PostId>,
+    unburied: VecDeque<PostId>,
+    /// When that is tried again.
     unkept_due: Time,
 }
 
@@ -106,6 +153,54 @@ impl Posts {
         }
         &mut self.lines[index]
     }
+
+    fn has_unkept(&self) -> bool {
+        !(self.unsettled.is_empty() && self.unburied.is_empty())
+    }
+
+    /// The next whose turn it is at a platform.
+    fn next_in_line(&mut self, platform: u32) -> Option<PostId> {
+        let Posts { all, lines, .. } = self;
+        let is_in = |id| all.get(&id).is_some_and(|post| post.place == Place::InLine);
+        lines.get_mut(platform as usize)?.due.pop(is_in)
+    }
+
+    /// The next of a conversation; `None` if there is nobody behind its head, which then is forgotten.
+    fn next_behind(&mut self, key: u64) -> Option<PostId> {
+        let Posts { all, behind, .. } = self;
+        let is_in = |id| all.get(&id).is_some_and(|post| post.place == Place::Behind);
+        let next = behind.get_mut(&key)?.pop(is_in);
+        if next.is_none() {
+            behind.remove(&key);
+        }
+        next
+    }
+
+    /// Takes one that waits out of where it does.
+    fn take_out(&mut self, id: PostId, platform: u32) {
+        let Some(post) = self.all.get_mut(&id) else { return };
+        let (place, due, key) = (post.place, post.due, post.key);
+        // So that it is found to be nowhere any more.
+        post.place = Place::Loading;
+        match place {
+            Place::Behind => {
+                // One that was not at the head leaves no gap.
+                post.key = 0;
+                let Posts { all, behind, .. } = self;
+                if let Some(row) = behind.get_mut(&key) {
+                    row.leave(|id| all.get(&id).is_some_and(|post| post.place == Place::Behind));
+                }
+            }
+            Place::Early => drop(self.by_due.remove(&(due, id))),
+            Place::InLine => {
+                let Posts { all, lines, .. } = self;
+                if let Some(line) = lines.get_mut(platform as usize) {
+                    line.due.leave(|id| all.get(&id).is_some_and(|post| post.place == Place::InLine));
+                }
+            }
+            Place::Loading | Place::Out | Place::Settling | Place::Burying { .. } => {}
+        }
+    }
 }
 
 /// The route of a post that no rule takes any more.
@@ -119,6 +214,8 @@ const HELD_MIN: Duration = Duration::from_millis(100);
 const HELD_MAX: Duration = Duration::from_secs(30);
 /// So many posts may fall due in one turn, so that a hundred thousand do not hold the loop.
 const DUE_PER_TURN: usize = 256;
+/// So many ends are tried again at once: far fewer than wait for the store at most, so that nobody else is refused there.
+const UNKEPT_PER_TRY: usize = 256;
 
 impl Conductor {
     /// A post is kept: it is to be delivered.
@@ -131,20 +228,27 @@ impl Conductor {
         let route = route.filter(|route| self.router.rule(*route).is_some());
         let attempts = tries.attempts.try_into().unwrap_or(u16::MAX);
         let kills = tries.kills.try_into().unwrap_or(u8::MAX);
-        let place = Place::Waiting;
-        let post = Post { key, due, expires, route: route.unwrap_or(NOWHERE), attempts, kills, place };
-        self.posts.all.insert(id, post);
-        if route.is_none() {
-            return self.bury_post(id, Grave::NoRoute, out);
+        let place = Place::Behind;
+        let mut post = Post { key, due, expires, route: route.unwrap_or(NOWHERE), attempts, kills, place };
+        let grave = match route {
+            None => Some(Grave::NoRoute),
+            Some(_) => post.is_late(self.now).then_some(Grave::Expired),
+        };
+        if let Some(grave) = grave {
+            // It has no turn that others of its conversation would have to wait for.
+            (post.key, post.place) = (0, Place::Burying { grave });
+            self.posts.all.insert(id, post);
+            return self.keep_end(id, out);
         }
+        self.posts.all.insert(id, post);
         self.posts.by_expiry.extend(expires.map(|expires| (expires, id)));
         if key != 0 {
             match self.posts.behind.get_mut(&key) {
                 Some(behind) => {
-                    behind.push_back(id);
+                    behind.ids.push_back(id);
                     return self.set_post_timer();
                 }
-                None => drop(self.posts.behind.insert(key, VecDeque::new())),
+                None => drop(self.posts.behind.insert(key, Row::default())),
             }
         }
         self.let_wait(id, due, out);
@@ -152,14 +256,15 @@ impl Conductor {
 
     /// It is at the head of its conversation, or in none, and has its turn at this time.
     fn let_wait(&mut self, id: PostId, due: Time, out: &mut Vec<Action>) {
+        let now = self.now;
         let Some(post) = self.posts.all.get_mut(&id) else { return };
-        (post.place, post.due) = (Place::Waiting, due);
+        (post.place, post.due) = (if due > now { Place::Early } else { Place::InLine }, due);
         let route = post.route;
         let platform = self.platform_by(route);
-        if due > self.now {
+        if due > now {
             self.posts.by_due.insert((due, id));
         } else {
-            self.posts.line(platform).due.push_back(id);
+            self.posts.line(platform).due.ids.push_back(id);
             self.deliver_what_can(platform, out);
         }
         self.set_post_timer();
@@ -173,7 +278,7 @@ impl Conductor {
         let expiry = self.posts.by_expiry.first().map(|(at, _)| *at);
         let is_running = self.phase == Phase::Running;
         let work = [held, due, expiry].into_iter().flatten().filter(|_| is_running);
-        let unkept = (!self.posts.unkept.is_empty()).then_some(self.posts.unkept_due);
+        let unkept = self.posts.has_unkept().then_some(self.posts.unkept_due);
         match work.chain(unkept).min() {
             Some(at) => self.set_timer(Timer::Post, at),
             None => self.timers.cancel(Timer::Post),
@@ -189,13 +294,20 @@ impl Conductor {
         for _ in 0..DUE_PER_TURN {
             let Some((due, id)) = self.posts.by_due.first().copied().filter(|(at, _)| *at <= self.now) else { break };
             self.posts.by_due.remove(&(due, id));
-            let platform = self.platform_by(self.posts.all[&id].route);
-            self.posts.line(platform).due.push_back(id);
+            let Some(post) = self.posts.all.get_mut(&id) else { continue };
+            post.place = Place::InLine;
+            let route = post.route;
+            let platform = self.platform_by(route);
+            self.posts.line(platform).due.ids.push_back(id);
         }
         if self.posts.unkept_due <= self.now {
-            for id in std::mem::take(&mut self.posts.unkept) {
+            // What was delivered comes first: whatever waits behind it may go then.
+            for _ in 0..UNKEPT_PER_TRY {
+                let Posts { unsettled, unburied, .. } = &mut self.posts;
+                let Some(id) = unsettled.pop_front().or_else(|| unburied.pop_front()) else { break };
                 self.keep_end(id, out);
             }
+            self.posts.unkept_due = self.now + STORE_AGAIN_AFTER;
         }
         for platform in 0..self.posts.lines.len() {
             self.deliver_what_can(platform as u32, out);
@@ -203,12 +315,20 @@ impl Conductor {
         self.set_post_timer();
     }
 
-    /// Its time is up: one that is out may still be delivered.
+    /// Its time is up: one that an instance has may still be delivered.
     fn expire(&mut self, id: PostId, out: &mut Vec<Action>) {
         let Some(post) = self.posts.all.get(&id) else { return };
         match post.place {
-            Place::Waiting => self.bury_post(id, Grave::Expired, out),
-            Place::Loading | Place::Out | Place::Settling | Place::Burying { .. } => {}
+            Place::Behind | Place::Early | Place::InLine => self.bury_post(id, Grave::Expired, out),
+            Place::Out => {
+                let ticket = self.posts.by_ticket.iter().find_map(|(ticket, of)| (*of == id).then_some(*ticket));
+                let waits = |ticket: &Ticket| self.request(*ticket).is_some_and(|request| request.waits());
+                if let Some(ticket) = ticket.filter(waits) {
+                    self.end_waiting(ticket, out);
+                }
+            }
+            // Looked at when its body is there.
+            Place::Loading | Place::Settling | Place::Burying { .. } => {}
         }
     }
 
@@ -226,9 +346,13 @@ impl Conductor {
             None => most,
         };
         while self.posts.line(platform).under_way < most {
-            let Some(id) = self.posts.line(platform).due.pop_front() else { return };
+            let Some(id) = self.posts.next_in_line(platform) else { return };
             let Some(post) = self.posts.all.get_mut(&id) else { continue };
             post.place = Place::Loading;
+            if post.is_late(now) {
+                self.bury_post(id, Grave::Expired, out);
+                continue;
+            }
             self.posts.line(platform).under_way += 1;
             out.push(Action::Deliver { post: id });
         }
@@ -255,6 +379,10 @@ impl Conductor {
             // Nobody waits for what it brings.
             return out.push(Action::Answer { ticket, answer: Answer::Unheard });
         };
+        if post.is_late(self.now) {
+            out.push(Action::Answer { ticket, answer: Answer::Unheard });
+            return self.post_lost(id, false, out);
+        }
         post.place = Place::Out;
         post.attempts = post.attempts.saturating_add(1);
         let (route, key) = (post.route, (post.key != 0).then_some(post.key));
@@ -268,10 +396,12 @@ impl Conductor {
             self.stats.stale += 1;
             return;
         };
-        let platform = self.platform_by(post.route);
+        let (platform, is_late) = (self.platform_by(post.route), post.is_late(self.now));
         self.posts.line(platform).under_way -= 1;
         if for_good {
             self.bury_post(id, Grave::Damaged, out);
+        } else if is_late {
+            self.bury_post(id, Grave::Expired, out);
         } else {
             self.let_wait(id, self.now + STORE_AGAIN_AFTER, out);
         }
@@ -281,6 +411,12 @@ impl Conductor {
     /// Whether the request delivers a post: then nobody else is told what became of it, and it is no dead letter.
     pub(crate) fn delivers(&self, ticket: Ticket) -> bool {
         !self.posts.by_ticket.is_empty() && self.posts.by_ticket.contains_key(&ticket)
+    }
+
+    /// Whether the request delivers a post that is not to be begun any more.
+    pub(crate) fn delivers_too_late(&self, ticket: Ticket) -> bool {
+        let post = self.posts.by_ticket.get(&ticket).and_then(|id| self.posts.all.get(id));
+        post.is_some_and(|post| post.is_late(self.now))
     }
 
     /// An attempt to deliver a post has ended. `killed`: with the end of the instance that had it.
@@ -296,11 +432,11 @@ impl Conductor {
         let Some(post) = self.posts.all.get_mut(&id) else { return };
         post.kills = post.kills.saturating_add(u8::from(killed));
         let (tries, route) = (post.tries(), post.route);
-        let is_late = post.expires.is_some_and(|expires| expires <= self.now);
+        let is_late = post.is_late(self.now);
         let platform = self.platform_by(route);
-        let settings = &self.settings.posts;
-        let most = settings.attempts_max.count();
+        let most = self.settings.posts.attempts_max.count();
         self.posts.line(platform).under_way -= 1;
+        let Some(post) = self.posts.all.get_mut(&id) else { return };
         match (answer, outcome) {
             (Answer::Relayed, Some(Outcome::Replied)) => {
                 self.posts.line(platform).held_until = None;
@@ -313,21 +449,19 @@ impl Conductor {
             }
             // It was not tried: the platform takes nothing now.
             (Answer::Refused(refusal, after), _) => {
-                if let Some(post) = self.posts.all.get_mut(&id) {
-                    post.attempts = post.attempts.saturating_sub(1);
-                }
-                let until = self.now + after.clamp(HELD_MIN, HELD_MAX);
-                let line = self.posts.line(platform);
-                line.held_until = Some(until);
-                // What an instance refused, which is there, is not tried again before its time.
-                let is_out = matches!(refusal, Refusal::NotReady | Refusal::Isolated | Refusal::BreakerOpen);
-                line.is_deserted = is_out && outcome.is_none();
+                post.attempts = post.attempts.saturating_sub(1);
                 if is_late {
                     self.bury_post(id, Grave::Expired, out);
                 } else {
                     // It keeps its turn.
-                    self.set_due(id, self.now);
-                    self.posts.line(platform).due.push_front(id);
+                    (post.place, post.due) = (Place::InLine, self.now);
+                    let until = self.now + after.clamp(HELD_MIN, HELD_MAX);
+                    let line = self.posts.line(platform);
+                    line.due.ids.push_front(id);
+                    line.held_until = Some(until);
+                    // What an instance refused, which is there, is not tried again before its time.
+                    let is_out = matches!(refusal, Refusal::NotReady | Refusal::Isolated | Refusal::BreakerOpen);
+                    line.is_deserted = is_out && outcome.is_none();
                 }
             }
             (Answer::Relayed | Answer::Broken | Answer::TimedOut | Answer::NoRoute | Answer::Unheard, _) => {
@@ -350,12 +484,6 @@ impl Conductor {
         self.set_post_timer();
     }
 
-    fn set_due(&mut self, id: PostId, due: Time) {
-        if let Some(post) = self.posts.all.get_mut(&id) {
-            (post.place, post.due) = (Place::Waiting, due);
-        }
-    }
-
     /// The index of the platform that a route leads to.
     fn platform_by(&self, route: RouteId) -> u32 {
         self.router.rule(route).map_or(u32::MAX, |rule| rule.platform)
@@ -375,29 +503,10 @@ impl Conductor {
     /// It failed for good.
     fn bury_post(&mut self, id: PostId, grave: Grave, out: &mut Vec<Action>) {
         let Some(post) = self.posts.all.get(&id) else { return };
-        if post.place == Place::Waiting {
-            let (due, key, platform) = (post.due, post.key, self.platform_by(post.route));
-            self.posts.by_due.remove(&(due, id));
-            if let Some(line) = self.posts.lines.get_mut(platform as usize) {
-                line.due.retain(|other| *other != id);
-            }
-            if let Some(behind) = self.posts.behind.get_mut(&key) {
-                // One that was not at the head leaves no gap; the head is not in there.
-                let length = behind.len();
-                behind.retain(|other| *other != id);
-                if behind.len() < length {
-                    self.set_key(id, 0);
-                }
-            }
-        }
+        let platform = self.platform_by(post.route);
+        self.posts.take_out(id, platform);
         self.set_place(id, Place::Burying { grave });
         self.keep_end(id, out);
-    }
-
-    fn set_key(&mut self, id: PostId, key: u64) {
-        if let Some(post) = self.posts.all.get_mut(&id) {
-            post.key = key;
-        }
     }
 
     /// Has the end of a post kept, as far as that needs no answer that is gone by now.
@@ -406,7 +515,7 @@ impl Conductor {
         match post.place {
             Place::Burying { grave } => out.push(Action::BuryPost { post: id, grave, attempts: post.attempts.into() }),
             Place::Settling => out.push(Action::Settle { post: id, ticket: None, attempts: post.attempts.into() }),
-            Place::Waiting | Place::Loading | Place::Out => {}
+            Place::Behind | Place::Early | Place::InLine | Place::Loading | Place::Out => {}
         }
     }
 
@@ -419,12 +528,16 @@ impl Conductor {
         };
         if !done {
             self.stats.store_failures += 1;
-            self.posts.unkept.insert(id);
-            self.posts.unkept_due = self.now + STORE_AGAIN_AFTER;
+            let is_delivered = post.place == Place::Settling;
+            if !self.posts.has_unkept() {
+                self.posts.unkept_due = self.now + STORE_AGAIN_AFTER;
+            }
+            let Posts { unsettled, unburied, .. } = &mut self.posts;
+            let row = if is_delivered { unsettled } else { unburied };
+            row.push_back(id);
             return self.set_post_timer();
         }
         let (key, expires) = (post.key, post.expires);
-        self.posts.unkept.remove(&id);
         self.posts.all.remove(&id);
         if let Some(expires) = expires {
             self.posts.by_expiry.remove(&(expires, id));
@@ -437,12 +550,8 @@ impl Conductor {
 
     /// The head of a conversation has ended: the next has its turn.
     fn next_of(&mut self, key: u64, out: &mut Vec<Action>) {
-        let Some(behind) = self.posts.behind.get_mut(&key) else { return };
-        let Some(next) = behind.pop_front() else {
-            self.posts.behind.remove(&key);
-            return;
-        };
-        if let Some(due) = self.posts.all.get(&next).filter(|post| post.place == Place::Waiting).map(|post| post.due) {
+        let Some(next) = self.posts.next_behind(key) else { return };
+        if let Some(due) = self.posts.all.get(&next).map(|post| post.due) {
             self.let_wait(next, due, out);
         }
     }
@@ -455,15 +564,15 @@ impl Conductor {
     pub(crate) fn check_posts(&self) {
         let posts = &self.posts;
         for (id, post) in &posts.all {
-            let is_timed = |due: &Time| posts.by_due.contains(&(*due, *id));
+            let is_early = posts.by_due.contains(&(post.due, *id));
+            let line = posts.lines.get(self.platform_by(post.route) as usize);
+            let times_in = |row: Option<&Row>| row.map_or(0, |row| row.ids.iter().filter(|other| *other == id).count());
             match &post.place {
-                Place::Waiting => {
-                    let line = posts.lines.get(self.platform_by(post.route) as usize);
-                    let in_line = line.is_some_and(|line| line.due.contains(id));
-                    let is_behind = posts.behind.get(&post.key).is_some_and(|behind| behind.contains(id));
-                    let places = u32::from(is_timed(&post.due)) + u32::from(in_line) + u32::from(is_behind);
-                    assert_eq!(places, 1, "{id:?} waits in {places} places");
+                Place::Behind => {
+                    assert_eq!(times_in(posts.behind.get(&post.key)), 1, "{id:?} is behind nobody");
                 }
+                Place::Early => assert!(is_early, "{id:?} waits for a time that nobody looks at"),
+                Place::InLine => assert_eq!(times_in(line.map(|line| &line.due)), 1, "{id:?} is in no line"),
                 Place::Out => {
                     let ticket = posts.by_ticket.iter().find_map(|(ticket, of)| (of == id).then_some(*ticket));
                     let is_live = ticket.is_some_and(|ticket| self.request(ticket).is_some());
@@ -489,7 +598,7 @@ impl Conductor {
         let is_waiting = !posts.by_due.is_empty() || !posts.by_expiry.is_empty();
         let is_timed = self.timers.at(Timer::Post).is_some();
         assert!(!is_waiting || is_timed || self.phase != Phase::Running, "posts wait and nobody looks");
-        assert!(posts.unkept.is_empty() || is_timed || self.has_exited, "what could not be kept is forgotten");
+        assert!(!posts.has_unkept() || is_timed || self.has_exited, "what could not be kept is forgotten");
     }
 }
 
@@ -533,8 +642,17 @@ mod tests {
         }
 
         fn posted(&mut self, post: PostId, tries: Tries) -> Vec<Action> {
-            let posting = Posting { route: Some(M), key: 0, due: self.now, expires: None, tries };
-            self.happens(Event::Posted { post, posting })
+            let posting = self.posting(0, None);
+            self.happens(Event::Posted { post, posting: Posting { tries, ..posting } })
+        }
+
+        fn posting(&self, key: u64, expires: Option<Time>) -> Posting {
+            Posting { route: Some(M), key, due: self.now, expires, tries: Tries::default() }
+        }
+
+        /// So many messages are posted at once, numbered from 1.
+        fn posted_many(&mut self, count: u64, posting: Posting) -> Vec<Action> {
+            (1..=count).flat_map(|post| self.happens(Event::Posted { post: PostId(post), posting })).collect()
         }
 
         /// Time passes until something of this kind is ordered.
@@ -586,5 +704,127 @@ mod tests {
         assert_eq!(actions, [Action::BuryPost { post, grave: Grave::Damaged, attempts: 0 }]);
         story.happens(Event::PostStored { post, done: true });
         assert_eq!(story.conductor.posts(), 0);
+    }
+
+    fn delivered(actions: &[Action]) -> Vec<PostId> {
+        actions
+            .iter()
+            .filter_map(|action| if let Action::Deliver { post } = action { Some(*post) } else { None })
+            .collect()
+    }
+
+    fn buried(actions: &[Action], as_what: Grave) -> Vec<PostId> {
+        let is_it = |action: &Action| match *action {
+            Action::BuryPost { post, grave, .. } if grave == as_what => Some(post),
+            _ => None,
+        };
+        actions.iter().filter_map(is_it).collect()
+    }
+
+    #[test]
+    fn what_is_too_late_when_it_is_told_is_not_delivered() {
+        let mut story = Story::begin();
+        let actions = story.posted_many(40, story.posting(0, Some(story.now)));
+        assert_eq!((delivered(&actions).len(), buried(&actions, Grave::Expired).len()), (0, 40));
+    }
+
+    #[test]
+    fn what_becomes_too_late_while_its_body_is_read_or_cannot_be_is_not_begun() {
+        for is_loaded in [true, false] {
+            let mut story = Story::begin();
+            let post = PostId(1);
+            let expires = story.now + Duration::from_millis(10);
+            let posting = story.posting(0, Some(expires));
+            assert_eq!(delivered(&story.happens(Event::Posted { post, posting })), [post]);
+            story.now = expires;
+            story.happens(Event::Elapsed);
+            let ticket = Ticket::new(0, 0);
+            let actions = story.happens(match is_loaded {
+                true => Event::PostLoaded { post, ticket },
+                false => Event::PostLost { post, for_good: false },
+            });
+            assert_eq!(buried(&actions, Grave::Expired), [post], "{actions:?}");
+            assert_eq!(actions.contains(&Action::Answer { ticket, answer: Answer::Unheard }), is_loaded);
+        }
+    }
+
+    #[test]
+    fn what_becomes_too_late_in_the_queue_of_its_platform_is_not_begun() {
+        let mut story = Story::begin();
+        for number in 0..64 {
+            let ticket = Ticket::new(100 + number, 0);
+            let (route, urgency) = (Some(M), Urgency::Normal);
+            story.happens(Event::Asked { ticket, route, idempotent: false, key: None, urgency });
+        }
+        let (post, ticket) = (PostId(1), Ticket::new(0, 0));
+        let expires = story.now + Duration::from_millis(10);
+        let posting = story.posting(0, Some(expires));
+        story.happens(Event::Posted { post, posting });
+        assert!(!story.happens(Event::PostLoaded { post, ticket }).iter().any(|action| match action {
+            Action::Dispatch { ticket: of, .. } => *of == ticket,
+            _ => false,
+        }));
+        story.now = expires;
+        let actions = story.happens(Event::Elapsed);
+        assert_eq!(buried(&actions, Grave::Expired), [post], "{actions:?}");
+    }
+
+    #[test]
+    fn one_that_leads_nowhere_takes_no_turn_of_its_conversation() {
+        let mut story = Story::begin();
+        let [first, lost, last] = [1, 2, 3].map(PostId);
+        let posting = story.posting(7, None);
+        assert_eq!(delivered(&story.happens(Event::Posted { post: first, posting })), [first]);
+        let nowhere = Posting { route: None, ..posting };
+        let actions = story.happens(Event::Posted { post: lost, posting: nowhere });
+        assert_eq!(buried(&actions, Grave::NoRoute), [lost]);
+        story.happens(Event::Posted { post: last, posting });
+        assert_eq!(delivered(&story.happens(Event::PostStored { post: lost, done: true })), []);
+        let ticket = Ticket::new(0, 0);
+        let actions = story.happens(Event::PostLoaded { post: first, ticket });
+        let instance = actions.iter().find_map(|action| match action {
+            Action::Dispatch { instance, .. } => Some(*instance),
+            _ => None,
+        });
+        let instance = instance.expect("the instance is free");
+        story.happens(Event::Answered { ticket, instance, outcome: Outcome::Replied });
+        assert_eq!(delivered(&story.happens(Event::PostStored { post: first, done: true })), [last]);
+    }
+
+    #[test]
+    fn ends_that_cannot_be_kept_are_tried_again_in_portions_and_each_has_its_turn() {
+        let mut story = Story::begin();
+        let actions = story.posted_many(1_000, story.posting(0, Some(story.now)));
+        for post in buried(&actions, Grave::Expired) {
+            story.happens(Event::PostStored { post, done: false });
+        }
+        let mut tried = BTreeSet::new();
+        for _ in 0..4 {
+            story.now = story.now + STORE_AGAIN_AFTER;
+            let posts = buried(&story.happens(Event::Elapsed), Grave::Expired);
+            assert!(posts.len() <= UNKEPT_PER_TRY, "{}", posts.len());
+            for post in posts {
+                tried.insert(post);
+                story.happens(Event::PostStored { post, done: false });
+            }
+        }
+        assert_eq!(tried.len(), 1_000, "nobody is tried twice before another is");
+    }
+
+    #[test]
+    fn those_that_leave_a_row_before_their_turn_do_not_stay_in_it() {
+        let mut row = Row { ids: (0..1_000).map(PostId).collect(), left: 0 };
+        let mut gone = BTreeSet::new();
+        for id in (0..1_000).rev().filter(|id| id % 10 > 0) {
+            gone.insert(PostId(id));
+            row.leave(|id| !gone.contains(&id));
+        }
+        assert!(row.ids.len() <= 200 && !row.is_empty(), "{}", row.ids.len());
+        let mut left = Vec::new();
+        while let Some(PostId(id)) = row.pop(|id| !gone.contains(&id)) {
+            left.push(id);
+        }
+        assert_eq!(left, (0..1_000).step_by(10).collect::<Vec<u64>>());
+        assert!(row.is_empty() && row.left == 0);
     }
 }

@@ -776,6 +776,7 @@ impl Conductor {
             || is_isolated
             || self.phase > Phase::Draining
             || self.now >= request.deadline
+            || self.delivers_too_late(request.ticket)
         {
             return Decision::GiveUp;
         }
@@ -799,7 +800,11 @@ impl Conductor {
     pub(crate) fn retry_due(&mut self, ticket: Ticket, out: &mut Vec<Action>) {
         let Some(request) = self.request(ticket) else { return };
         if let Place::Waiting { avoid } = request.place {
-            self.place(ticket, Some(avoid), out);
+            // After a clock jump this may be due before the time of what it delivers is told to be up.
+            match self.delivers_too_late(ticket) {
+                true => self.end_waiting(ticket, out),
+                false => self.place(ticket, Some(avoid), out),
+            }
         }
     }
 
@@ -829,7 +834,7 @@ impl Conductor {
     }
 
     /// The time of a request is up that no instance has.
-    fn end_waiting(&mut self, ticket: Ticket, out: &mut Vec<Action>) {
+    pub(crate) fn end_waiting(&mut self, ticket: Ticket, out: &mut Vec<Action>) {
         let answer = match self.request_mut(ticket).attempts {
             0 => Answer::Refused(Refusal::QueueTimeout, TRY_AGAIN_AFTER),
             _ => Answer::TimedOut,
@@ -936,7 +941,7 @@ impl Conductor {
         while let Some(ticket) = self.platforms[platform].queue.front() {
             let request = self.live_request(ticket);
             // After a clock jump other timers may be served before the one that ends this request.
-            if self.now >= request.deadline {
+            if self.now >= request.deadline || self.delivers_too_late(ticket) {
                 self.end_waiting(ticket, out);
                 continue;
             }
@@ -1070,6 +1075,11 @@ impl Request {
     pub(crate) fn attempts_made(&self) -> impl Iterator<Item = Attempt> {
         let first = matches!(self.place, Place::Out { .. }).then(|| self.attempt());
         first.into_iter().chain(self.second)
+    }
+
+    /// Whether no instance has it.
+    pub(crate) fn waits(&self) -> bool {
+        matches!(self.place, Place::Queued | Place::Waiting { .. })
     }
 
     /// Whether a second instance was asked, and either of them may still have it.

@@ -57,6 +57,7 @@ kinds! {
         Midnight => "a day began",
         StoreFailed => "the store failed",
         StoreSilent => "the store did not answer",
+        RouteGone => "no rule took a message any more",
         DiskRot => "what was kept of a message could not be read any more",
     }
 }
@@ -71,7 +72,9 @@ impl Fault {
             Fault::TooHeavy | Fault::Forks | Fault::LeaksDescriptors | Fault::Midnight => 10,
             Fault::Freeze => 15,
             Fault::Heavy | Fault::Person | Fault::TargetAway => 50,
-            Fault::Unready | Fault::LostLook | Fault::Poison | Fault::DiskRot | Fault::Reweighed => 100,
+            Fault::Unready | Fault::LostLook | Fault::Poison | Fault::DiskRot | Fault::RouteGone | Fault::Reweighed => {
+                100
+            }
             Fault::Drains => 60,
             Fault::CrashInFlight | Fault::StuckThread | Fault::NeverAnswered => 40,
             Fault::LateTurn => 60,

@@ -73,6 +73,8 @@ struct Record {
     acted_on: bool,
     /// Part of its body is with an instance, and nobody has the whole any more.
     is_moved: bool,
+    /// It is not to be begun at this time or later.
+    begins_before: Option<Time>,
 }
 
 impl Record {
@@ -175,7 +177,7 @@ pub(crate) struct Ledger {
     forget: Duration,
     records: Vec<Option<Record>>,
     /// Routes of requests that are about to deliver messages.
-    deliveries: BTreeMap<Ticket, RouteId>,
+    deliveries: BTreeMap<Ticket, (RouteId, Option<Time>)>,
     /// Requests whose end is due at a time: all but those whose answer is flowing.
     due: BTreeSet<(Time, Ticket)>,
     live: usize,
@@ -297,9 +299,9 @@ impl Ledger {
         self.promises[route.0 as usize].platform
     }
 
-    /// The request of this ticket will deliver a message on this route.
-    pub(crate) fn expect_delivery(&mut self, ticket: Ticket, route: RouteId) {
-        self.deliveries.insert(ticket, route);
+    /// The request of this ticket will deliver a message on this route, which is not to be begun after a time.
+    pub(crate) fn expect_delivery(&mut self, ticket: Ticket, route: RouteId, expires: Option<Time>) {
+        self.deliveries.insert(ticket, (route, expires));
     }
 
     /// Whether an answer to this ticket is expected from this run.
@@ -355,15 +357,18 @@ impl Ledger {
                 self.note_asked(now, ticket, route, idempotent, urgency, &mut turn)
             }
             Event::PostLoaded { ticket, .. } => {
-                let route = self.deliveries.remove(&ticket);
+                let (route, begins_before) = self.deliveries.remove(&ticket).unzip();
                 self.note_asked(now, ticket, route, true, Urgency::Low, &mut turn);
-                self.record_mut(ticket, "the delivery").is_delivery = true;
+                let record = self.record_mut(ticket, "the delivery");
+                (record.is_delivery, record.begins_before) = (true, begins_before.flatten());
             }
             Event::Headed { ticket, instance } => {
                 turn.headed = self.is_awaited(ticket, instance).then_some(ticket);
             }
             Event::Answered { ticket, instance, outcome } | Event::Deferred { ticket, instance, outcome, .. } => {
-                if let (Event::Deferred { after, .. }, true) = (*event, self.is_awaited(ticket, instance)) {
+                let is_heard =
+                    self.is_awaited(ticket, instance) && !actions.contains(&Action::Cancel { ticket, instance });
+                if let (Event::Deferred { after, .. }, true) = (*event, is_heard) {
                     self.record_mut(ticket, "an answer").deferred = Some((instance, now + after));
                 }
                 self.note_answer(ticket, instance, outcome, actions, &mut turn)
@@ -470,6 +475,7 @@ impl Ledger {
             missed: None,
             acted_on: false,
             is_moved: false,
+            begins_before: None,
         };
         if self.records.len() <= ticket.slot() {
             self.records.resize(ticket.slot() + 1, None);
@@ -687,6 +693,8 @@ impl Ledger {
         assert!(record.idempotent || !record.acted_on, "{ticket:?} may have been done and was tried again");
         assert!(record.attempts < promise.attempts_max + u32::from(is_second), "{ticket:?} was tried too often");
         assert!(record.deadline > now, "{ticket:?} was dispatched after its time");
+        let is_late = record.attempts == 0 && record.begins_before.is_some_and(|late| late <= now);
+        assert!(!is_late, "{ticket:?} delivers a message that is too late");
         // A timer that was due before its body moved may have had a second instance asked.
         let is_whole = !record.is_moved || (is_second && turn.moved == Some(ticket));
         assert!(is_whole, "{ticket:?} was given to another and nobody has its body any more");
@@ -808,7 +816,11 @@ impl Ledger {
         let request_timeout = self.platforms[platform].request_timeout;
         let phase = self.phase;
         self.arrivals += 1;
-        let arrival = self.arrivals;
+        let mut arrival = self.arrivals;
+        // The timers that were due came before what was asked in this turn.
+        if let Some(asked) = turn.asked.filter(|asked| *asked != ticket && self.record(*asked).is_some()) {
+            std::mem::swap(&mut self.record_mut(asked, "what was asked").arrival, &mut arrival);
+        }
         let record = self.record_mut(ticket, "the fallback");
         (record.arrival, record.arrived_at) = (arrival, now);
         let promise = record.promise.as_mut().unwrap_or_else(|| panic!("{ticket:?} has no route and was passed on"));
@@ -843,7 +855,8 @@ impl Ledger {
         let record = *self.record_mut(ticket, "another end");
         let is_answered = turn.answered.is_some_and(|(of, _, _)| of == ticket);
         let holder = record.out;
-        let is_up = record.expires() <= now || record.deadline <= now;
+        let is_late = record.begins_before.is_some_and(|late| late <= now);
+        let is_up = record.expires() <= now || record.deadline <= now || is_late;
         let (fits, sight) = match answer {
             Answer::Relayed => (is_answered, Sight::Relayed),
             Answer::Broken => (is_answered || (holder.is_some() && holder == turn.exited), Sight::Broken),
@@ -852,7 +865,8 @@ impl Ledger {
                 (holder.is_none() && may_end && record.attempts > 0, Sight::TimedOut)
             }
             Answer::NoRoute => (record.promise.is_none(), Sight::NoRoute),
-            Answer::Unheard => (record.gone, Sight::Unheard),
+            // Of a message that is too late nobody is asked.
+            Answer::Unheard => (record.gone || is_late, Sight::Unheard),
             Answer::Refused(Refusal::QueueTimeout, _) => (is_up && record.attempts == 0, Sight::QueueTimeout),
             // It waited for its platform's turn already.
             Answer::Refused(Refusal::QueueFull, _) if record.is_fresh() && record.arrived_at < now => {
@@ -887,7 +901,8 @@ impl Ledger {
             assert_eq!(turn.exited, Some(with), "{ticket:?} ended with {answer:?} and {with:?} was not told");
             self.slots[with.slot as usize].out -= 1;
         }
-        if let Some(promise) = record.promise {
+        let was_asked = answer != Answer::Unheard || record.gone;
+        if let Some(promise) = record.promise.filter(|_| was_asked) {
             self.platforms[promise.platform].used_at = now;
         }
         self.due.remove(&(record.deadline, ticket));

@@ -72,6 +72,7 @@ kinds! {
         Rejected => "a message was at fault and is a dead letter",
         Undeliverable => "a message failed for good and is a dead letter",
         Poison => "a message that ended two instances is a dead letter",
+        Unroutable => "a message that leads nowhere is a dead letter",
         Damaged => "a message that could not be read is a dead letter",
         Moved => "a part of a request's body went to its instance",
         Remembered => "attempts before a crash counted after it",

@@ -20,6 +20,8 @@ use super::World;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Letter {
     pub(super) route: RouteId,
+    /// No rule takes it.
+    is_lost: bool,
     key: u64,
     due: Time,
     expires: Option<Time>,
@@ -82,6 +84,7 @@ impl World {
         let is_poison = self.dice.strike(Fault::Poison);
         let letter = Letter {
             route,
+            is_lost: self.dice.strike(Fault::RouteGone),
             key: self.random.below(5),
             due,
             expires,
@@ -112,15 +115,18 @@ impl World {
     }
 
     fn posted(&self, post: PostId, letter: Letter) -> Event {
-        let Letter { route, key, due, expires, tries, .. } = letter;
-        Event::Posted { post, posting: Posting { route: Some(route), key, due, expires, tries } }
+        let Letter { route, is_lost, key, due, expires, tries, .. } = letter;
+        let route = Some(route).filter(|_| !is_lost);
+        Event::Posted { post, posting: Posting { route, key, due, expires, tries } }
     }
 
     /// Its body is read, which may fail for now.
     pub(super) fn deliver(&mut self, post: PostId) {
         assert!(self.mail.kept.contains_key(&post), "{post:?} is delivered and not kept");
         assert!(!self.mail.closed.contains(&post), "{post:?} is delivered once more");
-        let Letter { key, is_damaged, tries, kills, .. } = self.mail.kept[&post];
+        let Letter { is_lost, key, expires, is_damaged, tries, kills, .. } = self.mail.kept[&post];
+        assert!(!is_lost, "{post:?} is delivered and leads nowhere");
+        assert!(expires.is_none_or(|expires| expires > self.now), "{post:?} is begun after its time");
         assert!(tries.kills.max(kills) < 2, "{post:?} has killed {tries:?}, {kills} now, and is delivered again");
         let is_before =
             |(id, letter): (&PostId, &Letter)| letter.key == key && *id < post && !self.mail.closed.contains(id);
@@ -138,14 +144,14 @@ impl World {
     }
 
     pub(super) fn loaded(&mut self, post: PostId) -> Option<Event> {
-        let Letter { route, is_poison, .. } = *self.mail.kept.get(&post)?;
+        let Letter { route, is_poison, expires, .. } = *self.mail.kept.get(&post)?;
         let ticket = self.book.issue();
         self.mail.deliveries.insert(ticket);
         if is_poison {
             self.mail.poison.insert(ticket);
         }
         self.requests += 1;
-        self.ledger.expect_delivery(ticket, route);
+        self.ledger.expect_delivery(ticket, route, expires);
         Some(Event::PostLoaded { post, ticket })
     }
 
@@ -190,8 +196,9 @@ impl World {
                 End::Dead(Grave::Expired) => Sight::Expired,
                 End::Dead(Grave::Poison) => Sight::Poison,
                 End::Dead(Grave::Rejected) => Sight::Rejected,
-                End::Dead(Grave::Failed | Grave::NoRoute) => Sight::Undeliverable,
+                End::Dead(Grave::Failed) => Sight::Undeliverable,
                 End::Dead(Grave::Damaged) => Sight::Damaged,
+                End::Dead(Grave::NoRoute) => Sight::Unroutable,
             } as usize,
             1,
         );

@@ -269,6 +269,25 @@ fn a_message_that_cannot_be_read_any_more_is_a_dead_letter_that_says_so() {
     let page = dead(&demi, &id, "damaged");
     let letter = demi.json(&format!("/v1/dead-letters/{}", page["dead_letter"]));
     assert!(letter["last_error"].as_str().is_some_and(|error| error.contains("is gone")), "{letter}");
+    let refusal = demi.post(&format!("/v1/dead-letters/{}/replay", page["dead_letter"]), "");
+    assert_eq!((refusal.status, &refusal.json()["code"]), (409, &json!("remains")), "{refusal:?}");
+    assert_eq!(demi.post("/v1/dead-letters/replay", "").json()["replaying"], json!([]), "there is nothing to send");
+}
+
+#[test]
+fn dead_messages_of_one_conversation_are_replayed_in_the_order_in_which_they_were_taken_in() {
+    let recipient = Recipient::start(|body, time| if body == "a" && time <= 2 { 500 } else { 200 });
+    let sections = sections("Http", &recipient.fields()).replace(QUICK, "posts: (base_ms: 1000, attempts_max: 2)");
+    let demi = Demi::start(&sections);
+    demi.wait_ready();
+    let first = accepted(&demi, &json!({"to": "m", "content": "a", "key": "k"}));
+    // Its time is up while the first is tried again.
+    let second = accepted(&demi, &json!({"to": "m", "content": "b", "key": "k", "expires_after_ms": 1}));
+    assert_eq!(ended(&demi, &second)["dead_letter"], 1);
+    assert_eq!(ended(&demi, &first)["dead_letter"], 2);
+    demi.post("/v1/dead-letters/replay", "");
+    let got = until("both are delivered", || Some(recipient.bodies()).filter(|bodies| bodies.len() == 4));
+    assert_eq!(got, ["a", "a", "a", "b"]);
 }
 
 #[test]

@@ -117,7 +117,7 @@ pub struct Http {
     /// Most client connections at once; one more is answered 503 and closed.
     pub connections_max: Bounded<1, 100_000, 2048>,
     /// Most streams of events at once, of the connections; one more is answered 503.
-    pub event_streams_max: Bounded<1, 10_000, 64>,
+    pub event_streams_max: Bounded<1, 1_024, 64>,
     /// Longest request line plus headers, bytes; a longer head is answered 431.
     pub head_bytes_max: Bounded<256, 65_536, 16_384>,
     /// Most header lines; more are answered 431.
@@ -1280,6 +1280,10 @@ impl Platform {
         if !proxy::is_token(name) {
             let remedy = "use letters, digits, '-' and '_', as in \"demi_session\"";
             found.add(format!("{at}.sticky_cookie"), format!("{name:?} is not the name of a cookie"), remedy);
+        }
+        if name.starts_with("__Host-") || name.starts_with("__Secure-") {
+            let what = format!("browsers take a cookie named {name:?} only over https, which Demi does not speak");
+            found.add(format!("{at}.sticky_cookie"), what, "choose another name, as in \"demi_session\"");
         }
         if self.balance != Balance::Sticky {
             let what = format!("means nothing for balance {:?}", self.balance);

@@ -26,7 +26,8 @@ use crate::problem::Problem;
 use crate::shell::{Listed, PostCounts, KEY_HEADER};
 
 pub(crate) use dead_letters::{
-    dead_letter_json, dead_letters_json, no_letter, purged_json, read_listing, read_purge, replaying_json, Listing,
+    dead_letter_json, dead_letters_json, no_letter, only_remains, purged_json, read_listing, read_purge,
+    replaying_json, Listing,
 };
 pub(crate) use events::{attempt_event, check_accept, ended_event, last_event_id, position, waiting_event};
 pub(crate) use history::{history_json, read_history, History};

@@ -307,6 +307,7 @@ fn work(inbox: &Receiver<Order>, store: Store, rescan: Rescan, posts_max: u64, p
         minutes_fail: false,
         posts_max,
         refuses_posts: false,
+        refuses_ends: false,
         owed: Vec::new(),
         facts,
         postbox,
@@ -345,6 +346,8 @@ struct Office<'p> {
     posts_max: u64,
     /// Whether the last post was refused for want of room, which was told.
     refuses_posts: bool,
+    /// The same of a post that was to become a dead letter.
+    refuses_ends: bool,
     /// Whom to tell that what was written is durable.
     owed: Vec<Owed>,
     facts: StoreFacts,
@@ -489,12 +492,18 @@ impl Office<'_> {
                 log::info!("{purged} dead letters were purged by hand");
                 Ok(api::purged_json(purged, more))
             }),
-            LetterErrand::Fetch(Listing { filter, after, limit }) => store.list(&filter, after, limit).map(|page| {
-                fetched = Some(page);
-                Ok(Vec::new())
-            }),
+            LetterErrand::Fetch(Listing { filter, after, limit }) => {
+                store.list(&filter, after, limit).map(|mut page| {
+                    page.letters.retain(|(_, letter)| !letter.is_remains());
+                    fetched = Some(page);
+                    Ok(Vec::new())
+                })
+            }
             LetterErrand::FetchOne(id) => store.find(id).map(|letter| {
                 let letter = found(id, letter)?;
+                if letter.is_remains() {
+                    return Err(api::only_remains(id));
+                }
                 fetched = Some(LetterPage { letters: vec![(id, letter)], next: None });
                 Ok(Vec::new())
             }),

@@ -53,7 +53,7 @@ pub(crate) use posts::{cut as cut_error, Post, PostEnd, PostResult, Posted};
 pub use values::check_value;
 
 /// The layout this version reads and writes.
-const SCHEMA: u32 = 2;
+const SCHEMA: u32 = 3;
 
 /// sled's unit of writing; its write buffer is this large and becomes resident as it fills. sled's default is 512 KiB.
 /// It is written into the database, so changing it is a migration.
@@ -120,6 +120,17 @@ pub(crate) struct Site {
     path: PathBuf,
     settings: Settings,
     lock: File,
+    /// Of the store that was here before.
+    given: Given,
+}
+
+/// The highest ids that were given out, which a new database in place of a damaged one must not give once more as long as
+/// somebody may remember them.
+#[derive(Clone, Copy, Debug, Default)]
+struct Given {
+    next_letter: u64,
+    next_post: u64,
+    last_end: u64,
 }
 
 impl Site {
@@ -129,7 +140,7 @@ impl Site {
     /// With the site, for another try.
     #[allow(clippy::result_large_err)] // once in a while, and never in a loop
     pub(crate) fn open(self) -> Result<Store, (Site, StoreError)> {
-        Store::open_at(&self.path, &self.settings, &self.lock).map_err(|error| (self, error))
+        Store::open_at(&self.path, &self.settings, &self.lock, self.given).map_err(|error| (self, error))
     }
 
     /// Whether as much can be written as sled writes at once. Blocks for the disk.
@@ -248,17 +259,23 @@ impl Store {
             Ok(found) if !found.is_dir() => StoreError::NotADirectory { path: path.to_owned() },
             _ => StoreError::from_io(path, e),
         })?;
-        let site = Site { path: path.to_owned(), settings: settings.clone(), lock: lock_directory(path)? };
+        let lock = lock_directory(path)?;
+        let site = Site { path: path.to_owned(), settings: settings.clone(), lock, given: Given::default() };
         site.open().map_err(|(_, error)| error)
     }
 
     /// Closes it and keeps the lock. Blocks for the disk.
     pub(crate) fn close(self) -> Site {
+        let given = Given {
+            next_letter: self.tally.get().next_id,
+            next_post: self.posts_tally.get().next_id,
+            last_end: self.last_end.get(),
+        };
         let Store { path, settings, lock, .. } = self;
-        Site { path, settings, lock }
+        Site { path, settings, lock, given }
     }
 
-    fn open_at(path: &Path, settings: &Settings, lock: &File) -> Result<Store, StoreError> {
+    fn open_at(path: &Path, settings: &Settings, lock: &File, given: Given) -> Result<Store, StoreError> {
         let cache_bytes = settings.cache_bytes.value();
         let db_path = path.join("db");
         let opened = match open_database(&db_path, cache_bytes) {
@@ -290,11 +307,11 @@ impl Store {
             path: path.to_owned(),
             dead_letters_max: settings.dead_letters_max.value(),
             dead_letters_days: settings.dead_letters_days.value(),
-            tally: Cell::new(opened.tally),
+            tally: Cell::new(opened.tally.not_below(given.next_letter)),
             census: RefCell::new(opened.census),
             posts: opened.posts,
-            posts_tally: Cell::new(opened.posts_tally),
-            last_end: Cell::new(opened.last_end),
+            posts_tally: Cell::new(opened.posts_tally.not_below(given.next_post)),
+            last_end: Cell::new(opened.last_end.max(given.last_end)),
             doomed: RefCell::default(),
             sync_failed: Cell::new(false),
             settings: settings.clone(),
@@ -476,6 +493,11 @@ impl StoreError {
 }
 
 impl Tally {
+    /// The same, but that ids below this one are not given out.
+    fn not_below(self, next_id: u64) -> Tally {
+        Tally { next_id: self.next_id.max(next_id), ..self }
+    }
+
     fn encode(self) -> [u8; 16] {
         let mut bytes = [0; 16];
         bytes[..8].copy_from_slice(&self.next_id.to_be_bytes());

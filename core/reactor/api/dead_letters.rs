@@ -129,6 +129,15 @@ pub(crate) fn no_letter(id: u64) -> Problem {
     Problem::new(404, format!("there is no dead letter {id}; see GET /v1/dead-letters")).code("no_dead_letter")
 }
 
+/// There is nothing in this letter that could be sent.
+pub(crate) fn only_remains(id: u64) -> Problem {
+    let what = format!(
+        "dead letter {id} is what is left of a message that could not be read any more, and cannot be sent; post it anew \
+         and purge this one"
+    );
+    Problem::new(409, what).code("remains")
+}
+
 #[derive(Serialize)]
 struct DeadLettersPage<'l> {
     dead_letters: Vec<DeadLetterEntry<'l>>,

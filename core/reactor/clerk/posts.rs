@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use demi_conductor::{Grave, RouteId, Tries};
 
-use super::{store_problem, Office, Owed, ERRANDS_BEFORE_LISTING_MAX, ERRANDS_BEFORE_NOTES_MAX, ERRANDS_MAX};
+use super::{store_problem, Office, Owed, ERRANDS_BEFORE_NOTES_MAX, ERRANDS_MAX};
 use crate::api;
 use crate::chronicle::unix_ms;
 use crate::mailbox::Letter;
@@ -117,7 +117,8 @@ impl PostErrand {
         match self {
             PostErrand::End { .. } => ERRANDS_MAX,
             PostErrand::Take { .. } | PostErrand::Read(_) | PostErrand::Note { .. } => ERRANDS_BEFORE_NOTES_MAX,
-            PostErrand::Show { .. } | PostErrand::Follow { .. } | PostErrand::Ends { .. } => ERRANDS_BEFORE_LISTING_MAX,
+            // As small as those, and asked for while many messages are taken in.
+            PostErrand::Show { .. } | PostErrand::Follow { .. } | PostErrand::Ends { .. } => ERRANDS_BEFORE_NOTES_MAX,
         }
     }
 }
@@ -158,13 +159,7 @@ impl Office<'_> {
                 let page = self.vault.ask(|store| {
                     Ok(match store.post_result(id)? {
                         Some(result) => Some(api::ended_json(id, &result)),
-                        None => match store.read_post(id) {
-                            // It becomes a dead letter when it has its turn.
-                            Err(StoreError::Damaged { what, .. }) => {
-                                Some(api::waiting_json(id, &Post { last_error: what, ..Post::default() }))
-                            }
-                            post => post?.map(|post| api::waiting_json(id, &post)),
-                        },
+                        None => store.show_post(id)?.map(|post| api::waiting_json(id, &post)),
                     })
                 });
                 let page = match page {
@@ -182,7 +177,7 @@ impl Office<'_> {
                     Ok(match store.post_result(id)? {
                         Some(_) if has_heard => Some(Found::Heard),
                         Some(result) => Some(Found::Ended(api::ended_event(Some(id), id, &result))),
-                        None => store.read_post(id)?.map(|post| Found::Waits(id, api::waiting_event(id, &post))),
+                        None => store.show_post(id)?.map(|post| Found::Waits(id, api::waiting_event(id, &post))),
                     })
                 });
                 let found = found.map_err(store_problem).and_then(|found| found.ok_or_else(|| api::no_message(id)));
@@ -283,11 +278,29 @@ impl Office<'_> {
         });
         match end {
             // One that does not wait any more has ended, and that may not be durable yet.
-            Ok(end) => return self.owed.push(Owed::PostEnded(id, end)),
+            Ok(end) => {
+                self.refuses_ends = false;
+                self.forget_as_many();
+                return self.owed.push(Owed::PostEnded(id, end));
+            }
             Err(StoreError::Shut(_)) => {}
+            // Once until one is kept again: each would say the same.
+            Err(StoreError::Full { .. }) if self.refuses_ends => {}
+            Err(error @ StoreError::Full { .. }) => {
+                self.refuses_ends = true;
+                log::error!("messages that failed for good cannot be kept, and wait: {error}");
+            }
             Err(error) => log::error!("the end of post {id} is not kept, and is tried again: {error}"),
         }
         self.postbox.post(Letter::PostEnded(id, None));
+    }
+}
+
+impl Office<'_> {
+    /// Each end is forgotten a day later: as long as two go for one that comes, what is remembered does not grow.
+    fn forget_as_many(&mut self) {
+        // What cannot be taken away now is told with the chores.
+        let _ = self.vault.ask(|store| store.forget_posts(unix_ms(), 2));
     }
 }
 

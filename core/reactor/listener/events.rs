@@ -81,7 +81,13 @@ impl Listener {
     pub(crate) fn tell(&mut self, place: usize, serial: u64, events: &[u8], now: Time, kit: &mut Kit) {
         let Some(client) = self.clients.get_mut(place).filter(|client| client.serial == serial) else { return };
         let State::Events { framing } = client.state else { return };
-        if client.outgoing.len() + events.len() > EVENTS_BYTES_MAX {
+        let is_over = |client: &super::Client| client.outgoing.len() + events.len() > EVENTS_BYTES_MAX;
+        if is_over(client) {
+            // All of it may be of this turn, and nobody has had a chance to take it.
+            self.flush_one(place, now, kit);
+        }
+        let Some(client) = self.clients.get_mut(place).filter(|client| client.serial == serial) else { return };
+        if is_over(client) {
             log::debug!("a client that follows events does not take them and is cut off");
             self.counts.event_streams_cut_off += 1;
             return self.hang_up(place, kit);

@@ -1,6 +1,6 @@
 //! What people do with dead letters: see, change, take away, replay.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +23,8 @@ use crate::store::{DeadLetter, LetterPage};
 const REPLAYS_MAX: usize = 128;
 /// Those of one order.
 const REPLAYED_MAX: usize = 64;
+/// Conversations that are known to have failed again; beyond so many the rest of one is tried.
+const STOPPED_MAX: usize = 1_000;
 
 /// The letters that are under way again, or wait behind one that is.
 #[derive(Default)]
@@ -31,6 +33,9 @@ pub(super) struct Replays {
     under_way: BTreeMap<u64, String>,
     /// By conversation, as long as a letter of it is under way: those that come after it.
     behind: BTreeMap<String, VecDeque<(u64, DeadLetter)>>,
+    /// Conversations of which a letter failed again since the first page of a replay was asked for: those of their letters that
+    /// come with later pages stay as well.
+    stopped: BTreeSet<String>,
 }
 
 impl Replays {
@@ -57,7 +62,7 @@ impl Shell {
         self.listener.respond_problem(place, serial, &problem, self.now, &mut self.kit);
     }
 
-    fn letter_errand(&self, page: api::Page<'_>, request: &Request<'_>) -> Result<LetterErrand, Problem> {
+    fn letter_errand(&mut self, page: api::Page<'_>, request: &Request<'_>) -> Result<LetterErrand, Problem> {
         let (query, now) = (request.query(), unix_ms());
         let listing = || api::read_listing(query, now);
         Ok(match (page, request.method) {
@@ -73,9 +78,15 @@ impl Shell {
                     return Err(Problem::new(503, what).code("replays_full").retry_after(Duration::from_secs(1)));
                 }
                 match id {
-                    Some(id) => LetterErrand::FetchOne(id),
+                    Some(id) => {
+                        self.replays.stopped.clear();
+                        LetterErrand::FetchOne(id)
+                    }
                     None => {
                         let mut listing = listing()?;
+                        if listing.after == 0 {
+                            self.replays.stopped.clear();
+                        }
                         listing.limit = listing.limit.min(REPLAYED_MAX);
                         LetterErrand::Fetch(listing)
                     }
@@ -87,10 +98,12 @@ impl Shell {
 
     /// Puts letters to the conductor again, as calls for which nobody waits. One that is under way already is left out; one
     /// whose conversation has another under way waits for that.
-    pub(super) fn replay(&mut self, place: usize, serial: u64, page: LetterPage, conductor: &Conductor) {
+    pub(super) fn replay(&mut self, place: usize, serial: u64, mut page: LetterPage, conductor: &Conductor) {
         let mut replaying = Vec::with_capacity(page.letters.len());
+        // Messages of a conversation may have been given up in another order than they were taken in.
+        page.letters.sort_by_key(|(id, letter)| (letter.post, *id));
         for (id, letter) in page.letters {
-            if self.replays.has(id) {
+            if self.replays.has(id) || self.replays.stopped.contains(&letter.conversation) {
                 continue;
             }
             replaying.push(id);
@@ -164,8 +177,13 @@ impl Shell {
                     self.replays.behind.insert(conversation, behind);
                 }
             }
-            (Some(_), behind) if !behind.is_empty() => {
-                log::info!("dead letter {letter} failed again; {} of its conversation stay as well", behind.len());
+            (Some(_), behind) if !conversation.is_empty() => {
+                if !behind.is_empty() {
+                    log::info!("dead letter {letter} failed again; {} of its conversation stay as well", behind.len());
+                }
+                if self.replays.stopped.len() < STOPPED_MAX {
+                    self.replays.stopped.insert(conversation);
+                }
             }
             (Some(_), _) => {}
         }

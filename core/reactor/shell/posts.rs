@@ -78,14 +78,13 @@ impl Deliveries {
     ) -> Result<Deliveries, StoreError> {
         let mut deliveries = Deliveries::default();
         let clock = Clock { now: Time::ZERO, unix_ms: unix_ms() };
-        let damaged = store.pending(clock.unix_ms, |head, post| {
+        store.pending(|id, post| {
             let route = route_of(&post, conductor.router());
             let key = key_of(&post.conversation);
             let tries = Tries { attempts: post.attempts, kills: post.kills };
-            let event = clock.posted(head.id, route, key, post.not_before_unix_ms, post.expires_unix_ms, tries);
+            let event = clock.posted(id, route, key, post.not_before_unix_ms, post.expires_unix_ms, tries);
             conductor.handle(Time::ZERO, event, actions);
         })?;
-        (0..damaged).for_each(|_| deliveries.counts.bury(Grave::Damaged));
         deliveries.last_end = store.last_end();
         if conductor.posts() > 0 {
             log::info!("{} messages wait to be delivered", conductor.posts());

@@ -1,5 +1,7 @@
 //! A dead letter and its bytes on disk.
 
+use demi_conductor::Grave;
+
 use super::coding::{put_bytes, put_number, take_bytes, take_number, take_text};
 
 /// A message that could not be delivered, kept until someone replays or purges it.
@@ -68,6 +70,11 @@ pub struct LetterFilter {
 const HEAD_TEXT_BYTES_MAX: usize = 200;
 
 impl DeadLetter {
+    /// Whether it is what is left of a message that could not be read any more: nothing that could be sent.
+    pub fn is_remains(&self) -> bool {
+        self.post != 0 && self.reason == Grave::Damaged.name()
+    }
+
     /// The version of the encoding below, its first byte. Version 1 ended with the body.
     pub(super) const VERSION: u8 = 2;
     const WITHOUT_REPLAYS: u8 = 1;

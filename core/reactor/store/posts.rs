@@ -43,7 +43,7 @@ const RESULT: u8 = 3;
 const FORGET: u8 = 4;
 const END: u8 = 5;
 
-/// The first byte of a post's entry. One that was written before kills were counted begins with 1 and has no number of them.
+/// The first byte of a post's entry.
 const POST_VERSION: u8 = 2;
 /// The first byte of a result.
 const RESULT_VERSION: u8 = 1;
@@ -85,23 +85,6 @@ pub struct Post {
     pub content_type: String,
     /// The body.
     pub body: Vec<u8>,
-}
-
-/// What must be known of a post to decide when it is its turn. Small: as many are held in memory as wait.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PostHead {
-    /// Its id; later posts have higher ones.
-    pub id: u64,
-    /// How many bytes its request has, body and all.
-    pub bytes: u32,
-    /// As in [`Post`].
-    pub not_before_unix_ms: u64,
-    /// As in [`Post`].
-    pub expires_unix_ms: u64,
-    /// As in [`Post`].
-    pub platform: String,
-    /// Stands for the conversation; 0 if it has none.
-    pub conversation: u64,
 }
 
 /// What became of taking a post.
@@ -183,16 +166,17 @@ impl Post {
         rest.is_empty().then_some(())
     }
 
-    /// What stands in the tree before the request: version, what changes, and how long the request is.
-    fn encode_head(&self, request_bytes: usize, conversation: u64) -> Vec<u8> {
+    /// What stands in the tree before the request: version, what changes, how long the request is, and the idempotency key,
+    /// because that must go with the post even if its file is lost.
+    fn encode_head(&self, request_bytes: usize) -> Vec<u8> {
         let mut out = vec![POST_VERSION];
         put_number(&mut out, request_bytes as u64);
         put_number(&mut out, self.not_before_unix_ms);
         put_number(&mut out, self.expires_unix_ms);
         put_number(&mut out, self.attempts.into());
         put_number(&mut out, self.kills.into());
-        put_number(&mut out, conversation);
         put_bytes(&mut out, self.platform.as_bytes());
+        put_bytes(&mut out, self.idempotency_key.as_bytes());
         put_bytes(&mut out, cut(&self.first_error).as_bytes());
         put_bytes(&mut out, cut(&self.last_error).as_bytes());
         out
@@ -210,43 +194,36 @@ impl Post {
     }
 }
 
-/// An entry of the tree: a head, a post without its request, and the request if that stands there as well.
+/// An entry of the tree: a post without its request, and the request if that stands there as well.
 struct Entry<'e> {
-    head: PostHead,
     post: Post,
+    /// Bytes of the request, wherever it is.
+    bytes: usize,
     request: Option<&'e [u8]>,
 }
 
 impl Entry<'_> {
-    fn decode(id: u64, entry: &[u8]) -> Option<Entry<'_>> {
-        let (&version @ 1..=POST_VERSION, mut rest) = entry.split_first()? else { return None };
+    fn decode(entry: &[u8]) -> Option<Entry<'_>> {
+        let (&POST_VERSION, mut rest) = entry.split_first()? else { return None };
         let rest = &mut rest;
-        let bytes = u32::try_from(take_number(rest)?).ok()?;
+        let bytes = usize::try_from(take_number(rest)?).ok()?;
         let mut post = Post {
             not_before_unix_ms: take_number(rest)?,
             expires_unix_ms: take_number(rest)?,
             attempts: take_number(rest)?.try_into().ok()?,
-            kills: if version == 1 { 0 } else { take_number(rest)?.try_into().ok()? },
+            kills: take_number(rest)?.try_into().ok()?,
+            platform: take_text(rest)?,
+            idempotency_key: take_text(rest)?,
             ..Post::default()
         };
-        let conversation = take_number(rest)?;
-        post.platform = take_text(rest)?;
         post.first_error = take_text(rest)?;
         post.last_error = take_text(rest)?;
-        let head = PostHead {
-            id,
-            bytes,
-            not_before_unix_ms: post.not_before_unix_ms,
-            expires_unix_ms: post.expires_unix_ms,
-            platform: post.platform.clone(),
-            conversation,
-        };
         let request = match rest.len() {
             0 => None,
-            length if length == bytes as usize => Some(*rest),
+            length if length == bytes => Some(*rest),
             _ => return None,
         };
-        Some(Entry { head, post, request })
+        Some(Entry { post, bytes, request })
     }
 }
 
@@ -301,11 +278,11 @@ impl Store {
         let hash = post.request_hash();
         if !key.is_empty() {
             if let Some((known_hash, id)) = self.key_record(key)? {
-                return Ok(if known_hash == hash {
-                    Posted::Known(id, self.post_result(id)?)
-                } else {
-                    Posted::Conflict(id)
-                });
+                let result = self.post_result(id)?;
+                // A key that outlived what it was used for stands for nothing.
+                if result.is_some() || self.post_entry(id)?.is_some() {
+                    return Ok(if known_hash == hash { Posted::Known(id, result) } else { Posted::Conflict(id) });
+                }
             }
         }
         let Tally { next_id: id, count } = self.posts_tally.get();
@@ -319,7 +296,7 @@ impl Store {
         }
         let after = Tally { next_id: id + 1, count: count + 1 };
         let request = post.encode_request();
-        let mut entry = post.encode_head(request.len(), conversation_number(&post.conversation));
+        let mut entry = post.encode_head(request.len());
         if entry.len() + request.len() <= INLINE_BYTES {
             entry.extend_from_slice(&request);
         } else {
@@ -344,48 +321,46 @@ impl Store {
         self.posts_tally.get().count
     }
 
-    /// Visits every post that waits, in the order of their ids. Holds one of them at a time. One that cannot be read becomes
-    /// a dead letter with what is left of it; how many did. Blocks for the disk, for about half a second for 100,000 posts.
-    pub fn pending(&self, unix_ms: u64, mut visit: impl FnMut(PostHead, Post)) -> Result<usize, StoreError> {
+    /// Visits every post that waits, in the order of their ids, with its id. Holds one of them at a time. Of one that cannot be
+    /// read there is what its entry says, or nothing: that is told again by whoever reads it. Blocks for the disk, for about
+    /// half a second for 100,000 posts.
+    pub fn pending(&self, mut visit: impl FnMut(u64, Post)) -> Result<(), StoreError> {
         let mut range = self.posts.range(tagged(POST, 0)..POSTS_TALLY_KEY);
-        let (mut count, mut damaged) = (0usize, Vec::new());
+        let mut count = 0usize;
         while let Some((key, entry)) = self.guarded(|| range.next().transpose())? {
             let id = id_of(&key[1..]).ok_or_else(|| self.damaged("a post has a malformed id".into()))?;
-            // One that cannot be read must not keep the others from being delivered.
-            match self.whole(id, &entry) {
-                Ok((head, post)) => visit(head, post),
-                Err(StoreError::Damaged { what, .. }) => damaged.push((id, what)),
-                Err(error) => log::error!("message {id} cannot be read, and waits for the next start: {error}"),
-            }
+            let post = self.whole(id, &entry);
+            visit(id, post.unwrap_or_else(|_| Entry::decode(&entry).map(|entry| entry.post).unwrap_or_default()));
             count += 1;
             if count.is_multiple_of(SETTLE_EVERY) {
                 self.settle(&self.posts, &key)?;
             }
         }
-        let mut buried = 0;
-        for (id, what) in &damaged {
-            match self.bury_damaged(*id, what, unix_ms) {
-                Ok(_) => buried += 1,
-                Err(error) => log::error!("message {id} cannot be read ({what}), and is left where it is: {error}"),
-            }
-        }
-        if buried > 0 {
-            self.flush()?;
-            log::error!("{buried} messages cannot be read; what is left of them is kept as dead letters");
-        }
-        Ok(buried)
+        Ok(())
     }
 
     /// The post with this id, if it waits. Blocks for the disk.
     pub fn read_post(&self, id: u64) -> Result<Option<Post>, StoreError> {
         let Some(entry) = self.post_entry(id)? else { return Ok(None) };
-        Ok(Some(self.whole(id, &entry)?.1))
+        self.whole(id, &entry).map(Some)
+    }
+
+    /// As [`Store::read_post`], for people: of one that cannot be read there is what its entry says, and what was found.
+    pub fn show_post(&self, id: u64) -> Result<Option<Post>, StoreError> {
+        let Some(entry) = self.post_entry(id)? else { return Ok(None) };
+        match self.whole(id, &entry) {
+            Err(StoreError::Damaged { what, .. }) => {
+                let known = Entry::decode(&entry).map(|entry| entry.post).unwrap_or_default();
+                Ok(Some(Post { last_error: what, ..known }))
+            }
+            post => post.map(Some),
+        }
     }
 
     /// A post out of its entry, and out of its file if it has one.
-    fn whole(&self, id: u64, entry: &[u8]) -> Result<(PostHead, Post), StoreError> {
+    fn whole(&self, id: u64, entry: &[u8]) -> Result<Post, StoreError> {
         let unreadable = || self.damaged(format!("post {id} is unreadable"));
-        let Entry { head, mut post, request } = Entry::decode(id, entry).ok_or_else(unreadable)?;
+        let Entry { mut post, request, .. } = Entry::decode(entry).ok_or_else(unreadable)?;
         match request {
             Some(request) => post.decode_request(request),
             None => {
@@ -398,14 +373,14 @@ impl Store {
             }
         }
         .ok_or_else(unreadable)?;
-        Ok((head, post))
+        Ok(post)
     }
 
     /// Remembers how delivery of a post goes; false if it does not wait. Not worth a sync of its own: at worst it is tried
     /// once more. Blocks for the disk.
     pub fn note_tries(&self, id: u64, attempts: u32, kills: u32, error: &str) -> Result<bool, StoreError> {
         let Some(entry) = self.post_entry(id)? else { return Ok(false) };
-        let Some(Entry { head, mut post, request }) = Entry::decode(id, &entry) else {
+        let Some(Entry { mut post, bytes, request }) = Entry::decode(&entry) else {
             return Err(self.damaged(format!("post {id} is unreadable")));
         };
         (post.attempts, post.kills) = (attempts, kills);
@@ -413,7 +388,7 @@ impl Store {
             post.first_error = error.to_owned();
         }
         post.last_error = error.to_owned();
-        let mut changed = post.encode_head(head.bytes as usize, head.conversation);
+        let mut changed = post.encode_head(bytes);
         if let Some(request) = request {
             if changed.len() + request.len() <= INLINE_BYTES {
                 changed.extend_from_slice(request);
@@ -432,9 +407,10 @@ impl Store {
     /// when the next [`Store::flush`] has returned. Blocks for the disk.
     pub fn settle_post(&self, id: u64, result: &PostResult) -> Result<bool, StoreError> {
         let Some(entry) = self.post_entry(id)? else { return Ok(false) };
-        let is_in_file = Entry::decode(id, &entry).is_none_or(|entry| entry.request.is_none());
-        // One that cannot be read must go as well; its key is then remembered for good.
-        let key = self.read_post(id).ok().flatten().map(|post| post.idempotency_key).unwrap_or_default();
+        let known = Entry::decode(&entry);
+        let is_in_file = known.as_ref().is_none_or(|entry| entry.request.is_none());
+        // Of one that cannot be read nobody knows the key, which then stands for nothing.
+        let key = known.map(|entry| entry.post.idempotency_key).unwrap_or_default();
         let before = self.posts_tally.get();
         let after = Tally { count: before.count.saturating_sub(1), ..before };
         let mut batch = sled::Batch::default();
@@ -475,7 +451,7 @@ impl Store {
     /// Otherwise as [`Store::bury_post`].
     pub fn bury_damaged(&self, id: u64, what: &str, unix_ms: u64) -> Result<Option<u64>, StoreError> {
         let Some(entry) = self.post_entry(id)? else { return Ok(None) };
-        let head = Entry::decode(id, &entry);
+        let head = Entry::decode(&entry);
         let is_in_file = head.as_ref().is_some_and(|entry| entry.request.is_none());
         let in_file = is_in_file.then(|| fs::read(self.post_file(id)).ok()).flatten();
         let known = head.map(|entry| entry.post).unwrap_or_default();
@@ -599,6 +575,49 @@ impl Store {
     }
 }
 
+/// An entry as schema 2 had it, as it is now; `None` if it is so already, or unreadable. There the head had a number that
+/// stood for the conversation and no number of kills, and the idempotency key stood in the request alone, which is in the
+/// file if there is one. Also the request, if it needs a file from now on.
+pub(super) fn of_schema_2(entry: &[u8], file: impl FnOnce() -> Option<Vec<u8>>) -> Option<(Vec<u8>, Option<Vec<u8>>)> {
+    let (1, mut rest) = entry.split_first().map(|(version, rest)| (*version, rest))? else { return None };
+    let rest = &mut rest;
+    let bytes = usize::try_from(take_number(rest)?).ok()?;
+    let mut post = Post {
+        not_before_unix_ms: take_number(rest)?,
+        expires_unix_ms: take_number(rest)?,
+        attempts: take_number(rest)?.try_into().ok()?,
+        ..Post::default()
+    };
+    let _conversation = take_number(rest)?;
+    post.platform = take_text(rest)?;
+    post.first_error = take_text(rest)?;
+    post.last_error = take_text(rest)?;
+    let inline = (!rest.is_empty()).then_some(*rest);
+    // One whose file is lost has no key that anybody knows.
+    let _ = match inline {
+        Some(request) => post.decode_request(request),
+        None => file().and_then(|request| post.decode_request(&request)),
+    };
+    let mut entry = post.encode_head(bytes);
+    match inline {
+        Some(request) if entry.len() + request.len() > INLINE_BYTES => return Some((entry, Some(request.to_vec()))),
+        Some(request) => entry.extend_from_slice(request),
+        None => {}
+    }
+    Some((entry, None))
+}
+
+/// What is remembered to be forgotten, as schema 2 had it: the idempotency key alone, before which now stands the number of
+/// the end. `None` if it is so already; no key begins with a zero byte.
+pub(super) fn forgotten_of_schema_2(key: &[u8]) -> Option<Vec<u8>> {
+    (key.first() != Some(&0)).then(|| [&[0; 8], key].concat())
+}
+
+/// The keys of all that is to be forgotten.
+pub(super) fn forget_names() -> std::ops::Range<[u8; 1]> {
+    [FORGET]..[FORGET + 1]
+}
+
 /// Sorts after every post.
 pub(super) const POSTS_TALLY_KEY: [u8; 9] = [POST, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff];
 
@@ -631,16 +650,6 @@ fn forget_name(unix_ms: u64, id: u64) -> Vec<u8> {
 /// As much of an error as is kept.
 pub(crate) fn cut(text: &str) -> &str {
     &text[..text.floor_char_boundary(ERROR_BYTES_MAX)]
-}
-
-/// 0 if there is none, and else never 0.
-fn conversation_number(conversation: &str) -> u64 {
-    if conversation.is_empty() {
-        return 0;
-    }
-    let mut hash = Fnv128::default();
-    hash.take(conversation.as_bytes());
-    ((hash.0 >> 64) as u64 ^ hash.0 as u64).max(1)
 }
 
 /// FNV-1a with 128 bits: the same in every version of Rust, which that of the standard library need not be. Two requests of

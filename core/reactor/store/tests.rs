@@ -276,7 +276,7 @@ fn a_newer_schema_is_refused_and_left_alone() {
     for _ in 0..2 {
         let refusal = scratch.refusal();
         assert!(matches!(&refusal, StoreError::Newer { found: 7, known: SCHEMA, path } if *path == scratch.data()));
-        assert!(refusal.to_string().contains("has schema 7, this demi knows up to 2; use a newer demi"));
+        assert!(refusal.to_string().contains("has schema 7, this demi knows up to 3; use a newer demi"));
     }
     assert!(scratch.set_aside().is_empty());
 }
@@ -487,7 +487,7 @@ fn a_long_entry_is_cut_to_what_a_page_can_hold() {
 }
 
 /// The store that an earlier Demi left; see `fixture.rs`. To keep one of the present version: `fixture::pack` a directory.
-fn earlier(packed: &[u8]) -> Scratch {
+pub(super) fn earlier(packed: &[u8]) -> Scratch {
     let scratch = Scratch::new();
     fixture::unpack(packed, &scratch.data());
     scratch

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 
-use super::super::tests::{copy, settings, Scratch};
+use super::super::tests::{copy, earlier, settings, Scratch};
 use super::*;
 
 fn post(body: impl Into<Vec<u8>>) -> Post {
@@ -30,14 +30,14 @@ fn delivered(settled_unix_ms: u64) -> PostResult {
     PostResult { settled_unix_ms, status: 204, attempts: 1, ..PostResult::default() }
 }
 
-fn pending(store: &Store) -> Vec<PostHead> {
-    let mut heads = Vec::new();
-    assert_eq!(store.pending(0, |head, _| heads.push(head)).unwrap(), 0, "every post can be read");
-    heads
+fn pending(store: &Store) -> Vec<(u64, Post)> {
+    let mut posts = Vec::new();
+    store.pending(|id, post| posts.push((id, post))).unwrap();
+    posts
 }
 
 fn ids(store: &Store) -> Vec<u64> {
-    pending(store).into_iter().map(|head| head.id).collect()
+    pending(store).into_iter().map(|(id, _)| id).collect()
 }
 
 #[test]
@@ -50,11 +50,7 @@ fn posts_wait_in_order_over_a_restart_be_they_short_or_long() {
     }
     drop(store);
     let store = scratch.open();
-    let heads = pending(&store);
-    assert_eq!(heads.iter().map(|head| head.id).collect::<Vec<_>>(), [1, 2, 3]);
-    assert_eq!((heads[0].platform.as_str(), heads[0].expires_unix_ms), ("discord", 1_760_000_900_000));
-    assert!(heads[0].conversation != 0 && heads[0].conversation == heads[1].conversation && heads[2].conversation == 0);
-    assert!(heads[1].bytes > 100_000 && heads[0].bytes < 200, "{heads:?}");
+    assert_eq!(pending(&store), (1..).zip(posts.clone()).collect::<Vec<_>>());
     for (number, post) in (1..).zip(&posts) {
         assert_eq!(store.read_post(number).unwrap().as_ref(), Some(post));
     }
@@ -151,7 +147,7 @@ fn attempts_are_remembered_without_touching_the_request() {
     assert!(!store.note_tries(4, 1, 0, "").unwrap());
     drop(store);
     let store = scratch.open();
-    for (head, length) in pending(&store).into_iter().zip(lengths) {
+    for (id, length) in ids(&store).into_iter().zip(lengths) {
         let expected = Post {
             attempts: 2,
             kills: 1,
@@ -159,59 +155,80 @@ fn attempts_are_remembered_without_touching_the_request() {
             last_error: "ä".repeat(100),
             ..post(vec![7; length])
         };
-        assert_eq!(store.read_post(head.id).unwrap(), Some(expected));
-        assert_ne!(head.conversation, 0);
+        assert_eq!(store.read_post(id).unwrap(), Some(expected));
     }
 }
 
 #[test]
-fn a_post_that_was_kept_before_kills_were_counted_has_none() {
-    let kept = post("a");
-    let mut entry = kept.encode_head(3, 9);
-    // As version 1 had it: without the number after the attempts.
-    let before_kills = entry.len() - {
-        let mut rest = Vec::new();
-        put_number(&mut rest, 9);
-        put_bytes(&mut rest, kept.platform.as_bytes());
-        put_bytes(&mut rest, b"");
-        put_bytes(&mut rest, b"");
-        rest.len()
-    };
-    entry.remove(before_kills - 1);
-    entry[0] = 1;
-    let decoded = Entry::decode(7, &entry).expect("it is sound").post;
-    assert_eq!(
-        (decoded.kills, decoded.platform.as_str(), decoded.expires_unix_ms),
-        (0, "discord", kept.expires_unix_ms)
-    );
-    entry[0] = 3;
-    assert!(Entry::decode(7, &entry).is_none(), "of a version to come");
-}
-
-#[test]
-fn a_post_that_cannot_be_read_becomes_a_dead_letter_with_what_is_left_of_it() {
+fn a_post_that_cannot_be_read_is_told_of_as_far_as_it_can_be_and_buried_with_what_is_left_of_it() {
     let scratch = Scratch::new();
     let store = scratch.open();
-    store.post(&post(vec![7; 5_000]), u64::MAX).unwrap();
-    store.post(&keyed("k", "a"), u64::MAX).unwrap();
+    let long = Post { idempotency_key: "k".into(), ..post(vec![7; 5_000]) };
+    store.post(&long, u64::MAX).unwrap();
+    store.post(&post("cut"), u64::MAX).unwrap();
     store.post(&post("sound"), u64::MAX).unwrap();
-    store.note_tries(2, 3, 1, "no answer").unwrap();
+    store.note_tries(1, 3, 1, "no answer").unwrap();
     fs::remove_file(scratch.data().join(POST_FILES).join("1")).unwrap();
     let mut entry = store.post_entry(2).unwrap().unwrap().to_vec();
     entry.pop();
     store.posts.insert(tagged(POST, 2), entry.clone()).unwrap();
+    let told = pending(&store);
+    assert_eq!(
+        told.iter().map(|(id, post)| (*id, post.platform.as_str())).collect::<Vec<_>>(),
+        [(1, "discord"), (2, ""), (3, "discord")]
+    );
+    assert_eq!((told[0].1.attempts, told[0].1.kills, &told[1].1), (3, 1, &Post::default()));
     for id in [1, 2] {
-        assert!(matches!(store.read_post(id), Err(StoreError::Damaged { .. })));
+        let Err(StoreError::Damaged { what, .. }) = store.read_post(id) else { panic!("{id} can be read") };
+        assert_eq!(store.bury_damaged(id, &what, 88_000).unwrap(), Some(id));
+        assert_eq!(store.post_result(id).unwrap().unwrap().end, PostEnd::Buried(id));
     }
-    let mut sound = Vec::new();
-    assert_eq!(store.pending(88_000, |head, _| sound.push(head.id)).unwrap(), 2);
-    assert_eq!((sound, ids(&store), store.posts_waiting()), (vec![3], vec![3], 1));
+    assert_eq!((ids(&store), store.posts_waiting()), (vec![3], 1));
     let gone = store.find(1).unwrap().unwrap();
     assert_eq!((gone.post, gone.reason.as_str(), gone.platform.as_str()), (1, "damaged", "discord"));
-    assert!(gone.last_error.contains("the file of post 1 is gone"), "{gone:?}");
+    assert!(gone.last_error.contains("the file of post 1 is gone") && gone.first_error == "no answer", "{gone:?}");
     let cut = store.find(2).unwrap().unwrap();
     assert_eq!((cut.post, cut.buried_at_unix_ms, cut.body), (2, 88_000, entry));
-    assert_eq!(store.post_result(2).unwrap().unwrap().end, PostEnd::Buried(2));
+    // The key went with the post though its file was lost.
+    assert!(matches!(store.post(&long, u64::MAX).unwrap(), Posted::Known(1, Some(_))));
+    store.forget_posts(u64::MAX, 100).unwrap();
+    assert_eq!(store.post(&long, u64::MAX).unwrap(), Posted::New(4));
+}
+
+#[test]
+fn a_key_that_outlived_what_it_was_used_for_stands_for_nothing() {
+    let scratch = Scratch::new();
+    let store = scratch.open();
+    store.post(&keyed("k", "a"), u64::MAX).unwrap();
+    // As if its entry had been unreadable when it ended, and that were forgotten.
+    store.posts.remove(tagged(POST, 1)).unwrap();
+    assert_eq!(store.post(&keyed("k", "a"), u64::MAX).unwrap(), Posted::New(2));
+    assert_eq!(store.post(&keyed("k", "b"), u64::MAX).unwrap(), Posted::Conflict(2));
+}
+
+#[test]
+fn posts_of_version_2_are_all_there_and_their_keys_are_forgotten_in_time() {
+    let scratch = earlier(include_bytes!("../../../../tests/fixtures/store-v2"));
+    let at = |store: &Store| store.post_result(3).unwrap().unwrap().settled_unix_ms + REMEMBERED_MS + 1;
+    for round in 0..2 {
+        let store = scratch.open();
+        let waiting = pending(&store);
+        let tried =
+            |post: Post| Post { attempts: 3, first_error: "no answer".into(), last_error: "no answer".into(), ..post };
+        let expected = [(1, tried(keyed("waits", "short"))), (2, keyed("long waits", &"long ".repeat(400)))];
+        assert_eq!(waiting, expected, "{round}");
+        assert_eq!(store.post_result(4).unwrap().unwrap().end, PostEnd::Buried(1));
+        assert!(matches!(store.post(&keyed("delivered", "gone"), u64::MAX).unwrap(), Posted::Known(3, Some(_))));
+        assert_eq!(store.post(&keyed("waits", "short"), u64::MAX).unwrap(), Posted::Known(1, None));
+        if round == 0 {
+            // As if the power had gone before the version was written.
+            store.db.open_tree("meta").unwrap().insert("schema", &2u32.to_be_bytes()).unwrap();
+        }
+    }
+    let store = scratch.open();
+    assert_eq!(store.forget_posts(at(&store), 100).unwrap(), 2);
+    assert_eq!(store.post(&keyed("delivered", "gone"), u64::MAX).unwrap(), Posted::New(5));
+    assert_eq!(store.post(&keyed("dead", "other"), u64::MAX).unwrap(), Posted::New(6));
 }
 
 fn letter_of(post: &Post) -> DeadLetter {
@@ -273,11 +290,11 @@ fn at_the_maximum_a_post_is_refused_and_at_that_of_letters_it_waits_on() {
 fn a_truncated_or_garbled_entry_is_refused() {
     let whole = post("hello");
     let request = whole.encode_request();
-    let entry = [whole.encode_head(request.len(), 7), request.clone()].concat();
-    assert_eq!(Entry::decode(1, &entry).unwrap().request, Some(&request[..]));
+    let entry = [whole.encode_head(request.len()), request.clone()].concat();
+    assert_eq!(Entry::decode(&entry).unwrap().request, Some(&request[..]));
     let head = entry.len() - request.len();
     for end in (0..entry.len()).filter(|end| *end != head) {
-        assert!(Entry::decode(1, &entry[..end]).is_none(), "cut at {end}");
+        assert!(Entry::decode(&entry[..end]).is_none(), "cut at {end}");
     }
     for end in 0..request.len() {
         assert_eq!(Post::default().decode_request(&request[..end]), None, "cut at {end}");
@@ -373,13 +390,12 @@ fn a_start_with_100_000_posts() {
     let (began, before) = (std::time::Instant::now(), private_kb());
     let store = Store::open(&data, &demi_conductor::config::Store::default()).unwrap();
     let opened = began.elapsed();
-    let heads = pending(&store);
+    let mut count = 0;
+    store.pending(|_, _| count += 1).unwrap();
     println!(
-        "{} posts: opened in {opened:?}, visited after {:?}, {} KiB more, {} KiB of it heads",
-        heads.len(),
+        "{count} posts: opened in {opened:?}, visited after {:?}, {} KiB more",
         began.elapsed(),
-        private_kb() - before,
-        heads.len() * (size_of::<PostHead>() + 16) / 1024
+        private_kb() - before
     );
     let began = std::time::Instant::now();
     let missing = 100_000_u64.saturating_sub(store.posts_waiting());

@@ -16,10 +16,12 @@
 //! | what children use and leave behind | `warden.rs`, `remover.rs`, `weigh.rs`, `procfs.rs`, `guard.rs` |
 //! | what happened to platforms, what went wrong, and what they logged | `chronicle.rs`, `mishaps.rs` |
 //! | errands that block | `clerk.rs`, `store.rs` |
+//! | what the machine tells of its memory | `gauge.rs` |
 //! | what people are shown | `api.rs`, `metrics.rs` |
 //! | other threads | `mailbox.rs`, `handle.rs` |
 
 pub mod config_file;
+pub mod gauge;
 pub mod plugins;
 
 mod api;

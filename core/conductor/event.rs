@@ -372,12 +372,26 @@ pub enum Verdict {
 }
 
 /// A measurement of the machine. Bytes; `cpu` in thousandths of all cores.
+///
+/// Several bounds may hold at once: the machine's memory, limits of control groups, a total that the configuration gives.
+/// `ram_available` and `ram_total` are those of the bound of which the largest share is in use, so that this share does
+/// not jump when another bound takes its place.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
 pub struct Sample {
-    /// Memory that the kernel could give out without swapping.
+    /// Memory that could be used without swapping. Less than `ram_total`, or as much where nothing is counted yet.
     pub ram_available: u64,
-    /// All memory.
+    /// All memory. Never 0.
     pub ram_total: u64,
+    /// Where these two come from.
+    pub ram_source: RamSource,
+    /// The least that any of the bounds leaves: what is to be started has to fit in there. At most `ram_available`.
+    pub ram_headroom: u64,
+    /// The lowest limit that holds Demi to less than the machine has, if there is one.
+    pub ram_limit: Option<u64>,
+    /// What of the machine's available memory is cache of ZFS, which the kernel itself counts as used.
+    pub arc_reclaimable: u64,
+    /// How much work stands still for want of memory, where the kernel tells.
+    pub pressure: Option<Pressure>,
     /// Swap in use.
     pub swap_used: u64,
     /// All swap.
@@ -386,6 +400,61 @@ pub struct Sample {
     pub cpu_permille: u32,
     /// Demi's own resident memory.
     pub own_rss: u64,
+    /// What Demi may still write to the disk that its store is on, if that can be told.
+    pub disk_free: Option<u64>,
+}
+
+/// Where the figures of RAM come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RamSource {
+    /// The machine, whose kernel says what is available.
+    #[default]
+    MemAvailable,
+    /// The machine, whose kernel does not say it (before 3.14), so that it is estimated.
+    Estimate,
+    /// The machine, as the system tells where there is no `/proc/meminfo`.
+    System,
+    /// A limit of a control group, version 1.
+    CgroupV1,
+    /// A limit of a control group, version 2.
+    CgroupV2,
+    /// A total that the configuration gives, of which Demi and its children use some.
+    Configured,
+}
+
+impl RamSource {
+    /// All of them.
+    pub const ALL: [RamSource; 6] = [
+        RamSource::MemAvailable,
+        RamSource::Estimate,
+        RamSource::System,
+        RamSource::CgroupV1,
+        RamSource::CgroupV2,
+        RamSource::Configured,
+    ];
+
+    /// The name in metrics and on the status page.
+    pub const fn name(self) -> &'static str {
+        match self {
+            RamSource::MemAvailable => "mem_available",
+            RamSource::Estimate => "estimate",
+            RamSource::System => "system",
+            RamSource::CgroupV1 => "cgroup_v1",
+            RamSource::CgroupV2 => "cgroup_v2",
+            RamSource::Configured => "configured",
+        }
+    }
+}
+
+/// How much work stood still for want of memory in the last ten seconds, in thousandths of the time (PSI, `avg10`). Of the
+/// whole machine or of the control group that holds Demi, whichever is worse.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct Pressure {
+    /// Something stood still.
+    pub some_permille: u32,
+    /// Everything stood still that had something to do.
+    pub full_permille: u32,
 }
 
 /// What the store was asked to do.

@@ -69,8 +69,8 @@ mod timers;
 mod uploads;
 
 pub use event::{
-    Action, Answer, Errand, Event, Exit, Grave, Instance, News, Order, Outcome, PostId, Posting, Refusal, Report,
-    Sample, Signal, Terms, Ticket, TicketBook, Tries, Verdict, Weight, MEGABYTE, WEIGHT_MAX,
+    Action, Answer, Errand, Event, Exit, Grave, Instance, News, Order, Outcome, PostId, Posting, Pressure, RamSource,
+    Refusal, Report, Sample, Signal, Terms, Ticket, TicketBook, Tries, Verdict, Weight, MEGABYTE, WEIGHT_MAX,
 };
 pub use random::Random;
 pub use router::{Miss, Overlap, Question, RouteId, Router, Rule};

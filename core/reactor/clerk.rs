@@ -14,7 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{bounded, unbounded, Receiver, RecvTimeoutError, Sender};
-use demi_conductor::{Errand, Instance, Sample, Ticket};
+use demi_conductor::{Errand, Instance, Ticket};
 use demi_platform::Fault;
 use serde_json::value::RawValue;
 
@@ -23,6 +23,7 @@ use crate::chronicle::{unix_ms, Entry, EVENTS_MAX};
 use crate::mailbox::{Letter, PluginStored, Postbox};
 use crate::plugins::{self, Change, Rescan};
 use crate::problem::Problem;
+use crate::sampler::{Sampler, Site};
 use crate::store::{DeadLetter, LetterFilter, LetterPage, Minute, Store, StoreError};
 
 use posts::TakenIn;
@@ -189,12 +190,18 @@ pub(crate) struct Clerk {
 }
 
 impl Clerk {
-    /// Starts the thread. `posts_max`: most posts that may wait.
+    /// Starts the thread. `site`: what is measured; `posts_max`: most posts that may wait.
     ///
     /// # Errors
     /// If the system has no thread to give.
-    pub(crate) fn start(store: Store, rescan: Rescan, posts_max: u64, postbox: Postbox) -> std::io::Result<Clerk> {
-        Clerk::spawn(move |inbox| work(inbox, store, rescan, posts_max, &postbox))
+    pub(crate) fn start(
+        store: Store,
+        site: Site,
+        rescan: Rescan,
+        posts_max: u64,
+        postbox: Postbox,
+    ) -> std::io::Result<Clerk> {
+        Clerk::spawn(move |inbox| work(inbox, store, site, rescan, posts_max, &postbox))
     }
 
     fn spawn(work: impl FnOnce(&Receiver<Order>) + Send + 'static) -> std::io::Result<Clerk> {
@@ -293,8 +300,7 @@ impl Clerk {
     }
 }
 
-fn work(inbox: &Receiver<Order>, store: Store, rescan: Rescan, posts_max: u64, postbox: &Postbox) {
-    let gauge = Gauge::new();
+fn work(inbox: &Receiver<Order>, store: Store, site: Site, rescan: Rescan, posts_max: u64, postbox: &Postbox) {
     let facts = StoreFacts::of(&store);
     let written = store.written().unwrap_or_default();
     let spending = Spending::new(store.bytes_per_day_max(), written);
@@ -302,7 +308,7 @@ fn work(inbox: &Receiver<Order>, store: Store, rescan: Rescan, posts_max: u64, p
         vault: Vault::new(store),
         spending,
         rescan,
-        gauge,
+        sampler: Sampler::new(site),
         history_fails: false,
         minutes_fail: false,
         posts_max,
@@ -339,7 +345,7 @@ struct Office<'p> {
     vault: Vault,
     spending: Spending,
     rescan: Rescan,
-    gauge: Gauge,
+    sampler: Sampler,
     history_fails: bool,
     minutes_fail: bool,
     /// Most posts that may wait.
@@ -383,7 +389,7 @@ impl Office<'_> {
     fn perform(&mut self, order: Order) {
         match order {
             Order::Measure => {
-                if let Some(sample) = self.gauge.measure() {
+                if let Some(sample) = self.sampler.measure() {
                     self.postbox.post(Letter::Measured(sample));
                 }
             }
@@ -725,42 +731,6 @@ fn read_value(bytes: Vec<u8>) -> Result<Box<RawValue>, Fault> {
     RawValue::from_string(text).map_err(|error| unreadable(error.to_string()))
 }
 
-/// Measures the machine with sysinfo, which knows the ways of each kernel.
-struct Gauge {
-    /// `None` on a kernel that sysinfo cannot read; that was logged once.
-    system: Option<sysinfo::System>,
-    own_pid: Option<sysinfo::Pid>,
-}
-
-impl Gauge {
-    fn new() -> Gauge {
-        let system = sysinfo::System::new()
-            .map_err(|error| log::warn!("the machine cannot be measured: {error}; decisions go without its memory"));
-        Gauge { system: system.ok(), own_pid: sysinfo::get_current_pid().ok() }
-    }
-
-    fn measure(&mut self) -> Option<Sample> {
-        use sysinfo::{MemoryRefreshKind, ProcessRefreshKind, ProcessesToUpdate};
-        let system = self.system.as_mut()?;
-        system.refresh_memory_specifics(MemoryRefreshKind::everything());
-        system.refresh_cpu_usage();
-        let own = self.own_pid.map(|pid| [pid]);
-        if let Some(own) = &own {
-            let only_memory = ProcessRefreshKind::nothing().with_memory().without_tasks();
-            system.refresh_processes_specifics(ProcessesToUpdate::Some(own), false, only_memory);
-        }
-        let own_rss = self.own_pid.and_then(|pid| system.process(pid)).map_or(0, sysinfo::Process::memory);
-        Some(Sample {
-            ram_available: system.available_memory(),
-            ram_total: system.total_memory(),
-            swap_used: system.used_swap(),
-            swap_total: system.total_swap(),
-            cpu_permille: (system.global_cpu_usage() * 10.0) as u32,
-            own_rss,
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -789,12 +759,5 @@ mod tests {
         }
         clerk.finish();
         assert_eq!(count.try_iter().count(), 100);
-    }
-
-    #[test]
-    fn the_machine_has_memory_and_this_process_uses_some() {
-        let sample = Gauge::new().measure().expect("this kernel can be read");
-        assert!(sample.ram_total > 0 && sample.ram_available <= sample.ram_total);
-        assert!(sample.own_rss > 0 && sample.own_rss < sample.ram_total);
     }
 }

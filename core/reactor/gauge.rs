@@ -9,9 +9,12 @@
 //! | what ZFS would give back | `/proc/spl/kstat/zfs/arcstats` | `arc.rs` |
 //! | how long work stood still for memory | `/proc/pressure/memory`, `memory.pressure` | `stalls.rs` |
 //! | limits of control groups, of both versions | `memory.max` and the like | `groups.rs` |
+//!
+//! What follows from all of them together is in `ladder.rs`.
 
 mod arc;
 mod groups;
+mod ladder;
 mod meminfo;
 mod stalls;
 
@@ -22,6 +25,7 @@ use std::path::{Path, PathBuf};
 
 pub use arc::Arc;
 pub use groups::{Groups, Level, Version};
+pub use ladder::{Given, Ram};
 pub use meminfo::Meminfo;
 pub use stalls::{Stall, Stalls};
 

@@ -16,7 +16,7 @@
 //! | what children use and leave behind | `warden.rs`, `remover.rs`, `weigh.rs`, `procfs.rs`, `guard.rs` |
 //! | what happened to platforms, what went wrong, and what they logged | `chronicle.rs`, `mishaps.rs` |
 //! | errands that block | `clerk.rs`, `store.rs` |
-//! | what the machine tells of its memory | `gauge.rs` |
+//! | what the machine tells of its memory | `sampler.rs`, `gauge.rs` |
 //! | what people are shown | `api.rs`, `metrics.rs` |
 //! | other threads | `mailbox.rs`, `handle.rs` |
 
@@ -45,6 +45,7 @@ mod problem;
 mod procfs;
 mod reach;
 mod remover;
+mod sampler;
 mod sandbox;
 mod shell;
 mod spawn;

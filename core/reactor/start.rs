@@ -17,6 +17,7 @@ use crate::listener::Listener;
 use crate::mailbox::mailbox;
 use crate::plugins::{self, Discovery, Refused, Rescan};
 use crate::port;
+use crate::sampler::Site;
 use crate::shell::{unix_day, Blueprint, Deliveries, Desk, Listed, Shell};
 use crate::spawn::{Plan, Protocol, Recipe, Yard};
 use crate::store::{Store, StoreError};
@@ -174,7 +175,8 @@ impl Reactor {
         let mut actions = Vec::new();
         let deliveries = Deliveries::recall(&store, &mut conductor, &mut actions)?;
         steps.done("messages");
-        let clerk = Clerk::start(store, rescan, config.posts.queue_max.value(), postbox.clone())?;
+        let site = Site { root: PathBuf::from("/"), ram_total_mb: None, data: path.clone() };
+        let clerk = Clerk::start(store, site, rescan, config.posts.queue_max.value(), postbox.clone())?;
         let plan =
             Plan { guard: options.guard, is_subreaper: options.is_subreaper, uses_cgroups: options.uses_cgroups };
         let yard = Yard::new(&path, plan, postbox.clone())?;

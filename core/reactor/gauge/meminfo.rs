@@ -1,5 +1,7 @@
 //! Memory and swap of the whole machine.
 
+use demi_conductor::RamSource;
+
 use super::number;
 
 /// What `/proc/meminfo` says. Bytes.
@@ -9,8 +11,8 @@ pub struct Meminfo {
     pub total: u64,
     /// What the kernel could give out without swapping.
     pub available: u64,
-    /// The kernel (before 3.14) does not say what is available, and it was estimated from what it says.
-    pub is_estimate: bool,
+    /// Who says what is available.
+    pub source: RamSource,
     /// All swap.
     pub swap_total: u64,
     /// Swap that is not in use.
@@ -33,7 +35,7 @@ impl Meminfo {
         (available < total).then_some(Meminfo {
             total,
             available,
-            is_estimate: told.is_none(),
+            source: if told.is_some() { RamSource::MemAvailable } else { RamSource::Estimate },
             swap_total,
             swap_free: swap_free.min(swap_total),
         })
@@ -57,7 +59,7 @@ mod tests {
         let expected = Meminfo {
             total: 944_264 * 1024,
             available: 402_176 * 1024,
-            is_estimate: false,
+            source: RamSource::MemAvailable,
             swap_total: 204_796 * 1024,
             swap_free: 180_220 * 1024,
         };
@@ -67,7 +69,10 @@ mod tests {
     #[test]
     fn a_kernel_that_does_not_say_what_is_available_has_it_estimated() {
         let memory = Reader::new(&recorded("old-kernel")).read().meminfo.expect("it is there");
-        assert_eq!((memory.available, memory.is_estimate), ((60_316 + 18_712 + 81_568 - 10_484) * 1024, true));
+        assert_eq!(
+            (memory.available, memory.source),
+            ((60_316 + 18_712 + 81_568 - 10_484) * 1024, RamSource::Estimate)
+        );
     }
 
     #[test]

@@ -107,8 +107,13 @@ impl World {
                 }
             }
             Action::Measure => {
-                let sample =
-                    Sample { ram_available: self.random.draw() >> 34, ram_total: 1 << 30, ..Sample::default() };
+                let available = self.random.draw() >> 34;
+                let sample = Sample {
+                    ram_available: available,
+                    ram_headroom: available,
+                    ram_total: 1 << 30,
+                    ..Sample::default()
+                };
                 let delay = self.within(20);
                 self.come(delay, Coming::News(Event::Measured { sample }));
             }

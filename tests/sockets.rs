@@ -694,6 +694,10 @@ fn metrics_are_well_formed_and_count_what_was_done() {
     assert_eq!(metrics.value("demi_instances{platform=\"child\",state=\"ready\"}"), 2.0);
     assert_eq!(metrics.value("demi_circuit_breaker_state{platform=\"child\",state=\"closed\"}"), 2.0);
     assert!(metrics.value("demi_system_resources{resource=\"ram_total_bytes\"}") > 1e6);
+    let ram = &demi.json("/v1/status")["ram"];
+    let source = ram["ram_source"].as_str().expect("it is a word");
+    assert_eq!(metrics.value(&format!("demi_ram_source{{source=\"{source}\"}}")), 1.0);
+    assert!(ram["ram_headroom"].as_u64() <= ram["ram_available"].as_u64(), "{ram}");
 }
 
 /// A page of metrics, read strictly.

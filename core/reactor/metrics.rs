@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use demi_conductor::breaker::CAUSES;
 use demi_conductor::stats::{Histogram, PlatformStats, BUCKETS_US, OUTCOMES, RESTARTS, TRIALS};
-use demi_conductor::{Conductor, Outcome, PlatformStatus, Refusal, Weight, INSTANCE_STATES};
+use demi_conductor::{Conductor, Outcome, PlatformStatus, RamSource, Refusal, Weight, INSTANCE_STATES};
 
 use crate::api::{is_ready, Facts};
 use crate::chronicle::unix_ms;
@@ -224,18 +224,32 @@ fn of_surroundings(page: &mut Page, conductor: &Conductor) {
         let is_there = matches!(target.state, "up" | "degraded");
         page.line("demi_reachable", &[("target", target.name)], u8::from(is_there));
     }
-    page.family("demi_system_resources", "gauge", "The machine, as last measured: bytes; CPU as a share of 1.");
+    page.family("demi_system_resources", "gauge", "The machine, as last measured: bytes, and shares of 1.");
     let Some((_, sample)) = conductor.sample() else { return };
+    let bytes = |bytes: u64| Some(bytes as f64);
+    let ratio = |permille: u32| Some(f64::from(permille) / 1000.0);
     let resources = [
-        ("ram_available_bytes", sample.ram_available as f64),
-        ("ram_total_bytes", sample.ram_total as f64),
-        ("swap_used_bytes", sample.swap_used as f64),
-        ("swap_total_bytes", sample.swap_total as f64),
-        ("cpu_ratio", f64::from(sample.cpu_permille) / 1000.0),
-        ("demi_rss_bytes", sample.own_rss as f64),
+        ("ram_available_bytes", bytes(sample.ram_available)),
+        ("ram_total_bytes", bytes(sample.ram_total)),
+        ("ram_headroom_bytes", bytes(sample.ram_headroom)),
+        ("ram_limit_bytes", sample.ram_limit.and_then(bytes)),
+        ("arc_reclaimable_bytes", bytes(sample.arc_reclaimable)),
+        ("pressure_some_ratio", sample.pressure.and_then(|pressure| ratio(pressure.some_permille))),
+        ("pressure_full_ratio", sample.pressure.and_then(|pressure| ratio(pressure.full_permille))),
+        ("swap_used_bytes", bytes(sample.swap_used)),
+        ("swap_total_bytes", bytes(sample.swap_total)),
+        ("cpu_ratio", ratio(sample.cpu_permille)),
+        ("disk_free_bytes", sample.disk_free.and_then(bytes)),
+        ("demi_rss_bytes", bytes(sample.own_rss)),
     ];
     for (resource, value) in resources {
-        page.line("demi_system_resources", &[("resource", resource)], value);
+        if let Some(value) = value {
+            page.line("demi_system_resources", &[("resource", resource)], value);
+        }
+    }
+    page.family("demi_ram_source", "gauge", "1 for where the figures of RAM come from.");
+    for source in RamSource::ALL {
+        page.line("demi_ram_source", &[("source", source.name())], u8::from(source == sample.ram_source));
     }
 }
 

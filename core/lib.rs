@@ -38,5 +38,6 @@ pub use demi_platform::{
     plugin_main, plugin_main_with, Adapter, Fault, FaultKind, Health, Level, Reply, Request, Settings, Status,
 };
 pub use demi_reactor::{
-    config_file, keep_guard, plugins, Answered, Handle, HandleError, Options, PlatformOrder, Reactor, StartError,
+    config_file, delegation, gauge, keep_guard, plugins, Answered, Handle, HandleError, Options, PlatformOrder,
+    Reactor, StartError,
 };

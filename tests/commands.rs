@@ -24,7 +24,9 @@ fn help_and_version_are_told_and_mean_success() {
     let help = demi(&["--help"]);
     assert_eq!(help.status.code(), Some(0));
     let text = String::from_utf8_lossy(&help.stdout).into_owned();
-    for word in ["--config", "--log-level", "--dry-run", "--version", "run", "platforms", "plugin", "Exit codes"] {
+    for word in
+        ["--config", "--log-level", "--dry-run", "--version", "run", "platforms", "plugin", "doctor", "Exit codes"]
+    {
         assert!(text.contains(word), "{word} is not in\n{text}");
     }
     for arguments in [&["run", "--help"][..], &["plugin", "--help"], &["plugin", "new", "--help"], &["why", "--help"]] {
@@ -167,4 +169,31 @@ fn the_configuration_of_the_repository_runs_as_it_is() {
         let status = demi.json("/v1/status");
         status["platforms"].as_array()?.iter().all(|platform| platform["ready"] == true).then_some(())
     });
+}
+
+#[test]
+fn the_doctor_needs_no_demi_and_leaves_nothing_behind() {
+    let directory = Directory::new();
+    let config =
+        directory.write("config.ron", r#"(platforms: [(name: "echo", host: Inline)], routes: [(to: "echo")])"#);
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/machines/raspberry-pi-os");
+    let doctor = |arguments: &[&str]| {
+        let mut command = lonely(&directory);
+        command.args(["doctor", "--root", root]).args(arguments).output().expect("it runs")
+    };
+    let output = doctor(&[]);
+    assert_eq!(output.status.code(), Some(0), "{}", told(&output));
+    for line in ["cgroup_enable=memory cgroup_memory=1", "psi=1", "config.ron: 1 platform, 1 route", "(57.4 %)"] {
+        assert!(told(&output).contains(line), "{line} is not in\n{}", told(&output));
+    }
+    let left: Vec<_> = std::fs::read_dir(directory.path()).expect("it is there").flatten().collect();
+    assert_eq!(left.len(), 1, "{left:?}");
+    std::fs::write(config, "(platforms: [(name: \"echo\", hots: Inline)])").expect("it can be written");
+    let output = doctor(&["--json"]);
+    assert_eq!(output.status.code(), Some(1), "{}", told(&output));
+    let found: serde_json::Value = serde_json::from_slice(&output.stdout).expect("it is JSON");
+    assert_eq!((&found["ok"], &found["ram"]["source"]), (&false.into(), &"mem_available".into()));
+    let checks = found["checks"].as_array().expect("it is a list");
+    let failed: Vec<_> = checks.iter().filter(|check| check["verdict"] == "fail").collect();
+    assert!(failed.len() == 1 && failed[0]["remedy"].as_str().is_some_and(|text| text.contains("did you mean host?")));
 }

@@ -62,6 +62,30 @@ impl Cgroups {
     /// # Errors
     /// Why it cannot be used, in words; then everything is as before.
     pub(crate) fn take_over(root: &Path, own: &str, who: Who) -> Result<Cgroups, String> {
+        let cgroups = Cgroups::candidate(root, own, who)?;
+        let base = &cgroups.base;
+        let refused = |error: io::Error| format!("{} is not delegated: {error}", base.display());
+        let inner = base.join(OWN);
+        match fs::create_dir(&inner) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(refused(error)),
+            _ => {}
+        }
+        let moved = write(&inner, "cgroup.procs", &who.pid.to_string())
+            .and_then(|()| write(base, "cgroup.subtree_control", &cgroups.controllers("+")));
+        if let Err(error) = moved {
+            let _ = write(base, "cgroup.procs", &who.pid.to_string());
+            let _ = fs::remove_dir(&inner);
+            return Err(refused(error));
+        }
+        cgroups.remove_leftovers();
+        Ok(cgroups)
+    }
+
+    /// What `take_over` would take over. Changes nothing.
+    ///
+    /// # Errors
+    /// Why it would not, in words, as far as that can be told without trying.
+    fn candidate(root: &Path, own: &str, who: Who) -> Result<Cgroups, String> {
         let path = own.lines().find_map(|line| line.strip_prefix("0::")).ok_or("there is no cgroup v2")?;
         // An empty path would leave a slash at the end.
         let base: PathBuf = root.components().chain(Path::new(path.trim_start_matches('/')).components()).collect();
@@ -85,22 +109,7 @@ impl Cgroups {
         if procs.split_ascii_whitespace().any(|word| word.parse() != Ok(who.pid)) {
             return Err(format!("{} holds other processes than Demi", base.display()));
         }
-        let refused = |error: io::Error| format!("{} is not delegated: {error}", base.display());
-        let inner = base.join(OWN);
-        match fs::create_dir(&inner) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(refused(error)),
-            _ => {}
-        }
-        let cgroups = Cgroups { base: base.clone(), has_memory, has_pids };
-        let moved = write(&inner, "cgroup.procs", &who.pid.to_string())
-            .and_then(|()| write(&base, "cgroup.subtree_control", &cgroups.controllers("+")));
-        if let Err(error) = moved {
-            let _ = write(&base, "cgroup.procs", &who.pid.to_string());
-            let _ = fs::remove_dir(&inner);
-            return Err(refused(error));
-        }
-        cgroups.remove_leftovers();
-        Ok(cgroups)
+        Ok(Cgroups { base, has_memory, has_pids })
     }
 
     /// What a Demi that was killed has left: its guard has ended the processes, but not removed their groups.
@@ -183,6 +192,21 @@ impl Cgroups {
         }
         Ok(())
     }
+}
+
+/// Whether the control group that this process is in could be divided among plugins, on the machine whose `proc` and `sys`
+/// lie below `root`. Changes nothing. Blocks for a moment.
+///
+/// # Errors
+/// Why not, in words.
+pub fn delegation(root: &Path) -> Result<(), String> {
+    use rustix::fs::{access, Access};
+    let own = fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
+    let who = Who { pid: std::process::id(), is_root: rustix::process::geteuid().is_root() };
+    let base = Cgroups::candidate(&root.join("sys/fs/cgroup"), &own, who)?.base;
+    let refused = |error| format!("{} is not delegated: {error}", base.display());
+    let control = base.join("cgroup.subtree_control");
+    access(&base, Access::WRITE_OK).and_then(|()| access(&control, Access::WRITE_OK)).map_err(refused)
 }
 
 /// What the kernel did in a group.
@@ -413,6 +437,17 @@ mod tests {
         assert_eq!(fake.read("a/b/cgroup.subtree_control"), "+pids");
         set_limits(&fake, &cgroups, &Limits { memory_max_mb: Bounded::new(60), ..Limits::default() }).expect("granted");
         assert_eq!(fake.read("a/b/demi-run-echo-0-1/memory.max"), "");
+    }
+
+    #[test]
+    fn whether_a_group_could_be_taken_over_is_told_without_touching_it() {
+        let fake = Fake::new("candidate");
+        let candidate = Cgroups::candidate(&fake.0, "0::/a/b\n", WHO).expect("it is delegated");
+        assert!(candidate.has_memory && candidate.has_pids);
+        assert_eq!(
+            (fake.read("a/b/demi/cgroup.procs"), fake.read("a/b/cgroup.procs")),
+            (String::new(), "77\n".to_owned())
+        );
     }
 
     #[test]

@@ -66,6 +66,7 @@ use std::time::{Duration, Instant};
 use demi_conductor::{Action, Conductor, Event, Time};
 use mio::{Events, Poll};
 
+pub use cgroup::delegation;
 pub use guard::keep_guard;
 pub use handle::{Answered, Handle, HandleError, PlatformOrder};
 pub use start::{Options, StartError};

@@ -7,6 +7,7 @@ use std::time::Duration;
 use argh::FromArgs;
 
 use crate::dead::{Dead, Filter, NewBody};
+use crate::doctor::DoctorAsked;
 use crate::USAGE;
 
 /// Conducts the integrations of a home server: starts them, watches them, routes to them, and says why.
@@ -48,6 +49,7 @@ enum RawCommand {
     Close(RawClose),
     Plugin(RawPlugin),
     Route(RawRoute),
+    Doctor(RawDoctor),
 }
 
 /// Run until told to stop (the default).
@@ -403,6 +405,24 @@ impl RawRouteTest {
     }
 }
 
+/// Tell what Demi finds on this machine and what it misses, with the line that puts it right.
+///
+/// Needs no Demi that runs and changes nothing. Run it as the user that runs Demi. Exit codes: 0 all that matters is there,
+/// 1 it is not, 2 usage.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "doctor")]
+struct RawDoctor {
+    /// configuration file; default: the one that `demi run` takes
+    #[argh(option)]
+    config: Option<PathBuf>,
+    /// where the machine's proc and sys are, to look at a copy of another machine's; default: /
+    #[argh(option, default = "PathBuf::from(\"/\")")]
+    root: PathBuf,
+    /// print JSON
+    #[argh(switch)]
+    json: bool,
+}
+
 /// What the command line asks for.
 pub(crate) enum Command {
     Version,
@@ -453,6 +473,7 @@ pub(crate) enum Command {
         adapter: String,
     },
     RouteTest(RouteAsked),
+    Doctor(DoctorAsked),
     /// `demi guard`, which help does not tell of: only Demi starts it.
     Guard,
 }
@@ -603,6 +624,9 @@ impl From<Raw> for Command {
             RawCommand::Route(route) => match route.command {
                 RawRouteCommand::Test(test) => Command::RouteTest(test.asked(config)),
             },
+            RawCommand::Doctor(raw) => {
+                Command::Doctor(DoctorAsked { config: raw.config.or(config), root: raw.root, json: raw.json })
+            }
         }
     }
 }
@@ -744,7 +768,7 @@ mod tests {
 
     #[test]
     fn every_command_explains_itself() {
-        let commands: [&[&str]; 25] = [
+        let commands: [&[&str]; 26] = [
             &["run"],
             &["platforms"],
             &["health"],
@@ -770,6 +794,7 @@ mod tests {
             &["plugin", "reload"],
             &["route"],
             &["route", "test"],
+            &["doctor"],
         ];
         for words in commands {
             let help = refused(&[words, &["--help"]].concat());

@@ -7,6 +7,7 @@ mod check;
 mod client;
 mod configuration;
 mod dead;
+mod doctor;
 mod health;
 mod history;
 mod journal;
@@ -60,6 +61,7 @@ fn main() -> ExitCode {
         Command::PluginCheck { path } => check::check(&path),
         Command::PluginServe { adapter } => serve::serve(&adapter),
         Command::RouteTest(asked) => route::test(&asked),
+        Command::Doctor(asked) => doctor::examine(&asked),
         Command::Guard => guard(),
     }
 }

@@ -393,6 +393,9 @@ pub const REACHABILITY_MAX: usize = 16;
 pub struct Sampling {
     /// Between two samples.
     pub interval_ms: Bounded<100, HOUR_MS, 30_000>,
+    /// Whether memory of instances is told without counting twice what processes share (PSS), too. It takes the kernel
+    /// much longer to tell than resident memory, so it is read for a few of them each second.
+    pub pss: bool,
 }
 
 /// How Demi ends.

@@ -338,8 +338,11 @@ pub enum Exit {
 /// What an instance's process tree uses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
 pub struct Weight {
-    /// Resident memory of all its processes, bytes.
+    /// Resident memory of all its processes, bytes; what they share counts for each.
     pub rss_bytes: u64,
+    /// The same with what is shared divided by how many share it (PSS); `None` if it is not asked for, or not for us to
+    /// know. Some seconds old at most.
+    pub pss_bytes: Option<u64>,
     /// How many there are.
     pub processes: u32,
     /// Open descriptors of the one that has most.

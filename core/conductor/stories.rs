@@ -332,7 +332,7 @@ fn a_tree_above_its_soft_limit_is_asked_to_trim_once_and_above_the_hard_one_kill
     let mut story = Story::begin(vec![platform]);
     story.does(Event::Started { instance: run(0, 1) });
     let weigh = |megabytes: u64| {
-        let weight = Weight { rss_bytes: megabytes * 1_000_000, processes: 1, descriptors: 8 };
+        let weight = Weight { rss_bytes: megabytes * 1_000_000, pss_bytes: None, processes: 1, descriptors: 8 };
         Event::Weighed { instance: run(0, 1), weight }
     };
     let trim = Action::Trim { instance: run(0, 1) };
@@ -392,7 +392,7 @@ fn a_new_edition_begins_under_its_own_terms() {
     story.reload(0, 1);
     story.passes(Duration::from_secs(4));
     story.happens(Event::Started { instance: run(1, 1) });
-    let weight = Weight { rss_bytes: 80_000_000, processes: 1, descriptors: 8 };
+    let weight = Weight { rss_bytes: 80_000_000, pss_bytes: None, processes: 1, descriptors: 8 };
     story.does(Event::Weighed { instance: run(1, 1), weight });
     story.does(Event::Probed { instance: run(1, 1), verdict: Verdict::Pass });
     let actions = story.passes(Duration::from_millis(150));

@@ -124,7 +124,7 @@ fn read(path: &Path) -> Result<String, Missing> {
 }
 
 /// The number behind a word that begins a line, without its unit.
-fn number(text: &str, word: &str) -> Option<u64> {
+pub(crate) fn number(text: &str, word: &str) -> Option<u64> {
     text.lines().find_map(|line| {
         let mut words = line
             .strip_prefix(word)?

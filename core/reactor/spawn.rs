@@ -65,6 +65,8 @@ pub(crate) struct Plan {
     pub(crate) guard: Option<PathBuf>,
     pub(crate) is_subreaper: bool,
     pub(crate) uses_cgroups: bool,
+    /// Whether trees are weighed by PSS, too.
+    pub(crate) weighs_pss: bool,
 }
 
 struct Opened {
@@ -154,6 +156,7 @@ impl Yard {
         let warden = Warden::start(Duties {
             token: self.token.clone(),
             is_subreaper: self.plan.is_subreaper,
+            weighs_pss: self.plan.weighs_pss,
             guard: self.plan.guard.clone(),
             trash: self.trash(),
             postbox: self.postbox.clone(),

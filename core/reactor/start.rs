@@ -177,8 +177,12 @@ impl Reactor {
         steps.done("messages");
         let site = Site { root: PathBuf::from("/"), ram_total_mb: None, data: path.clone() };
         let clerk = Clerk::start(store, site, rescan, config.posts.queue_max.value(), postbox.clone())?;
-        let plan =
-            Plan { guard: options.guard, is_subreaper: options.is_subreaper, uses_cgroups: options.uses_cgroups };
+        let plan = Plan {
+            guard: options.guard,
+            is_subreaper: options.is_subreaper,
+            uses_cgroups: options.uses_cgroups,
+            weighs_pss: config.sampling.pss,
+        };
         let yard = Yard::new(&path, plan, postbox.clone())?;
         let mut kit = Kit::new(poll.registry().try_clone()?);
         let recalled = (0..).zip(starts).filter(|(_, starts)| *starts > 0);

@@ -65,6 +65,8 @@ pub(crate) struct Duties {
     pub(crate) token: String,
     /// Whether orphans come back to Demi.
     pub(crate) is_subreaper: bool,
+    /// Whether trees are weighed by PSS, too.
+    pub(crate) weighs_pss: bool,
     /// The executable that serves as guard.
     pub(crate) guard: Option<PathBuf>,
     /// The directory whose entries are to be removed.
@@ -93,7 +95,10 @@ impl Warden {
         // Before the first child is there: whoever is, is not ours.
         let adopter = duties.is_subreaper.then(std::process::id);
         let page_bytes = rustix::param::page_size() as u64;
-        let scales = Scales::new(Procfs::new(Path::new("/proc")), duties.token.clone(), page_bytes, adopter);
+        let mut scales = Scales::new(Procfs::new(Path::new("/proc")), duties.token.clone(), page_bytes, adopter);
+        if duties.weighs_pss {
+            scales.weigh_pss();
+        }
         let (orders, inbox) = unbounded();
         let (alive, ended) = bounded(0);
         let work = move || {
@@ -409,7 +414,10 @@ mod tests {
         let waker = mio::Waker::new(poll.registry(), mio::Token(0)).expect("it can be woken");
         let (postbox, mailbox) = crate::mailbox::mailbox(waker);
         let trash = PathBuf::from("/nonexistent");
-        (Duties { token: token.to_owned(), is_subreaper: false, guard: None, trash, postbox }, mailbox)
+        (
+            Duties { token: token.to_owned(), is_subreaper: false, weighs_pss: false, guard: None, trash, postbox },
+            mailbox,
+        )
     }
 
     fn scales(token: &str) -> Scales {

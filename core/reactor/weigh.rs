@@ -9,9 +9,12 @@
 //! started or reaped in between looks like a stray. So whatever is not certain has to look so in two weighings in a row,
 //! between which the reactor has told of every child that it has.
 //!
-//! Resident memory is added up over the processes of a tree; what they share counts for each.
+//! Resident memory is added up over the processes of a tree; what they share counts for each. If it is asked for, memory is
+//! told without that as well (PSS). That takes the kernel a hundred times as long, so a weighing looks at as many trees as
+//! its time allows, and at the next ones the next time.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use demi_conductor::{Instance, Weight};
 
@@ -25,6 +28,9 @@ pub(crate) const MARKER: &str = "DEMI_TOKEN";
 const PROCESSES_MAX: usize = 16_384;
 /// Most processes of a tree whose descriptors are counted.
 const COUNTED_MAX: u32 = 64;
+/// What a weighing may spend on PSS before it leaves the other trees to the next one: a thousandth of the time, as there is
+/// one each second. One tree is looked at in any case.
+const PSS_TIME_MAX: Duration = Duration::from_millis(1);
 /// Most children of Demi that are looked at for strays in one weighing; the rest has its turn when these are gone.
 const ORPHANS_MAX: usize = 4_096;
 
@@ -73,6 +79,17 @@ pub(crate) struct Scales {
     members: BTreeMap<u32, (u64, String)>,
     /// What looked like a stray in the last weighing.
     suspects: BTreeMap<u32, u64>,
+    /// If it is asked for.
+    shares: Option<Shares>,
+}
+
+/// PSS of trees, as it was last read.
+#[derive(Default)]
+struct Shares {
+    /// By run.
+    known: BTreeMap<String, u64>,
+    /// Whose turn it is, among the trees.
+    turn: usize,
 }
 
 impl Scales {
@@ -87,6 +104,7 @@ impl Scales {
             is_mixed: false,
             members: BTreeMap::new(),
             suspects: BTreeMap::new(),
+            shares: None,
         };
         scales.spared = scales.orphans();
         scales.is_mixed = !scales.spared.is_empty();
@@ -101,6 +119,11 @@ impl Scales {
     /// One that was spared has ended.
     pub(crate) fn spare_no_more(&mut self, pid: u32) {
         self.spared.retain(|spared| *spared != pid);
+    }
+
+    /// Weighs by PSS, too, from now on.
+    pub(crate) fn weigh_pss(&mut self) {
+        self.shares = Some(Shares::default());
     }
 
     /// Weighs each tree, and tells who belongs to none of them.
@@ -133,6 +156,15 @@ impl Scales {
             } else {
                 suspects.insert(pid, stat.start);
             }
+        }
+        if let Some(mut shares) = self.shares.take() {
+            shares.read(&mut self.proc, trees, &seen, PSS_TIME_MAX);
+            for (tree, weight) in trees.iter().zip(&mut weights) {
+                if let Some(weight) = weight {
+                    weight.pss_bytes = shares.known.get(&owner(&tree.title, tree.instance.run)).copied();
+                }
+            }
+            self.shares = Some(shares);
         }
         let found = trees.iter().zip(weights);
         weighing.weights = found.filter_map(|(tree, weight)| Some((tree.instance, weight?))).collect();
@@ -215,6 +247,34 @@ impl Scales {
             }
         }
         found
+    }
+}
+
+impl Shares {
+    /// Reads those of as many trees as the time allows, beginning where the last time left off.
+    fn read(&mut self, proc: &mut Procfs, trees: &[Tree], seen: &BTreeMap<u32, (u64, String)>, time: Duration) {
+        let owners: Vec<String> = trees.iter().map(|tree| owner(&tree.title, tree.instance.run)).collect();
+        self.known.retain(|run, _| owners.contains(run));
+        let began = Instant::now();
+        for _ in 0..owners.len() {
+            let run = &owners[self.turn % owners.len()];
+            self.turn = (self.turn + 1) % owners.len();
+            let members: Vec<u32> = seen
+                .iter()
+                .filter(|(_, (_, whose))| whose == run)
+                .map(|(pid, _)| *pid)
+                .take(COUNTED_MAX as usize)
+                .collect();
+            let sum = members.into_iter().map(|pid| proc.pss(pid)).sum::<Option<u64>>();
+            match sum.filter(|sum| *sum > 0) {
+                Some(sum) => self.known.insert(run.clone(), sum),
+                // Half a tree tells nothing.
+                None => self.known.remove(run),
+            };
+            if began.elapsed() >= time {
+                return;
+            }
+        }
     }
 }
 
@@ -303,7 +363,12 @@ mod tests {
         recorded.children(20, "21 ");
         recorded.children(21, "22 ");
         let found = scales.weigh(&[tree(0, 1, 20), tree(1, 4, 30), tree(2, 1, 99)]);
-        let weight = |pages: u64, processes, descriptors| Weight { rss_bytes: pages * 4096, processes, descriptors };
+        let weight = |pages: u64, processes, descriptors| Weight {
+            rss_bytes: pages * 4096,
+            pss_bytes: None,
+            processes,
+            descriptors,
+        };
         let expected =
             [(Instance { slot: 0, run: 1 }, weight(60, 3, 9)), (Instance { slot: 1, run: 4 }, weight(7, 1, 3))];
         assert_eq!((found.weights.as_slice(), found.strays.len()), (&expected[..], 0));
@@ -391,6 +456,52 @@ mod tests {
         assert_eq!(found.weights[0].1.processes, 1);
     }
 
+    #[test]
+    fn what_is_shared_is_divided_tree_by_tree_if_that_is_asked_for() {
+        let recorded = Recorded::new("shares");
+        let mut scales = recorded.scales();
+        for (pid, pss) in [(20, 10), (21, 5), (30, 7)] {
+            recorded.process(pid, 2, 4, 10, "");
+            recorded.write(
+                format!("{pid}/smaps_rollup"),
+                &format!("1-2 [rollup]\nRss: 40 kB\nPss: {pss} kB\nPss_Dirty: 1 kB\n"),
+            );
+        }
+        recorded.process(40, 2, 4, 10, "");
+        recorded.children(20, "21");
+        let trees = [tree(0, 1, 20), tree(1, 1, 30), tree(2, 1, 40)];
+        let told = |scales: &mut Scales| -> Vec<Option<u64>> {
+            scales.weigh(&trees).weights.iter().map(|(_, weight)| weight.pss_bytes).collect()
+        };
+        assert_eq!(told(&mut scales), [None, None, None], "nobody asks");
+        scales.weigh_pss();
+        // However slow this machine is, each has had its turn by then.
+        for _ in 0..trees.len() {
+            told(&mut scales);
+        }
+        assert_eq!(told(&mut scales), [Some(15 * 1024), Some(7 * 1024), None], "one of them does not tell");
+    }
+
+    #[test]
+    fn when_the_time_is_up_the_next_tree_has_its_turn_the_next_time() {
+        let recorded = Recorded::new("turns");
+        let (mut shares, mut proc, mut seen) = (Shares::default(), Procfs::new(&recorded.0), BTreeMap::new());
+        let trees = [tree(0, 1, 20), tree(1, 1, 30)];
+        for pid in [20, 30] {
+            recorded.write(format!("{pid}/smaps_rollup"), "Pss: 1 kB\n");
+        }
+        seen.insert(20, (1, "p/0:1".to_owned()));
+        seen.insert(30, (1, "p/1:1".to_owned()));
+        let mut known = |trees: &[Tree]| {
+            shares.read(&mut proc, trees, &seen, Duration::ZERO);
+            shares.known.keys().cloned().collect::<Vec<String>>()
+        };
+        assert_eq!(known(&trees), ["p/0:1"]);
+        assert_eq!(known(&trees), ["p/0:1", "p/1:1"]);
+        assert_eq!(known(&trees[1..]), ["p/1:1"], "of a run that has ended nothing is remembered");
+        assert_eq!(known(&[]), [""; 0]);
+    }
+
     /// The cost of one weighing on real processes; run with `--ignored --nocapture`, in release mode for the figure.
     #[test]
     #[ignore = "a measurement, not a test"]
@@ -404,15 +515,12 @@ mod tests {
             children.iter().zip(0..).map(|(child, slot)| Tree { pid: child.id(), ..tree(slot, 1, 0) }).collect();
         let mut scales = Scales::new(Procfs::new(Path::new("/proc")), "t0".to_owned(), 4096, None);
         scales.adopter = Some(std::process::id());
-        let began = std::time::Instant::now();
-        let cpu = || rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-        let before = cpu();
-        for _ in 0..1000 {
-            assert_eq!(scales.weigh(&trees).weights.len(), 20);
+        for asks_for_pss in [false, true] {
+            if asks_for_pss {
+                scales.weigh_pss();
+            }
+            measure(&mut scales, &trees, asks_for_pss);
         }
-        let after = cpu();
-        let nanos = (after.tv_sec - before.tv_sec) * 1_000_000_000 + after.tv_nsec - before.tv_nsec;
-        println!("{} us of CPU a weighing, {:?} in all", nanos / 1_000_000, began.elapsed() / 1000);
         for child in &mut children {
             let mut below = Vec::new();
             scales.proc.children(child.id(), 1, &mut below);
@@ -423,5 +531,21 @@ mod tests {
                 let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
             }
         }
+    }
+
+    fn measure(scales: &mut Scales, trees: &[Tree], asks_for_pss: bool) {
+        let began = std::time::Instant::now();
+        let cpu = || rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+        let before = cpu();
+        for _ in 0..1000 {
+            assert_eq!(scales.weigh(trees).weights.len(), 20);
+        }
+        let after = cpu();
+        let nanos = (after.tv_sec - before.tv_sec) * 1_000_000_000 + after.tv_nsec - before.tv_nsec;
+        println!(
+            "{} us of CPU a weighing, {:?} in all; with PSS: {asks_for_pss}",
+            nanos / 1_000_000,
+            began.elapsed() / 1000
+        );
     }
 }

@@ -119,7 +119,7 @@ fn draw_times(config: &mut Config, random: &mut Random) {
         base_ms: drawn(random, 10, 1_000),
         max_ms: drawn(random, 100, 10_000),
     };
-    config.sampling = Sampling { interval_ms: drawn(random, 2_000, 60_000) };
+    config.sampling = Sampling { interval_ms: drawn(random, 2_000, 60_000), pss: false };
     config.shutdown = Shutdown { grace_ms: drawn(random, 500, 10_000) };
 }
 

@@ -57,6 +57,7 @@ pub(crate) struct InstancePage {
     pub(crate) drain: bool,
     pub(crate) pid: Option<u32>,
     pub(crate) memory_mb: Option<f64>,
+    pub(crate) pss_mb: Option<f64>,
     pub(crate) processes: Option<u32>,
     pub(crate) descriptors: Option<u32>,
     pub(crate) log_lines_dropped: u64,

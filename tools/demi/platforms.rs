@@ -197,6 +197,7 @@ fn describe_instance(platform: &PlatformPage, instance: &InstancePage, line: &mu
     let facts = [
         instance.pid.map(|pid| format!("pid {pid}")),
         instance.memory_mb.map(|memory| format!("{memory:.1} MB")),
+        instance.pss_mb.map(|memory| format!("{memory:.1} MB with what is shared divided")),
         instance.processes.map(|count| format!("{count} in its tree")),
         instance.descriptors.map(|count| counted(count as usize, "open descriptor")),
     ];
@@ -224,7 +225,7 @@ mod tests {
         "version":"1.0.0","plugin_folder":"/p/weather","capabilities":["cancel"],"needs":["store","clock"],
         "instances":[{"instance":0,"state":"ready","serving":true,"since_s_ago":1.2,"why":"it has started","run":1,
         "breaker":"closed","accused_of":"requests in a row failed","health":"up","in_flight":1,"probe_ms":0.3,"next":"its health is checked in 3.1 s","edition":2,
-        "weight":3,"drain":true,"pid":123,"memory_mb":12.3,"processes":1,"descriptors":8,"log_lines_dropped":4},
+        "weight":3,"drain":true,"pid":123,"memory_mb":12.3,"pss_mb":8.1,"processes":1,"descriptors":8,"log_lines_dropped":4},
         {"instance":1,"state":"backoff","serving":false,"since_s_ago":90,"why":"it ended with exit code 3","run":4,
         "breaker":"open","health":"unproven","in_flight":0,"probe_ms":null,"next":null,"edition":2,"log_lines_dropped":0}],
         "tools":[{"name":"forecast","description":"The next days.\nMore."},{"name":"now"}],"limits":{"memory_max_mb":100,"cpu_max_s":null}}"#;
@@ -267,7 +268,7 @@ mod tests {
             "  next        its health is checked in 3.1 s",
             "  breaker     closed; a health check decides whether it opens, because requests in a row failed",
             "  balance     weight 3, wants no new requests",
-            "  process     pid 123, 12.3 MB, 1 in its tree, 8 open descriptors",
+            "  process     pid 123, 12.3 MB, 8.1 MB with what is shared divided, 1 in its tree, 8 open descriptors",
             "  log         4 lines dropped: it wrote too fast",
             "  why         it ended with exit code 3",
             "  run         4 of edition 2, 0 requests under way",

@@ -159,6 +159,8 @@ struct InstancePage {
     #[serde(skip_serializing_if = "Option::is_none")]
     memory_mb: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pss_mb: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     processes: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     descriptors: Option<u32>,
@@ -221,12 +223,17 @@ fn instance_page(status: InstanceStatus, facts: &Facts<'_>) -> InstancePage {
     InstancePage {
         since_s_ago: seconds(facts.now, status.since),
         pid: (facts.pid_of)(status.slot),
-        memory_mb: weight.map(|weight| (weight.rss_bytes as f64 / 1e5).round() / 10.0),
+        memory_mb: weight.map(|weight| megabytes(weight.rss_bytes)),
+        pss_mb: weight.and_then(|weight| weight.pss_bytes).map(megabytes),
         processes: weight.map(|weight| weight.processes),
         descriptors: weight.map(|weight| weight.descriptors),
         log_lines_dropped: (facts.dropped_lines_of)(status.slot),
         status,
     }
+}
+
+fn megabytes(bytes: u64) -> f64 {
+    (bytes as f64 / 1e5).round() / 10.0
 }
 
 #[derive(Serialize)]

@@ -329,7 +329,7 @@ impl World {
             if !model.host.is_child() || !model.lives(instance) {
                 continue;
             }
-            let mut weight = Weight { rss_bytes: 10_000_000, processes: 1, descriptors: 8 };
+            let mut weight = Weight { rss_bytes: 10_000_000, pss_bytes: None, processes: 1, descriptors: 8 };
             if self.dice.strike(Fault::Heavy) {
                 weight.rss_bytes = (workload::SOFT_MB + 1) * 1_000_000;
             }

@@ -387,8 +387,10 @@ pub struct Sample {
     pub ram_total: u64,
     /// Where these two come from.
     pub ram_source: RamSource,
-    /// The least that any of the bounds leaves: what is to be started has to fit in there. At most `ram_available`.
+    /// The least that any of the bounds leaves: what is to be started has to fit in there, too. At most `ram_available`.
     pub ram_headroom: u64,
+    /// All memory of the bound that leaves the least: `ram_total`, or less.
+    pub ram_headroom_total: u64,
     /// The lowest limit that holds Demi to less than the machine has, if there is one.
     pub ram_limit: Option<u64>,
     /// What of the machine's available memory is cache of ZFS, which the kernel itself counts as used.

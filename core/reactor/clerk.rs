@@ -390,7 +390,7 @@ impl Office<'_> {
         match order {
             Order::Measure => {
                 if let Some(sample) = self.sampler.measure() {
-                    self.postbox.post(Letter::Measured(sample));
+                    self.postbox.post(Letter::Measured(Box::new(sample)));
                 }
             }
             Order::Bury(ticket, letter) => {

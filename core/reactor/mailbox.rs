@@ -35,7 +35,7 @@ pub(crate) enum Letter {
     /// A worker has dealt with a request.
     Handled(Ticket, Instance, Handled),
     /// The clerk measured the machine.
-    Measured(Sample),
+    Measured(Box<Sample>),
     /// The warden weighed the children.
     Weighed(Vec<(Instance, Weight)>),
     /// The clerk kept a dead letter, and under which number.

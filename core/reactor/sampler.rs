@@ -73,6 +73,7 @@ impl Sampler {
             ram_total: ram.total,
             ram_source: ram.source,
             ram_headroom: ram.headroom,
+            ram_headroom_total: ram.headroom_total,
             ram_limit: ram.limit,
             arc_reclaimable: ram.arc_reclaimable,
             pressure: signals.pressure(),

@@ -270,7 +270,7 @@ impl Shell {
                 Event::Exited { instance, exit }
             }
             Letter::Weighed(weights) => return self.weighed(weights),
-            Letter::Measured(sample) => Event::Measured { sample },
+            Letter::Measured(sample) => Event::Measured { sample: *sample },
             Letter::Store(facts) => {
                 self.store_facts = *facts;
                 return;

@@ -77,6 +77,7 @@ struct RamFound {
     used_percent: f64,
     source: &'static str,
     headroom: u64,
+    headroom_total: u64,
     limit: Option<u64>,
     arc_reclaimable: u64,
 }
@@ -90,6 +91,7 @@ impl From<Ram> for RamFound {
             used_percent: (used_percent * 10.0).round() / 10.0,
             source: ram.source.name(),
             headroom: ram.headroom,
+            headroom_total: ram.headroom_total,
             limit: ram.limit,
             arc_reclaimable: ram.arc_reclaimable,
         }
@@ -142,12 +144,13 @@ impl Findings {
         if let Some(ram) = &self.ram {
             let _ = writeln!(
                 text,
-                "\nRAM: {} of {} used ({:.1} %), by {}; what is to start has to fit in {}",
+                "\nRAM: {} of {} used ({:.1} %), by {}; what is to start has to fit in {} of {}",
                 megabytes(ram.total - ram.available),
                 megabytes(ram.total),
                 ram.used_percent,
                 ram.source,
-                megabytes(ram.headroom)
+                megabytes(ram.headroom),
+                megabytes(ram.headroom_total)
             );
         }
         let count = |verdict| self.checks.iter().filter(|check| check.verdict == verdict).count();

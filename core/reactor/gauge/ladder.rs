@@ -35,6 +35,8 @@ pub struct Ram {
     pub source: RamSource,
     /// The least that any bound leaves.
     pub headroom: u64,
+    /// All that may be used of that bound.
+    pub headroom_total: u64,
     /// The lowest limit below what the machine has.
     pub limit: Option<u64>,
     /// What of the machine's available memory ZFS would give back.
@@ -84,13 +86,16 @@ impl Signals {
         let levels = self.groups.levels.iter().filter(|level| (1..base.total).contains(&level.limit));
         let bounds: Vec<Bound> = levels.map(|level| Bound::of(level.limit, level.used, source)).collect();
         let first = bounds.iter().fold(base, |first, bound| if bound.is_closer_than(&first) { *bound } else { first });
-        let left = bounds.iter().chain(machine.iter()).map(|bound| bound.available).min();
+        // Of the machine as well if its place is taken: what it has not cannot be had.
+        let all = std::iter::once(&first).chain(&bounds).chain(&machine);
+        let narrowest = all.fold(first, |left, bound| if bound.available < left.available { *bound } else { left });
         let lowest = bounds.iter().map(|bound| bound.total).min();
         Some(Ram {
             total: first.total,
             available: first.available,
             source: first.source,
-            headroom: left.map_or(first.available, |left| left.min(first.available)),
+            headroom: narrowest.available,
+            headroom_total: narrowest.total,
             limit: lowest.or(given.map(|given| given.total)),
             arc_reclaimable,
         })
@@ -181,6 +186,8 @@ mod tests {
             let ram = limited(levels.clone()).ram(None).expect("it can be told");
             let told = (ram.source, ram.total, ram.available, ram.headroom, ram.limit);
             assert_eq!(told, (source, total, available, headroom, limit), "{levels:?}");
+            let narrowest = if headroom == available { total } else { GIB };
+            assert_eq!(ram.headroom_total, narrowest, "{levels:?}");
         }
     }
 
@@ -191,7 +198,8 @@ mod tests {
         assert_eq!((ram.source, ram.total, ram.available), (RamSource::Configured, GIB, GIB / 4 * 3));
         assert_eq!((ram.headroom, ram.limit), (GIB / 4 * 3, Some(GIB)));
         let ram = machine().ram(given(100 * GIB, GIB)).expect("it can be told");
-        assert_eq!((ram.available, ram.headroom), (99 * GIB, 2 * GIB), "what the machine has not cannot be had");
+        let told = (ram.available, ram.headroom, ram.headroom_total);
+        assert_eq!(told, (99 * GIB, 2 * GIB, 8 * GIB), "what the machine has not cannot be had");
         let ram = limited(vec![level(GIB, GIB / 2)]).ram(given(2 * GIB, GIB / 2)).expect("it can be told");
         assert_eq!((ram.source, ram.available, ram.limit), (RamSource::CgroupV2, GIB / 2, Some(GIB)));
         let without = Signals { meminfo: Err(Missing::Denied), ..machine() };

@@ -112,6 +112,7 @@ impl World {
                     ram_available: available,
                     ram_headroom: available,
                     ram_total: 1 << 30,
+                    ram_headroom_total: 1 << 30,
                     ..Sample::default()
                 };
                 let delay = self.within(20);

@@ -349,6 +349,9 @@ pub struct Retry {
 pub struct Posts {
     /// Most messages that wait, over all platforms; one more is refused with 507.
     pub queue_max: Bounded<1, 10_000_000, 100_000>,
+    /// How many of the last messages are remembered after their end, for a day at most: what became of them, and their
+    /// idempotency keys. Each costs about 80 bytes of memory and 750 of the disk.
+    pub remembered_max: Bounded<1_000, 10_000_000, 100_000>,
     /// Most that are on their way to one platform at once.
     pub in_flight_max: Bounded<1, 1024, 8>,
     /// Attempts to deliver one; after that it is a dead letter. What is refused because the platform takes no requests is
@@ -1264,7 +1267,7 @@ impl Platform {
         } else if !is_weighted && !self.weights.is_empty() {
             found.add(
                 format!("{at}.weights"),
-                format!("means nothing for balance {:?}", self.balance),
+                format!("weights means nothing for balance {:?}", self.balance),
                 "remove it, or write balance: Weighted",
             );
         }
@@ -1275,7 +1278,7 @@ impl Platform {
     fn check_cookie(&self, at: &str, found: &mut Mistakes) {
         let Some(name) = &self.sticky_cookie else {
             if self.sticky_cookie_max_age_s.is_some() {
-                let what = "means nothing without sticky_cookie".to_owned();
+                let what = "sticky_cookie_max_age_s means nothing without sticky_cookie".to_owned();
                 found.add(format!("{at}.sticky_cookie_max_age_s"), what, "add sticky_cookie: \"demi_session\"");
             }
             return;
@@ -1289,7 +1292,7 @@ impl Platform {
             found.add(format!("{at}.sticky_cookie"), what, "choose another name, as in \"demi_session\"");
         }
         if self.balance != Balance::Sticky {
-            let what = format!("means nothing for balance {:?}", self.balance);
+            let what = format!("sticky_cookie means nothing for balance {:?}", self.balance);
             found.add(format!("{at}.sticky_cookie"), what, "remove it, or write balance: Sticky");
         }
     }

@@ -119,6 +119,16 @@ struct Line {
     held_until: Option<Time>,
     /// Held because no instance was there for a post: over as soon as one is.
     is_deserted: bool,
+    /// Under way alone, because an instance ended that had it among others: if that happens again it was this one's doing.
+    suspect: Option<PostId>,
+}
+
+impl Line {
+    /// One is not under way any more.
+    fn let_go(&mut self, id: PostId) {
+        self.under_way -= 1;
+        self.suspect = self.suspect.filter(|suspect| *suspect != id);
+    }
 }
 
 /// All posts that have not ended.
@@ -345,15 +355,27 @@ impl Conductor {
             Some(_) => 1,
             None => most,
         };
-        while self.posts.line(platform).under_way < most {
+        loop {
+            let line = self.posts.line(platform);
+            if line.under_way >= most || line.suspect.is_some() {
+                return;
+            }
+            let is_free = line.under_way == 0;
             let Some(id) = self.posts.next_in_line(platform) else { return };
             let Some(post) = self.posts.all.get_mut(&id) else { continue };
-            post.place = Place::Loading;
             if post.is_late(now) {
+                post.place = Place::Loading;
                 self.bury_post(id, Grave::Expired, out);
                 continue;
             }
-            self.posts.line(platform).under_way += 1;
+            let is_suspect = post.kills > 0;
+            if is_suspect && !is_free {
+                return self.posts.line(platform).due.ids.push_front(id);
+            }
+            post.place = Place::Loading;
+            let line = self.posts.line(platform);
+            line.under_way += 1;
+            line.suspect = is_suspect.then_some(id);
             out.push(Action::Deliver { post: id });
         }
     }
@@ -397,7 +419,7 @@ impl Conductor {
             return;
         };
         let (platform, is_late) = (self.platform_by(post.route), post.is_late(self.now));
-        self.posts.line(platform).under_way -= 1;
+        self.posts.line(platform).let_go(id);
         if for_good {
             self.bury_post(id, Grave::Damaged, out);
         } else if is_late {
@@ -435,7 +457,7 @@ impl Conductor {
         let is_late = post.is_late(self.now);
         let platform = self.platform_by(route);
         let most = self.settings.posts.attempts_max.count();
-        self.posts.line(platform).under_way -= 1;
+        self.posts.line(platform).let_go(id);
         let Some(post) = self.posts.all.get_mut(&id) else { return };
         match (answer, outcome) {
             (Answer::Relayed, Some(Outcome::Replied)) => {
@@ -588,8 +610,11 @@ impl Conductor {
             });
             assert_eq!(under_way.count(), line.under_way, "the count of posts under way is off");
             let may_go = line.held_until.is_none_or(|until| until <= self.now);
-            let has_room =
-                line.under_way < if line.held_until.is_some() { 1 } else { self.settings.posts.in_flight_max.size() };
+            let is_in = |id: &&PostId| posts.all.get(id).is_some_and(|post| post.place == Place::InLine);
+            let is_suspect = line.due.ids.iter().find(is_in).is_some_and(|id| posts.all[id].kills > 0);
+            let most = if line.held_until.is_some() { 1 } else { self.settings.posts.in_flight_max.size() };
+            let most = if is_suspect { 1 } else { most };
+            let has_room = line.under_way < most && line.suspect.is_none();
             // In a late turn what is due now comes in the next.
             let is_next = self.timers.at(Timer::Post).is_some_and(|at| at <= self.now + Duration::from_nanos(1));
             let is_stuck = !line.due.is_empty() && may_go && has_room && !is_next && self.phase == Phase::Running;
@@ -631,12 +656,13 @@ mod tests {
             let mut out = Vec::new();
             self.conductor.handle(self.now, event, &mut out);
             self.conductor.check();
-            let starts = out.iter().filter_map(|action| match action {
-                Action::Start { instance, .. } => Some(*instance),
-                _ => None,
-            });
-            for instance in starts.collect::<Vec<Instance>>() {
-                out.extend(self.happens(Event::Started { instance }));
+            for action in out.clone() {
+                let news = match action {
+                    Action::Start { instance, .. } => Event::Started { instance },
+                    Action::Probe { instance } => Event::Probed { instance, verdict: crate::Verdict::Pass },
+                    _ => continue,
+                };
+                out.extend(self.happens(news));
             }
             out
         }
@@ -826,5 +852,53 @@ mod tests {
         }
         assert_eq!(left, (0..1_000).step_by(10).collect::<Vec<u64>>());
         assert!(row.is_empty() && row.left == 0);
+    }
+
+    #[test]
+    fn after_an_instance_ended_with_several_each_is_tried_alone_and_only_the_guilty_one_is_poison() {
+        let mut story = Story::begin();
+        let posts: Vec<PostId> = (1..=4).map(PostId).collect();
+        assert_eq!(delivered(&story.posted_many(4, story.posting(0, None))), posts);
+        let mut with = None;
+        for (ticket, post) in (0..).map(|number| Ticket::new(number, 0)).zip(&posts) {
+            with = dispatched(&story.happens(Event::PostLoaded { post: *post, ticket }));
+        }
+        let exited = |instance: Option<Instance>| Event::Exited {
+            instance: instance.expect("it is up"),
+            exit: Exit::Signal(11),
+        };
+        let mut news = story.happens(exited(with));
+        let (mut tickets, mut ended) = ((10..).map(|number| Ticket::new(number, 0)), Vec::new());
+        while ended.len() < posts.len() {
+            let under_way = delivered(&std::mem::take(&mut news));
+            assert!(under_way.len() < 2, "{under_way:?} are under way together");
+            let [post] = under_way[..] else {
+                story.now = story.conductor.deadline().expect("something is to come").0;
+                news = story.happens(Event::Elapsed);
+                continue;
+            };
+            // Long after all are due.
+            story.now = story.now + Duration::from_secs(10);
+            assert_eq!(delivered(&story.happens(Event::Elapsed)), [], "beside {post:?}");
+            let ticket = tickets.next().expect("there are many");
+            let with = dispatched(&story.happens(Event::PostLoaded { post, ticket }));
+            if post == PostId(3) {
+                news = story.happens(exited(with));
+                assert_eq!(buried(&news, Grave::Poison), [post]);
+            } else {
+                let instance = with.expect("it is up");
+                news = story.happens(Event::Answered { ticket, instance, outcome: Outcome::Replied });
+            }
+            ended.push(post);
+        }
+        ended.sort();
+        assert_eq!(ended, posts);
+    }
+
+    fn dispatched(actions: &[Action]) -> Option<Instance> {
+        actions.iter().find_map(|action| match action {
+            Action::Dispatch { instance, .. } => Some(*instance),
+            _ => None,
+        })
     }
 }

@@ -14,7 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{bounded, unbounded, Receiver, RecvTimeoutError, Sender};
-use demi_conductor::{Errand, Instance, Ticket};
+use demi_conductor::{config, Errand, Instance, Ticket};
 use demi_platform::Fault;
 use serde_json::value::RawValue;
 
@@ -190,7 +190,7 @@ pub(crate) struct Clerk {
 }
 
 impl Clerk {
-    /// Starts the thread. `site`: what is measured; `posts_max`: most posts that may wait.
+    /// Starts the thread. `site`: what is measured.
     ///
     /// # Errors
     /// If the system has no thread to give.
@@ -198,10 +198,10 @@ impl Clerk {
         store: Store,
         site: Site,
         rescan: Rescan,
-        posts_max: u64,
+        bounds: config::Posts,
         postbox: Postbox,
     ) -> std::io::Result<Clerk> {
-        Clerk::spawn(move |inbox| work(inbox, store, site, rescan, posts_max, &postbox))
+        Clerk::spawn(move |inbox| work(inbox, store, site, rescan, bounds, &postbox))
     }
 
     fn spawn(work: impl FnOnce(&Receiver<Order>) + Send + 'static) -> std::io::Result<Clerk> {
@@ -300,7 +300,7 @@ impl Clerk {
     }
 }
 
-fn work(inbox: &Receiver<Order>, store: Store, site: Site, rescan: Rescan, posts_max: u64, postbox: &Postbox) {
+fn work(inbox: &Receiver<Order>, store: Store, site: Site, rescan: Rescan, bounds: config::Posts, postbox: &Postbox) {
     let facts = StoreFacts::of(&store);
     let written = store.written().unwrap_or_default();
     let spending = Spending::new(store.bytes_per_day_max(), written);
@@ -311,7 +311,7 @@ fn work(inbox: &Receiver<Order>, store: Store, site: Site, rescan: Rescan, posts
         sampler: Sampler::new(site),
         history_fails: false,
         minutes_fail: false,
-        posts_max,
+        bounds,
         refuses_posts: false,
         refuses_ends: false,
         owed: Vec::new(),
@@ -348,8 +348,7 @@ struct Office<'p> {
     sampler: Sampler,
     history_fails: bool,
     minutes_fail: bool,
-    /// Most posts that may wait.
-    posts_max: u64,
+    bounds: config::Posts,
     /// Whether the last post was refused for want of room, which was told.
     refuses_posts: bool,
     /// The same of a post that was to become a dead letter.
@@ -625,7 +624,8 @@ impl Office<'_> {
         if let Err(error) = self.vault.ask(|store| store.keep_written(today)) {
             log::error!("how much was written today is not kept: {error}");
         }
-        if let Err(error) = self.vault.ask(|store| store.forget_posts(unix_ms(), FORGOTTEN_MAX)) {
+        let remembered_max = self.bounds.remembered_max.value();
+        if let Err(error) = self.vault.ask(|store| store.forget_posts(unix_ms(), remembered_max, FORGOTTEN_MAX)) {
             log::error!("results of posts that are too old could not be taken away: {error}");
         }
         match self.vault.ask(|store| store.forget_letters(unix_ms())) {

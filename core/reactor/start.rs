@@ -176,7 +176,7 @@ impl Reactor {
         let deliveries = Deliveries::recall(&store, &mut conductor, &mut actions)?;
         steps.done("messages");
         let site = Site { root: PathBuf::from("/"), ram_total_mb: None, data: path.clone() };
-        let clerk = Clerk::start(store, site, rescan, config.posts.queue_max.value(), postbox.clone())?;
+        let clerk = Clerk::start(store, site, rescan, config.posts, postbox.clone())?;
         let plan = Plan {
             guard: options.guard,
             is_subreaper: options.is_subreaper,

@@ -7,6 +7,7 @@
 //! demi.lock        flock held for life, with the holder's pid inside
 //! db/              sled's own files
 //! db/letters/ID    the letters too long for a page
+//! given            the highest numbers that were given out; see `given.rs`
 //! db.damaged-<s>   a database that could not be read, set aside whole at that unix second
 //! ```
 //!
@@ -24,6 +25,7 @@
 //! An error of the disk (full, failed) stays with sled until the store is dropped and opened again.
 
 mod coding;
+mod given;
 mod history;
 mod letter;
 mod letters;
@@ -46,6 +48,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use demi_conductor::config::Store as Settings;
 use rustix::fs::{flock, FlockOperation};
 
+use given::{Given, GivenFile};
 pub use letter::{DeadLetter, LetterFilter};
 pub use letters::LetterPage;
 pub(crate) use minutes::{Minute, Span};
@@ -110,6 +113,7 @@ pub struct Store {
     doomed: RefCell<Vec<PathBuf>>,
     /// After a failed fdatasync the kernel may call lost pages clean, and a second one would succeed: never ask twice.
     sync_failed: Cell<bool>,
+    given: RefCell<GivenFile>,
     settings: Settings,
     /// Last, so that it is released last.
     lock: File,
@@ -120,17 +124,6 @@ pub(crate) struct Site {
     path: PathBuf,
     settings: Settings,
     lock: File,
-    /// Of the store that was here before.
-    given: Given,
-}
-
-/// The highest ids that were given out, which a new database in place of a damaged one must not give once more as long as
-/// somebody may remember them.
-#[derive(Clone, Copy, Debug, Default)]
-struct Given {
-    next_letter: u64,
-    next_post: u64,
-    last_end: u64,
 }
 
 impl Site {
@@ -140,7 +133,7 @@ impl Site {
     /// With the site, for another try.
     #[allow(clippy::result_large_err)] // once in a while, and never in a loop
     pub(crate) fn open(self) -> Result<Store, (Site, StoreError)> {
-        Store::open_at(&self.path, &self.settings, &self.lock, self.given).map_err(|error| (self, error))
+        Store::open_at(&self.path, &self.settings, &self.lock).map_err(|error| (self, error))
     }
 
     /// Whether as much can be written as sled writes at once. Blocks for the disk.
@@ -259,25 +252,21 @@ impl Store {
             Ok(found) if !found.is_dir() => StoreError::NotADirectory { path: path.to_owned() },
             _ => StoreError::from_io(path, e),
         })?;
-        let lock = lock_directory(path)?;
-        let site = Site { path: path.to_owned(), settings: settings.clone(), lock, given: Given::default() };
+        let site = Site { path: path.to_owned(), settings: settings.clone(), lock: lock_directory(path)? };
         site.open().map_err(|(_, error)| error)
     }
 
     /// Closes it and keeps the lock. Blocks for the disk.
     pub(crate) fn close(self) -> Site {
-        let given = Given {
-            next_letter: self.tally.get().next_id,
-            next_post: self.posts_tally.get().next_id,
-            last_end: self.last_end.get(),
-        };
         let Store { path, settings, lock, .. } = self;
-        Site { path, settings, lock, given }
+        Site { path, settings, lock }
     }
 
-    fn open_at(path: &Path, settings: &Settings, lock: &File, given: Given) -> Result<Store, StoreError> {
+    fn open_at(path: &Path, settings: &Settings, lock: &File) -> Result<Store, StoreError> {
         let cache_bytes = settings.cache_bytes.value();
         let db_path = path.join("db");
+        let given = Given::read(path);
+        let mut is_told = false;
         let opened = match open_database(&db_path, cache_bytes) {
             Err(StoreError::Damaged { what, .. }) => {
                 let aside = set_aside(&db_path)?;
@@ -287,10 +276,22 @@ impl Store {
                     db_path.display(),
                     aside.display()
                 );
+                is_told = true;
                 open_database(&db_path, cache_bytes)
             }
             opened => opened,
         }?;
+        let lost = |next: u64, given: u64| (next < given).then(|| format!("{next} to {}", given - 1));
+        let lost_posts = lost(opened.posts_tally.next_id, given.next_post);
+        let lost_letters = lost(opened.tally.next_id, given.next_letter);
+        for (noun, numbers) in [("messages", lost_posts), ("dead letters", lost_letters)] {
+            if let Some(numbers) = numbers.filter(|_| !is_told) {
+                log::error!(
+                    "the database {} has lost its end: {noun} {numbers} were kept and are missing; look at the disk",
+                    db_path.display()
+                );
+            }
+        }
         let burials = opened.burials;
         let store = Store {
             letters: opened.letters,
@@ -314,6 +315,7 @@ impl Store {
             last_end: Cell::new(opened.last_end.max(given.last_end)),
             doomed: RefCell::default(),
             sync_failed: Cell::new(false),
+            given: RefCell::new(GivenFile::open(path)),
             settings: settings.clone(),
             lock: lock.try_clone().map_err(|e| StoreError::from_io(path, e))?,
         };
@@ -335,6 +337,11 @@ impl Store {
             self.sync_failed.set(true);
             StoreError::from_io(&db_path, e)
         })?;
+        self.given.borrow_mut().note(Given {
+            next_letter: self.tally.get().next_id,
+            next_post: self.posts_tally.get().next_id,
+            last_end: self.last_end.get(),
+        });
         for path in self.doomed.borrow_mut().drain(..) {
             // One that stays is found at the next start.
             let _ = fs::remove_file(path);

@@ -118,6 +118,7 @@ fn draw_times(config: &mut Config, random: &mut Random) {
         attempts_max: bounded(1 + random.below(8)),
         base_ms: drawn(random, 10, 1_000),
         max_ms: drawn(random, 100, 10_000),
+        ..Posts::default()
     };
     config.sampling = Sampling { interval_ms: drawn(random, 2_000, 60_000), pss: false };
     config.shutdown = Shutdown { grace_ms: drawn(random, 500, 10_000) };

@@ -11,6 +11,9 @@ use crate::store::{Post, PostEnd, PostResult};
 /// The header that makes two messages the same one.
 const IDEMPOTENCY_HEADER: &str = "Idempotency-Key";
 
+/// The longest that a message may be told to wait: one that waits for ever holds back its conversation for ever.
+const WAITS_MS_MAX: u64 = 365 * 86_400_000;
+
 /// What a client says of a message besides the request.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Wishes {
@@ -47,6 +50,11 @@ impl Wishes {
             (None, Some(delay)) => unix_ms.saturating_add(delay),
             (None, None) => 0,
         };
+        if not_before_unix_ms > unix_ms.saturating_add(WAITS_MS_MAX) {
+            return refuse(
+                "it would wait for longer than a year; not_before is in unix milliseconds, delay_ms in milliseconds",
+            );
+        }
         let expires_unix_ms = match ask.expires_after_ms.take() {
             Some(0) => {
                 return refuse("expires_after_ms must be at least 1; leave it out for a message that does not expire")
@@ -64,9 +72,18 @@ impl Wishes {
 
 /// The idempotency key of a request; empty if it has none.
 pub(crate) fn idempotency_key(headers: &[u8]) -> Result<String, Problem> {
-    let key = http::header(headers, IDEMPOTENCY_HEADER).unwrap_or_default();
-    let key = std::str::from_utf8(key);
-    key.map(str::to_owned).map_err(|_| Problem::new(400, "its Idempotency-Key is not UTF-8"))
+    let is_it = |name: &[u8]| name.eq_ignore_ascii_case(IDEMPOTENCY_HEADER.as_bytes());
+    let mut keys = http::header_lines(headers).filter(|(name, _)| is_it(name)).map(|(_, value)| value);
+    let refuse = |what: &str| Err(Problem::new(400, what));
+    match (keys.next(), keys.next()) {
+        (None, _) => Ok(String::new()),
+        (Some(_), Some(_)) => refuse("it has two Idempotency-Key lines; send one"),
+        (Some(b""), None) => refuse("its Idempotency-Key is empty; leave it out, or give it a value"),
+        (Some(key), None) => match std::str::from_utf8(key) {
+            Ok(key) => Ok(key.to_owned()),
+            Err(_) => refuse("its Idempotency-Key is not UTF-8"),
+        },
+    }
 }
 
 /// There is no message of this number, or none any more.

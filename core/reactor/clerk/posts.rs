@@ -210,7 +210,7 @@ impl Office<'_> {
     }
 
     fn take_in(&mut self, place: usize, serial: u64, route: RouteId, key: u64, held: usize, post: &Post) {
-        let posts_max = self.posts_max;
+        let posts_max = self.bounds.queue_max.value();
         let (id, is_new, waits) = match self.vault.ask(|store| store.post(post, posts_max)) {
             Ok(Posted::New(id)) => (id, true, true),
             Ok(Posted::Known(id, result)) => (id, false, result.is_none()),
@@ -299,8 +299,9 @@ impl Office<'_> {
 impl Office<'_> {
     /// Each end is forgotten a day later: as long as two go for one that comes, what is remembered does not grow.
     fn forget_as_many(&mut self) {
+        let remembered_max = self.bounds.remembered_max.value();
         // What cannot be taken away now is told with the chores.
-        let _ = self.vault.ask(|store| store.forget_posts(unix_ms(), 2));
+        let _ = self.vault.ask(|store| store.forget_posts(unix_ms(), remembered_max, 2));
     }
 }
 

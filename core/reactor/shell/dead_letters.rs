@@ -67,6 +67,10 @@ impl Shell {
         let listing = || api::read_listing(query, now);
         Ok(match (page, request.method) {
             (api::Page::DeadLetters, "DELETE") => LetterErrand::Purge(api::read_purge(query, now)?),
+            (api::Page::DeadLetter(id), "DELETE" | "PUT") if self.replays.has(id) => {
+                let what = format!("dead letter {id} is being replayed; wait until that is over");
+                return Err(Problem::new(409, what).code("replaying").retry_after(Duration::from_secs(1)));
+            }
             (api::Page::DeadLetter(id), "DELETE") => LetterErrand::Remove(id),
             (api::Page::DeadLetter(id), "PUT") => {
                 LetterErrand::Edit { id, content_type: request.content_type.to_owned(), body: request.body.to_vec() }

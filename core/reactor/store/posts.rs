@@ -336,6 +336,11 @@ impl Store {
                 self.settle(&self.posts, &key)?;
             }
         }
+        let expected = self.posts_tally.get();
+        if expected.count != count as u64 {
+            log::error!("{} messages should wait and {count} do: look at the disk", expected.count);
+            self.posts_tally.set(Tally { count: count as u64, ..expected });
+        }
         Ok(())
     }
 
@@ -527,14 +532,18 @@ impl Store {
         Ok(ends)
     }
 
-    /// Forgets results and idempotency keys of more than a day ago, `max` of them at most; how many went. Not worth a sync.
-    /// Blocks for the disk.
-    pub(crate) fn forget_posts(&self, unix_ms: u64, max: usize) -> Result<usize, StoreError> {
+    /// Forgets results and idempotency keys of more than a day ago, and those of posts that are not among the last
+    /// `remembered_max`; `max` of them at most. How many went. Not worth a sync. Blocks for the disk.
+    pub(crate) fn forget_posts(&self, unix_ms: u64, remembered_max: u64, max: usize) -> Result<usize, StoreError> {
         let mut forgotten = 0;
+        let until = self.posts_tally.get().next_id.saturating_sub(remembered_max);
         while forgotten < max {
-            let first = self.guarded(|| self.posts.range(vec![FORGET]..forget_name(unix_ms, 0)).next().transpose())?;
+            let first = self.guarded(|| self.posts.range(forget_names()).next().transpose())?;
             let Some((name, remembered)) = first else { break };
             let Some(id) = name.last_chunk::<8>().map(|id| u64::from_be_bytes(*id)) else { break };
+            if name[..] >= forget_name(unix_ms, 0)[..] && id >= until {
+                break;
+            }
             // Whatever stands there, it must not keep others from being forgotten.
             let (number, key) = remembered.split_first_chunk::<8>().unwrap_or((&[0; 8], &[]));
             let mut batch = sled::Batch::default();

@@ -39,7 +39,7 @@ impl Scratch {
         Store::open(&self.data(), &settings(1000)).unwrap_err()
     }
 
-    fn set_aside(&self) -> Vec<PathBuf> {
+    pub(super) fn set_aside(&self) -> Vec<PathBuf> {
         let entries = fs::read_dir(self.data()).unwrap().map(|e| e.unwrap().path());
         entries.filter(|p| p.to_string_lossy().contains("db.damaged-")).collect()
     }

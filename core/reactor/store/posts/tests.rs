@@ -72,10 +72,10 @@ fn a_settled_post_is_gone_and_what_became_of_it_is_known_for_a_day() {
     let store = scratch.open();
     assert_eq!((ids(&store), store.posts_waiting()), (vec![], 0));
     assert_eq!(store.post_result(1).unwrap(), Some(delivered(1_000)));
-    assert_eq!(store.forget_posts(1_000 + REMEMBERED_MS, 100).unwrap(), 0, "a day, not less");
-    assert_eq!(store.forget_posts(1_001 + REMEMBERED_MS, 100).unwrap(), 1);
+    assert_eq!(store.forget_posts(1_000 + REMEMBERED_MS, u64::MAX, 100).unwrap(), 0, "a day, not less");
+    assert_eq!(store.forget_posts(1_001 + REMEMBERED_MS, u64::MAX, 100).unwrap(), 1);
     assert_eq!((store.post_result(1).unwrap(), store.post_result(2).unwrap()), (None, Some(delivered(2_000))));
-    assert_eq!(store.forget_posts(u64::MAX, 100).unwrap(), 1);
+    assert_eq!(store.forget_posts(u64::MAX, u64::MAX, 100).unwrap(), 1);
     assert_eq!(store.posts.len(), 1, "the tally alone is left");
     assert_eq!(store.post(&post("b"), u64::MAX).unwrap(), Posted::New(3), "no id is given again");
 }
@@ -104,7 +104,7 @@ fn ends_are_numbered_as_they_are_kept_whatever_the_clock_says_and_after_a_start_
     assert_eq!(ends(0, 9), [&first[..], &second[..]].concat());
     assert_eq!((ends(0, 3), ends(5_000_002, 9)), (first.to_vec(), second.to_vec()));
     assert_eq!((ends(6_000_000, 9), ends(u64::MAX, 9)), (vec![], vec![]));
-    assert_eq!(store.forget_posts(5_000 + REMEMBERED_MS, 9).unwrap(), 2);
+    assert_eq!(store.forget_posts(5_000 + REMEMBERED_MS, u64::MAX, 9).unwrap(), 2);
     assert_eq!(ends(0, 9), [first[0], first[1], second[1]]);
     assert!(store.settle_post(6, &delivered(u64::MAX)).unwrap() && ends(6_000_000, 9)[0].0 == u64::MAX);
 }
@@ -125,9 +125,9 @@ fn one_key_is_one_post_for_a_day_after_it_was_settled() {
     let store = scratch.open();
     store.settle_post(1, &delivered(5_000)).unwrap();
     assert_eq!(store.post(&keyed("k", "a"), u64::MAX).unwrap(), Posted::Known(1, Some(delivered(5_000))));
-    store.forget_posts(5_000 + REMEMBERED_MS, 100).unwrap();
+    store.forget_posts(5_000 + REMEMBERED_MS, u64::MAX, 100).unwrap();
     assert_eq!(store.post(&keyed("k", "b"), u64::MAX).unwrap(), Posted::Conflict(1));
-    store.forget_posts(5_001 + REMEMBERED_MS, 100).unwrap();
+    store.forget_posts(5_001 + REMEMBERED_MS, u64::MAX, 100).unwrap();
     assert_eq!(store.post(&keyed("k", "b"), u64::MAX).unwrap(), Posted::New(3));
     assert_eq!(store.post(&keyed("l", "a"), u64::MAX).unwrap(), Posted::Known(2, None), "as long as it waits");
     let long = store.post(&keyed(&"k".repeat(257), "a"), u64::MAX).unwrap_err();
@@ -191,7 +191,7 @@ fn a_post_that_cannot_be_read_is_told_of_as_far_as_it_can_be_and_buried_with_wha
     assert_eq!((cut.post, cut.buried_at_unix_ms, cut.body), (2, 88_000, entry));
     // The key went with the post though its file was lost.
     assert!(matches!(store.post(&long, u64::MAX).unwrap(), Posted::Known(1, Some(_))));
-    store.forget_posts(u64::MAX, 100).unwrap();
+    store.forget_posts(u64::MAX, u64::MAX, 100).unwrap();
     assert_eq!(store.post(&long, u64::MAX).unwrap(), Posted::New(4));
 }
 
@@ -226,9 +226,58 @@ fn posts_of_version_2_are_all_there_and_their_keys_are_forgotten_in_time() {
         }
     }
     let store = scratch.open();
-    assert_eq!(store.forget_posts(at(&store), 100).unwrap(), 2);
+    assert_eq!(store.forget_posts(at(&store), u64::MAX, 100).unwrap(), 2);
     assert_eq!(store.post(&keyed("delivered", "gone"), u64::MAX).unwrap(), Posted::New(5));
     assert_eq!(store.post(&keyed("dead", "other"), u64::MAX).unwrap(), Posted::New(6));
+}
+
+#[test]
+fn only_so_many_ended_posts_are_remembered_and_the_oldest_go_first() {
+    let scratch = Scratch::new();
+    let store = scratch.open();
+    for id in 1..=30 {
+        store.post(&keyed(&format!("k{id}"), "a"), u64::MAX).unwrap();
+        store.settle_post(id, &delivered(1_000 + id)).unwrap();
+        store.forget_posts(0, 10, 2).unwrap();
+    }
+    let remembered: Vec<u64> = (1..=30).filter(|id| store.post_result(*id).unwrap().is_some()).collect();
+    assert_eq!(remembered, (21..=30).collect::<Vec<u64>>());
+    assert_eq!(store.post(&keyed("k1", "b"), u64::MAX).unwrap(), Posted::New(31));
+    assert!(matches!(store.post(&keyed("k30", "a"), u64::MAX).unwrap(), Posted::Known(30, Some(_))));
+}
+
+#[test]
+fn what_the_database_lost_does_not_have_its_numbers_given_again() {
+    let scratch = Scratch::new();
+    let store = scratch.open();
+    for body in ["a", "b"] {
+        store.post(&post(body), u64::MAX).unwrap();
+    }
+    store.flush().unwrap();
+    drop(store);
+    let earlier = Scratch::new();
+    copy(&scratch.data(), &earlier.data());
+    let store = scratch.open();
+    for body in ["c", "d", "e"] {
+        store.post(&post(body), u64::MAX).unwrap();
+    }
+    store.bury_post(1, letter_of(&post("a")), 0).unwrap();
+    store.flush().unwrap();
+    drop(store);
+    // As sled has it when the end of its log is damaged.
+    fs::remove_dir_all(scratch.data().join("db")).unwrap();
+    copy(&earlier.data().join("db"), &scratch.data().join("db"));
+    let store = scratch.open();
+    assert_eq!(ids(&store), [1, 2]);
+    assert_eq!(store.post(&post("f"), u64::MAX).unwrap(), Posted::New(6));
+    assert_eq!(store.bury_post(2, letter_of(&post("b")), 0).unwrap(), Some(2));
+    drop(store);
+    // And if all of it is unreadable.
+    let conf = scratch.data().join("db/conf");
+    fs::write(&conf, vec![0xa5; fs::metadata(&conf).unwrap().len() as usize]).unwrap();
+    let store = scratch.open();
+    assert_eq!((ids(&store), scratch.set_aside().len()), (vec![], 1));
+    assert_eq!(store.post(&post("g"), u64::MAX).unwrap(), Posted::New(6), "what was not flushed was never told");
 }
 
 fn letter_of(post: &Post) -> DeadLetter {

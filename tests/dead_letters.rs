@@ -129,6 +129,8 @@ fn what_fails_again_is_marked_and_what_is_answered_at_its_replay_goes() {
 
     let demi = Demi::start_in(Arc::clone(&demi.directory), "", &as_well("echo"));
     demi.wait_ready();
+    assert!(dead(&demi, &["edit", "2", "--body", "x", "--file", "y"]).contains("exclude each other"));
+    assert!(dead(&demi, &["edit", "2"]).contains("nothing came from standard input"));
     assert!(dead(&demi, &["edit", "2", "--body", "third"]).contains("new body of 5 bytes"));
     assert!(dead(&demi, &["show", "2"]).ends_with("\n\nthird\n"), "{}", dead(&demi, &["show", "2"]));
     assert!(dead(&demi, &["list"]).lines().count() == 3, "{}", dead(&demi, &["list"]));

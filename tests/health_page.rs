@@ -109,7 +109,7 @@ fn what_went_wrong_is_told_by_kind_and_never_with_what_was_asked() {
     let silent = ("timed_out".to_owned(), "silent/0 did not answer in time".to_owned(), 1);
     assert_eq!(errors(&demi, "silent"), [silent]);
     assert_eq!(page(&demi, "silent")["last_errors"][0]["instance"], 0);
-    let refused = ("not_ready".to_owned(), "no instance of the platform is up".to_owned(), 3);
+    let refused = ("not_ready".to_owned(), "no instance of the platform takes requests".to_owned(), 3);
     assert_eq!(errors(&demi, "manual"), [refused]);
     assert_eq!(page(&demi, "manual")["last_errors"][0]["instance"], Value::Null);
     assert!(!demi.get("/v1/health").body.contains("secret"));

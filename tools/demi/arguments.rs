@@ -585,8 +585,7 @@ impl From<Raw> for Command {
                 }
                 RawDeadCommand::Show(raw) => raw.dead(config, Dead::Show { id: raw.id }),
                 RawDeadCommand::Edit(raw) => {
-                    let file = || NewBody::File(raw.file.clone().unwrap_or_else(|| PathBuf::from("-")));
-                    let body = raw.body.clone().map_or_else(file, NewBody::Text);
+                    let body = NewBody { text: raw.body.clone(), file: raw.file.clone() };
                     raw.dead(config, Dead::Edit { id: raw.id, body, content_type: raw.content_type.clone() })
                 }
                 RawDeadCommand::Replay(raw) => {

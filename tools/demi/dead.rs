@@ -41,11 +41,12 @@ pub(crate) struct Filter {
     pub(crate) newer_than: Option<String>,
 }
 
-/// Where a letter's new body comes from.
-pub(crate) enum NewBody {
-    Text(String),
-    /// `-` is stdin.
-    File(PathBuf),
+/// Where a letter's new body comes from: one of these, or standard input.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct NewBody {
+    pub(crate) text: Option<String>,
+    /// `-` is standard input.
+    pub(crate) file: Option<PathBuf>,
 }
 
 impl Filter {
@@ -231,9 +232,10 @@ fn purge(client: &Client, ids: &[u64], filter: &Filter, yes: bool) -> Result<u64
 }
 
 fn read_body(body: NewBody) -> Result<Vec<u8>, Failure> {
-    let path = match body {
-        NewBody::Text(text) => return Ok(text.into_bytes()),
-        NewBody::File(path) => path,
+    let path = match (body.text, body.file) {
+        (Some(_), Some(_)) => return Err(Failure::of_usage("--body and --file exclude each other; give one of them")),
+        (Some(text), None) => return Ok(text.into_bytes()),
+        (None, file) => file.unwrap_or_else(|| PathBuf::from("-")),
     };
     let mut bytes = Vec::new();
     let read = if path.as_os_str() == "-" {
@@ -242,6 +244,9 @@ fn read_body(body: NewBody) -> Result<Vec<u8>, Failure> {
         std::fs::File::open(&path).and_then(|file| file.take(BODY_BYTES_MAX).read_to_end(&mut bytes))
     };
     read.map_err(|error| Failure::of_usage(&format!("{} cannot be read: {error}", path.display())))?;
+    if bytes.is_empty() && path.as_os_str() == "-" {
+        return Err(Failure::of_usage("nothing came from standard input; for an empty body write --body ''"));
+    }
     Ok(bytes)
 }
 

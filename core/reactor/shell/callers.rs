@@ -429,7 +429,7 @@ impl Shell {
                     Refusal::QueueAge => "a request has waited for the platform for as long as any may",
                     Refusal::QueueTimeout => "no instance became free in time",
                     Refusal::BreakerOpen => "its breaker is open after repeated failures",
-                    Refusal::NotReady => "no instance of the platform is up",
+                    Refusal::NotReady => "no instance of the platform takes requests",
                     Refusal::Draining => "Demi is ending",
                     Refusal::Isolated => "the platform is isolated; `demi start` gives it requests again",
                     Refusal::TooMany => "as many requests are under way as may",

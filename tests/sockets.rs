@@ -671,7 +671,7 @@ fn unready_says_who_and_why() {
 
 #[test]
 fn metrics_are_well_formed_and_count_what_was_done() {
-    let demi = Demi::start_with_http("", &format!("{HOSTS} sampling: (interval_ms: 100)"));
+    let demi = Demi::start_with_http("", &format!("{HOSTS} scaler: (interval_ms: 100, fast_interval_ms: 100)"));
     until("both children are up", || (demi.json("/v1/status")["platforms"][2]["instances_ready"] == 2).then_some(()));
     for _ in 0..3 {
         demi.get("/echo/x");

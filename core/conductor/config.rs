@@ -38,8 +38,8 @@ pub struct Config {
     pub retry: Retry,
     /// How messages that were acknowledged are delivered.
     pub posts: Posts,
-    /// How the machine's memory is sampled.
-    pub sampling: Sampling,
+    /// How RAM is watched and forecast, and what is done when it runs short.
+    pub scaler: Scaler,
     /// How Demi ends.
     pub shutdown: Shutdown,
     /// Most requests that may be under way at once in all of Demi; one more is refused with 503.
@@ -390,17 +390,6 @@ pub enum Check {
 /// Most entries of `reachability`; all but those of platforms have a thread each.
 pub const REACHABILITY_MAX: usize = 16;
 
-/// How the machine's memory is sampled.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Sampling {
-    /// Between two samples.
-    pub interval_ms: Bounded<100, HOUR_MS, 30_000>,
-    /// Whether memory of instances is told without counting twice what processes share (PSS), too. It takes the kernel
-    /// much longer to tell than resident memory, so it is read for a few of them each second.
-    pub pss: bool,
-}
-
 /// How Demi ends.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -636,6 +625,13 @@ pub struct Platform {
     /// When an instance is replaced, stopped or put to sleep: its requests have this long to end.
     #[serde(default)]
     pub drain_ms: Bounded<0, HOUR_MS, 30_000>,
+    /// For `Threads`, `Process` and `Mcp`: whether it may be stopped while RAM runs short. Default: `Process` and `Mcp` may.
+    #[serde(default)]
+    pub shed: Option<bool>,
+    /// For `Threads`, `Process` and `Mcp`: of those that may be shed, the one with the lowest priority goes first and comes back
+    /// last. Default: 100 if "voice" stands in its name, 200 if "android" does, 300 if "discord" does, else 400.
+    #[serde(default)]
+    pub priority: Option<Bounded<0, 1_000, 400>>,
     /// For `Process` and `Mcp`: what each instance may use.
     #[serde(default)]
     pub limits: Limits,
@@ -687,6 +683,8 @@ impl Platform {
             stop_grace_ms: Bounded::default(),
             wedged_ms: Bounded::default(),
             drain_ms: Bounded::default(),
+            shed: None,
+            priority: None,
             limits: Limits::default(),
             permissions: Permissions::default(),
             hot_reload: false,
@@ -718,6 +716,21 @@ impl Platform {
             (None, Host::Process(_) | Host::Mcp(_)) => 32,
             (None, Host::Http) => 64,
         }
+    }
+
+    /// Whether it may be stopped while RAM runs short.
+    pub fn may_be_shed(&self) -> bool {
+        self.shed.unwrap_or(self.host.is_child()) && self.host.can_be_replaced()
+    }
+
+    /// Of those that may be shed, the one with the lowest goes first.
+    pub fn priority(&self) -> u32 {
+        let of_its_kind = || {
+            let name = self.name.to_ascii_lowercase();
+            let kinds = [("voice", 100), ("android", 200), ("discord", 300)];
+            kinds.iter().find(|(kind, _)| name.contains(kind)).map_or(400, |(_, priority)| *priority)
+        };
+        self.priority.map_or_else(of_its_kind, |bound| bound.count())
     }
 
     /// The compiled-in adapter it names.
@@ -1175,6 +1188,7 @@ impl Config {
             );
         }
         self.breaker.check("breaker", found);
+        self.scaler.check(found);
         if self.restart.max_ms.value() < self.restart.base_ms.value() {
             found.add(
                 "restart.max_ms".to_owned(),
@@ -1373,6 +1387,8 @@ impl Platform {
             ("directory", self.directory.is_some(), is_child, "Process and Mcp"),
             ("limits", self.limits != Limits::default(), is_child, "Process and Mcp"),
             ("hot_reload", self.hot_reload, is_child, "Process and Mcp"),
+            ("shed", self.shed.is_some(), self.host.can_be_replaced(), "Threads, Process and Mcp"),
+            ("priority", self.priority.is_some(), self.host.can_be_replaced(), "Threads, Process and Mcp"),
             (
                 "permissions",
                 self.permissions != Permissions::default(),
@@ -1530,6 +1546,10 @@ mod tests {
         }
     }
 
+    fn bounded<const LOW: u64, const HIGH: u64, const DEFAULT: u64>(number: u64) -> Bounded<LOW, HIGH, DEFAULT> {
+        Bounded::new(number).expect("the number is in its range")
+    }
+
     #[test]
     fn a_sound_configuration_has_no_mistakes() {
         assert_eq!(config().mistakes(&["echo"]), []);
@@ -1639,6 +1659,29 @@ mod tests {
         let found = [Host::Inline, Host::Threads(1), Host::Process(1)].map(bounds);
         let (in_flight, wedged) = ("platforms[0].in_flight_max".to_owned(), "platforms[0].wedged_ms".to_owned());
         assert_eq!(found, [vec![in_flight, wedged.clone()], vec![], vec![wedged]]);
+    }
+
+    #[test]
+    fn voice_goes_before_android_before_discord_before_the_rest_unless_the_file_says_otherwise() {
+        let of = |name: &str| Platform::new(name, Host::Process(1));
+        let names = ["Voice-in", "android_sms", "discord", "files"];
+        assert_eq!(names.map(|name| of(name).priority()), [100, 200, 300, 400]);
+        assert_eq!(Platform { priority: Bounded::new(7), ..of("files") }.priority(), 7);
+        assert!(of("files").may_be_shed() && !Platform::new("pool", Host::Threads(2)).may_be_shed());
+        assert!(!Platform { shed: Some(false), ..of("files") }.may_be_shed());
+        assert!(Platform { shed: Some(true), ..Platform::new("pool", Host::Threads(2)) }.may_be_shed());
+    }
+
+    #[test]
+    fn thresholds_of_ram_that_contradict_each_other_are_told_with_what_to_do() {
+        let mut config = config();
+        (config.scaler.restore_percent, config.scaler.shed_percent) = (bounded(80), bounded(80));
+        config.scaler.emergency_percent = bounded(80);
+        (config.scaler.enabled, config.scaler.forecast_only) = (false, true);
+        let at: Vec<String> = config.mistakes(&["echo"]).into_iter().map(|mistake| mistake.at).collect();
+        assert_eq!(at, ["scaler.restore_percent", "scaler.emergency_percent", "scaler.forecast_only"]);
+        config.scaler = Scaler { fast_interval_ms: bounded(60_000), ..Scaler::default() };
+        assert_eq!(config.mistakes(&["echo"])[0].at, "scaler.fast_interval_ms");
     }
 
     #[test]

@@ -12,9 +12,10 @@ pub fn is_kept(on_failure: OnFailure, answer: Answer, outcome: Option<Outcome>) 
     let failed = match answer {
         Answer::Relayed => outcome == Some(Outcome::Failed),
         Answer::Broken | Answer::TimedOut => true,
-        Answer::Refused(Refusal::QueueTimeout | Refusal::BreakerOpen | Refusal::NotReady | Refusal::Isolated, _) => {
-            true
-        }
+        Answer::Refused(
+            Refusal::QueueTimeout | Refusal::BreakerOpen | Refusal::NotReady | Refusal::Isolated | Refusal::Shed,
+            _,
+        ) => true,
         Answer::Refused(Refusal::QueueFull | Refusal::QueueAge | Refusal::Draining | Refusal::TooMany, _)
         | Answer::NoRoute
         | Answer::Unheard => false,

@@ -8,6 +8,7 @@ use crate::breaker::Cause;
 use crate::config::{Balance, Platform, Urgency};
 use crate::lifecycle::{Reason, State};
 use crate::router::RouteId;
+use crate::scaler::Decision;
 use crate::time::Time;
 
 /// One run of one instance of a platform. `run` goes up at each start, so late news of an old run misses.
@@ -544,6 +545,10 @@ pub struct Terms {
     pub restart_dependents: bool,
     /// Most starts in a day.
     pub start_budget: u32,
+    /// Whether it may be stopped while RAM runs short.
+    pub may_be_shed: bool,
+    /// Of those that may be, the one with the lowest goes first.
+    pub priority: u32,
     /// Memory of a tree above which it is asked to trim, bytes.
     pub memory_soft: Option<u64>,
     /// Above this it is killed, bytes.
@@ -574,6 +579,8 @@ impl Terms {
             request_timeout: platform.request_timeout_ms.map(|bound| bound.millis()),
             restart_dependents: platform.restart_dependents,
             start_budget: platform.start_budget_per_day.count(),
+            may_be_shed: platform.may_be_shed(),
+            priority: platform.priority(),
             memory_soft: limits.memory_soft_mb.map(|bound| bound.value() * MEGABYTE),
             memory_max: limits.memory_max_mb.map(|bound| bound.value() * MEGABYTE),
             processes_max: limits.processes_max.count(),
@@ -661,6 +668,11 @@ pub enum News {
     Isolated,
     /// It may have requests again.
     Released,
+    /// Something was decided about it because of RAM.
+    Scaled {
+        /// What, with its figures.
+        decision: Decision,
+    },
     /// It has been started often today.
     BudgetLow {
         /// How often.
@@ -810,6 +822,11 @@ pub enum Action {
         /// How often.
         starts: u32,
     },
+    /// Something was decided about RAM, of one platform or of all.
+    Decide {
+        /// What, with its figures.
+        decision: Decision,
+    },
     /// Something worth telling happened.
     Tell {
         /// Index of the platform.
@@ -883,13 +900,15 @@ pub enum Refusal {
     Draining,
     /// A person keeps requests away from the platform.
     Isolated,
+    /// There is no RAM for the platform now.
+    Shed,
     /// As many requests are under way in all of Demi as may.
     TooMany,
 }
 
 impl Refusal {
     /// Every refusal, for tables of counters.
-    pub const ALL: [Refusal; 8] = [
+    pub const ALL: [Refusal; 9] = [
         Refusal::QueueFull,
         Refusal::QueueAge,
         Refusal::QueueTimeout,
@@ -897,6 +916,7 @@ impl Refusal {
         Refusal::NotReady,
         Refusal::Draining,
         Refusal::Isolated,
+        Refusal::Shed,
         Refusal::TooMany,
     ];
 
@@ -910,6 +930,7 @@ impl Refusal {
             Refusal::NotReady => "not_ready",
             Refusal::Draining => "draining",
             Refusal::Isolated => "isolated",
+            Refusal::Shed => "shed",
             Refusal::TooMany => "too_many",
         }
     }

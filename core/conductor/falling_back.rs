@@ -24,7 +24,8 @@ impl Conductor {
                 | Refusal::QueueAge
                 | Refusal::BreakerOpen
                 | Refusal::NotReady
-                | Refusal::Isolated => false,
+                | Refusal::Isolated
+                | Refusal::Shed => false,
                 // Its time is up, or Demi as a whole takes no more.
                 Refusal::QueueTimeout | Refusal::Draining | Refusal::TooMany => true,
             },

@@ -39,7 +39,7 @@ impl Conductor {
     }
 
     pub(crate) fn sample_due(&mut self, out: &mut Vec<Action>) {
-        self.set_timer(Timer::Sample, self.now + self.settings.sampling.interval_ms.millis());
+        self.set_timer(Timer::Sample, self.now + self.sample_interval());
         out.push(Action::Measure);
     }
 
@@ -168,7 +168,7 @@ impl Conductor {
         (entry.accused, entry.good_at, entry.returned_at) = (None, None, None);
         (entry.bad_since, entry.deferred_until, entry.acquitted_at) = (None, None, None);
         entry.started_at = now;
-        (entry.weight, entry.trimmed_at, entry.extended_at) = (None, None, None);
+        (entry.trimmed_at, entry.extended_at, entry.is_put_down) = (None, None, false);
         let is_again = entry.run > 1;
         // A new edition and one that was asleep are started, not started again.
         let is_restart = matches!(
@@ -320,7 +320,7 @@ impl Conductor {
         }
         self.slots[slot].breaker = Breaker::default();
         self.slots[slot].accused = None;
-        self.slots[slot].weight = None;
+        self.set_weight(slot, None);
         self.forget_report(slot);
         if self.slots[slot].is_candidate {
             // One that was put down is told with the reason for that.

@@ -17,6 +17,7 @@
 //! | what people and other platforms want of a platform; sleep | `orders.rs` |
 //! | a new edition beside the old | `swap.rs` |
 //! | what a child may use | `limits.rs` |
+//! | RAM that runs short, and is enough again | `shedding.rs` |
 //! | what instances say of themselves to whoever balances requests | `reports.rs` |
 //! | the end, phase by phase | `ending.rs` |
 //!
@@ -56,6 +57,9 @@ mod requests;
 pub mod retry;
 pub mod router;
 pub mod scaler;
+mod shedding;
+#[cfg(test)]
+mod shortage;
 mod shutdown;
 pub mod stats;
 mod status;
@@ -90,6 +94,7 @@ use queue::Queue;
 use reach::Target;
 use requests::Request;
 use retry::Budget;
+use shedding::{Ballast, Scaling};
 use stats::{PlatformStats, Stats};
 use swap::Swap;
 
@@ -132,6 +137,12 @@ pub struct Conductor {
     /// the turn.
     has_unsettled: bool,
     sample: Option<(Time, Sample)>,
+    /// `None` if `scaler.enabled` is false.
+    scaling: Option<Box<Scaling>>,
+    /// What all children weigh together, bytes.
+    weight_total: u64,
+    /// Requests that have come.
+    asked_count: u64,
     stats: Stats,
     now: Time,
     #[cfg(feature = "plants")]
@@ -147,7 +158,7 @@ struct Settings {
     restart: config::Restart,
     retry: config::Retry,
     posts: config::Posts,
-    sampling: config::Sampling,
+    scaler: config::Scaler,
     shutdown: config::Shutdown,
     requests_max: usize,
 }
@@ -195,6 +206,7 @@ struct Platform {
     /// When its last request came or ended.
     used_at: Time,
     budget: Budget,
+    ballast: Ballast,
     stats: PlatformStats,
 }
 
@@ -279,6 +291,7 @@ impl Platform {
             live: 0,
             used_at: Time::ZERO,
             budget: Budget::new(&settings.retry),
+            ballast: Ballast::default(),
             stats: PlatformStats::default(),
         }
     }
@@ -333,6 +346,8 @@ struct Slot {
     weight: Option<Weight>,
     /// When it was last asked to give memory back, as long as it has not.
     trimmed_at: Option<Time>,
+    /// It was killed for want of RAM, and is not known to have ended.
+    is_put_down: bool,
     /// When it was last told that it needs longer to start.
     extended_at: Option<Time>,
 }
@@ -415,7 +430,7 @@ impl Conductor {
                 restart: config.restart.clone(),
                 retry: config.retry.clone(),
                 posts: config.posts,
-                sampling: config.sampling.clone(),
+                scaler: config.scaler,
                 shutdown: config.shutdown.clone(),
                 requests_max: config.requests_max.size(),
             },
@@ -435,6 +450,9 @@ impl Conductor {
             has_exited: false,
             has_unsettled: false,
             sample: None,
+            scaling: config.scaler.enabled.then(|| Box::new(Scaling::new(&config.scaler))),
+            weight_total: 0,
+            asked_count: 0,
             stats: Stats::default(),
             now: Time::ZERO,
             #[cfg(feature = "plants")]
@@ -479,7 +497,7 @@ impl Conductor {
             Event::PostLoaded { post, ticket } => self.post_loaded(post, ticket, out),
             Event::PostLost { post, for_good } => self.post_lost(post, for_good, out),
             Event::PostStored { post, done } => self.post_stored(post, done, out),
-            Event::Measured { sample } => self.sample = Some((now, sample)),
+            Event::Measured { sample } => self.measured(sample, out),
             Event::Stored { errand, done } => self.stored(errand, done, out),
             Event::Ordered(order) => self.ordered(order, out),
             Event::Recalled { platform, starts } => self.recalled(platform, starts),
@@ -611,6 +629,7 @@ impl Conductor {
         self.check_cutoffs();
         self.check_targets();
         self.check_posts();
+        self.check_scaling();
         if self.phase != Phase::Running && self.phase != Phase::Done {
             assert!(self.timers.at(Timer::Phase).is_some(), "the phase {:?} has no end", self.phase);
         }
@@ -644,6 +663,7 @@ impl Slot {
             drains: false,
             weight: None,
             trimmed_at: None,
+            is_put_down: false,
             extended_at: None,
         }
     }

@@ -5,8 +5,9 @@
 //!   Asleep   ─┬───────► Waiting ───────► Starting ────────► Ready ─────────► Draining
 //!   Stopped  ─┤            ▲              ▲  │  │             │                 │ Drained, Sick, Kill
 //!   Failed   ─┤            │ Want     Due │  │  │ TooLate,    │ Sick, Kill,     ▼
+//!   Shed     ─┤            │              │  │  │             │                 ▼
 //!   Spare    ─┘            └─────── Backoff  │  └─ Sick, End ─┴─ End ──────► Stopping ──Exited──► as it was ended for:
-//!                                     ▲ ▲    │                │                 │        Asleep, Stopped, Spare, Waiting
+//!                                     ▲ ▲    │                │                 │        Asleep, Stopped, Shed, Spare, Waiting
 //!                                     │ └────┴─── Exited ─────┘                 │
 //!                                     └───────────── Exited, to be started again┘
 //!
@@ -52,6 +53,8 @@ pub enum State {
     Stopped,
     /// Ended, and starting it again would be useless until something changes.
     Failed,
+    /// Ended because RAM ran short; until there is enough for it, or a person starts it.
+    Shed,
     /// A slot that is not in use: the next edition of its platform starts here.
     Spare,
 }
@@ -67,6 +70,8 @@ pub enum Then {
     Sleep,
     /// Nothing, until a person starts it.
     Rest,
+    /// Nothing, until there is RAM for it.
+    Shed,
     /// A slot that is free for the next edition.
     Spare,
 }
@@ -84,6 +89,7 @@ impl State {
             State::Backoff { .. } => "backoff",
             State::Stopped => "stopped",
             State::Failed => "failed",
+            State::Shed => "shed",
             State::Spare => "spare",
         }
     }
@@ -219,6 +225,36 @@ pub enum Reason {
     },
     /// Nobody has asked for it for a while.
     Idle,
+    /// RAM was at `scaler.shed_percent` or above.
+    RamShort {
+        /// What was used of it, thousandths.
+        ram_permille: u32,
+        /// The threshold.
+        at_percent: u32,
+    },
+    /// RAM was forecast to be.
+    RamForecast {
+        /// What would be used of it, thousandths.
+        ram_permille: u32,
+        /// The threshold.
+        at_percent: u32,
+    },
+    /// What the platforms weigh together grew fast. Bytes.
+    RamSpike {
+        /// Before.
+        from: u64,
+        /// Now.
+        to: u64,
+    },
+    /// RAM was at `scaler.emergency_percent` or above.
+    RamEmergency {
+        /// What was used of it, thousandths.
+        ram_permille: u32,
+        /// The threshold.
+        at_percent: u32,
+    },
+    /// It was shed, and there is RAM for it again.
+    Restored,
     /// What it needs was stopped.
     NeedStopped,
     /// What it needs was restarted.
@@ -274,6 +310,26 @@ impl std::fmt::Display for Reason {
                 write!(formatter, "it has been started too often today: start_budget_per_day is {budget}")
             }
             Reason::Idle => write!(formatter, "nobody asked for it for sleep_after_ms"),
+            Reason::RamShort { ram_permille, at_percent } => {
+                let percent = f64::from(ram_permille) / 10.0;
+                write!(formatter, "RAM was at {percent:.1} %, and scaler.shed_percent is {at_percent}")
+            }
+            Reason::RamForecast { ram_permille, at_percent } => {
+                let percent = f64::from(ram_permille) / 10.0;
+                write!(formatter, "RAM was forecast to reach {percent:.1} %, and scaler.shed_percent is {at_percent}")
+            }
+            Reason::RamSpike { from, to } => {
+                let [from, to] = [from, to].map(megabytes);
+                write!(
+                    formatter,
+                    "what the platforms use of RAM grew from {from:.0} MB to {to:.0} within scaler.spike_ms"
+                )
+            }
+            Reason::RamEmergency { ram_permille, at_percent } => {
+                let percent = f64::from(ram_permille) / 10.0;
+                write!(formatter, "RAM was at {percent:.1} %, and scaler.emergency_percent is {at_percent}")
+            }
+            Reason::Restored => write!(formatter, "there is RAM for it again"),
             Reason::NeedStopped => write!(formatter, "a platform that it needs was stopped"),
             Reason::NeedRestarts => write!(formatter, "a platform that it needs was restarted"),
             Reason::NewEdition => write!(formatter, "a new edition has to prove itself"),
@@ -321,9 +377,9 @@ impl Lifecycle {
 
     /// Takes what happened and says what to do.
     pub fn take(&mut self, now: Time, input: Input, settings: &config::Restart, random: &mut Random) -> Step {
-        use State::{Asleep, Backoff, Draining, Failed, Ready, Spare, Starting, Stopped, Stopping, Waiting};
+        use State::{Asleep, Backoff, Draining, Failed, Ready, Shed, Spare, Starting, Stopped, Stopping, Waiting};
         match (self.state, input) {
-            (Asleep | Stopped | Failed | Spare | Backoff { .. }, Input::Want(reason)) => {
+            (Asleep | Stopped | Failed | Shed | Spare | Backoff { .. }, Input::Want(reason)) => {
                 self.wanted(now, reason);
                 Step::Await
             }
@@ -333,10 +389,10 @@ impl Lifecycle {
                 Step::Await
             }
             // It may go on when it has ended. What makes room for a new edition is wanted there.
-            (Draining { then: Then::Sleep | Then::Rest }, Input::Want(reason)) => {
+            (Draining { then: Then::Sleep | Then::Rest | Then::Shed }, Input::Want(reason)) => {
                 self.to(now, Draining { then: Then::Wait }, reason, Step::None)
             }
-            (Stopping { then: Then::Sleep | Then::Rest }, Input::Want(reason)) => {
+            (Stopping { then: Then::Sleep | Then::Rest | Then::Shed }, Input::Want(reason)) => {
                 self.to(now, Stopping { then: Then::Wait }, reason, Step::None)
             }
             (
@@ -355,7 +411,7 @@ impl Lifecycle {
             (Backoff { .. }, Input::Due) => self.to(now, Starting, Reason::BackoffOver, Step::Spawn),
             (Waiting | Backoff { .. }, Input::Refuse(reason)) => self.to(now, Failed, reason, Step::Rest),
             (
-                Asleep | Starting | Ready | Draining { .. } | Stopping { .. } | Stopped | Failed | Spare,
+                Asleep | Starting | Ready | Draining { .. } | Stopping { .. } | Stopped | Failed | Shed | Spare,
                 Input::Start | Input::Due | Input::Refuse(_),
             )
             | (Waiting, Input::Due)
@@ -377,6 +433,7 @@ impl Lifecycle {
                 | Backoff { .. }
                 | Stopped
                 | Failed
+                | Shed
                 | Spare,
                 Input::Started | Input::TooLate,
             ) => Step::None,
@@ -392,7 +449,7 @@ impl Lifecycle {
             (Starting | Ready, Input::Drained)
             | (Stopping { .. }, Input::Sick(_) | Input::Drained)
             | (
-                Asleep | Waiting | Backoff { .. } | Stopped | Failed | Spare,
+                Asleep | Waiting | Backoff { .. } | Stopped | Failed | Shed | Spare,
                 Input::Sick(_) | Input::Kill(_) | Input::Drained,
             ) => Step::None,
 
@@ -407,7 +464,7 @@ impl Lifecycle {
             }
             (Spare, Input::Drain(_, _)) => Step::None,
             (
-                Asleep | Waiting | Backoff { .. } | Stopped | Failed,
+                Asleep | Waiting | Backoff { .. } | Stopped | Failed | Shed,
                 Input::Drain(then, reason) | Input::End(then, reason),
             )
             | (Spare, Input::End(then, reason)) => self.settle(now, then, reason),
@@ -423,12 +480,12 @@ impl Lifecycle {
                     _ => self.reason,
                 });
                 // To wake it would be as useless as to start it again.
-                if exit == BAD_CONFIG && matches!(then, Then::Sleep | Then::Wait | Then::Again) {
+                if exit == BAD_CONFIG && matches!(then, Then::Sleep | Then::Wait | Then::Again | Then::Shed) {
                     return self.to(now, Failed, Reason::Exited(exit), Step::Rest);
                 }
                 self.settle(now, then, self.reason)
             }
-            (Asleep | Waiting | Backoff { .. } | Stopped | Failed | Spare, Input::Exited(_)) => Step::None,
+            (Asleep | Waiting | Backoff { .. } | Stopped | Failed | Shed | Spare, Input::Exited(_)) => Step::None,
         }
     }
 
@@ -453,6 +510,7 @@ impl Lifecycle {
             }
             Then::Sleep => self.to(now, State::Asleep, reason, Step::Rest),
             Then::Rest => self.to(now, State::Stopped, reason, Step::Rest),
+            Then::Shed => self.to(now, State::Shed, reason, Step::Rest),
             Then::Spare => self.to(now, State::Spare, reason, Step::Rest),
         }
     }
@@ -629,6 +687,7 @@ mod tests {
         for (then, state) in [
             (Then::Sleep, State::Asleep),
             (Then::Rest, State::Stopped),
+            (Then::Shed, State::Shed),
             (Then::Spare, State::Spare),
             (Then::Wait, State::Waiting),
         ] {

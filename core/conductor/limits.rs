@@ -35,7 +35,14 @@ impl Conductor {
             self.stats.stale += 1;
             return;
         }
-        self.slots[slot].weight = Some(weight);
+        if self.slots[slot].weight.is_none() {
+            // What is there at the start has not grown fast.
+            self.forget_weights();
+        }
+        self.set_weight(slot, Some(weight));
+        let now = self.now;
+        self.platform_at(slot).ballast.weigh(now, weight.rss_bytes);
+        self.note_weight();
         let terms = self.terms_of(slot);
         let reason = match terms {
             _ if weight.processes > terms.processes_max => {
@@ -48,6 +55,13 @@ impl Conductor {
         };
         log::error!("{} is killed: {reason}", self.title(slot));
         self.end_by_limit(slot, Input::Kill(reason), reason, out);
+    }
+
+    /// What it is known to weigh, and with that all children together.
+    pub(crate) fn set_weight(&mut self, slot: usize, weight: Option<Weight>) {
+        let bytes = |weight: Option<Weight>| weight.map_or(0, |weight| weight.rss_bytes);
+        let before = std::mem::replace(&mut self.slots[slot].weight, weight);
+        self.weight_total = self.weight_total - bytes(before) + bytes(weight);
     }
 
     /// A candidate that takes too much has not proven itself.

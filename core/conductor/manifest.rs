@@ -91,6 +91,12 @@ pub struct Manifest {
     /// As in [`Platform::start_budget_per_day`].
     #[serde(default)]
     pub start_budget_per_day: Bounded<1, 1_000_000, 1_000>,
+    /// As in [`Platform::shed`].
+    #[serde(default)]
+    pub shed: Option<bool>,
+    /// As in [`Platform::priority`].
+    #[serde(default)]
+    pub priority: Option<Bounded<0, 1_000, 400>>,
     /// What it may use.
     #[serde(default)]
     pub limits: Limits,
@@ -173,6 +179,8 @@ impl Manifest {
             drain_ms: self.drain_ms,
             restart_dependents: self.restart_dependents,
             start_budget_per_day: self.start_budget_per_day,
+            shed: self.shed,
+            priority: self.priority,
             limits: self.limits.clone(),
             permissions: self.permissions,
             hot_reload: self.hot_reload,
@@ -217,6 +225,8 @@ mod tests {
             drain_ms: Bounded::default(),
             restart_dependents: false,
             start_budget_per_day: Bounded::default(),
+            shed: None,
+            priority: None,
             limits: Limits::default(),
             permissions: Permissions::default(),
             hot_reload: false,

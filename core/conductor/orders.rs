@@ -28,6 +28,10 @@ impl Conductor {
             }
             return;
         }
+        let is_start = matches!(order, Order::Start { .. } | Order::Restart { .. });
+        if is_start && self.refuses_start(platform, out) {
+            return;
+        }
         match order {
             Order::Start { .. } => self.start_ordered(platform, out),
             Order::Stop { .. } => self.end_in_order(platform, Then::Rest, Reason::ByHand, out),
@@ -88,6 +92,7 @@ impl Conductor {
             | State::Stopping { .. }
             | State::Stopped
             | State::Failed
+            | State::Shed
             | State::Spare => false,
         })
     }
@@ -142,16 +147,21 @@ impl Conductor {
         if idle_until > self.now {
             return self.set_timer(Timer::Sleep(index), idle_until);
         }
-        for slot in platform.slots() {
+        self.put_to_sleep(index as usize, Reason::Idle, out);
+    }
+
+    pub(crate) fn put_to_sleep(&mut self, platform: usize, reason: Reason, out: &mut Vec<Action>) {
+        for slot in self.platforms[platform].slots() {
             match self.slots[slot].life.state() {
                 State::Starting | State::Ready | State::Backoff { .. } | State::Waiting => {
-                    self.take(slot, Input::Drain(Then::Sleep, Reason::Idle), out);
+                    self.take(slot, Input::Drain(Then::Sleep, reason), out);
                 }
                 State::Asleep
                 | State::Draining { .. }
                 | State::Stopping { .. }
                 | State::Stopped
                 | State::Failed
+                | State::Shed
                 | State::Spare => {}
             }
         }
@@ -172,7 +182,7 @@ impl Conductor {
         // What was to stay down comes back with the rest.
         for slot in self.platforms[platform].slots() {
             let state = self.slots[slot].life.state();
-            if is_at_rest(state) || is_asleep(state) {
+            if is_at_rest(state) || is_asleep(state) || is_shed(state) {
                 self.take(slot, Input::Want(Reason::ByHand), out);
             }
         }
@@ -185,7 +195,7 @@ impl Conductor {
         self.break_off_swap(platform, Reason::SwapBrokenOff, out);
         let (ends_dependents, why) = match then {
             Then::Rest => (true, Reason::NeedStopped),
-            Then::Again | Then::Wait | Then::Sleep | Then::Spare => {
+            Then::Again | Then::Wait | Then::Sleep | Then::Shed | Then::Spare => {
                 (self.platforms[platform].terms.restart_dependents, Reason::NeedRestarts)
             }
         };
@@ -258,7 +268,9 @@ impl Conductor {
         };
         let follows = match then {
             Then::Rest => true,
-            Then::Again | Then::Wait | Then::Sleep | Then::Spare => self.platforms[platform].terms.restart_dependents,
+            Then::Again | Then::Wait | Then::Sleep | Then::Shed | Then::Spare => {
+                self.platforms[platform].terms.restart_dependents
+            }
         };
         if follows && self.platforms[platform].needed_by.iter().any(has_dependents) {
             return false;
@@ -268,9 +280,9 @@ impl Conductor {
             let state = self.slots[slot].life.state();
             let is_touched = match then {
                 Then::Rest => state != State::Spare,
-                Then::Again | Then::Wait | Then::Sleep | Then::Spare => {
+                Then::Again | Then::Wait | Then::Sleep | Then::Shed | Then::Spare => {
                     let is_going = state.is_alive() || matches!(state, State::Backoff { .. });
-                    is_going && !is_at_rest(state) && !is_asleep(state)
+                    is_going && !is_at_rest(state) && !is_asleep(state) && !is_shed(state)
                 }
             };
             if is_touched {
@@ -307,11 +319,16 @@ impl Conductor {
 }
 
 /// Whether it stays down, or will, until a person starts it.
-fn is_at_rest(state: State) -> bool {
+pub(crate) fn is_at_rest(state: State) -> bool {
     matches!(
         state,
         State::Stopped | State::Failed | State::Draining { then: Then::Rest } | State::Stopping { then: Then::Rest }
     )
+}
+
+/// Whether it stays down, or will, until there is RAM for it.
+pub(crate) fn is_shed(state: State) -> bool {
+    matches!(state, State::Shed | State::Draining { then: Then::Shed } | State::Stopping { then: Then::Shed })
 }
 
 /// Whether a request wakes it.

@@ -482,7 +482,8 @@ impl Conductor {
                     line.due.ids.push_front(id);
                     line.held_until = Some(until);
                     // What an instance refused, which is there, is not tried again before its time.
-                    let is_out = matches!(refusal, Refusal::NotReady | Refusal::Isolated | Refusal::BreakerOpen);
+                    let is_out =
+                        matches!(refusal, Refusal::NotReady | Refusal::Isolated | Refusal::BreakerOpen | Refusal::Shed);
                     line.is_deserted = is_out && outcome.is_none();
                 }
             }

@@ -109,6 +109,7 @@ impl Conductor {
         urgency: Urgency,
         out: &mut Vec<Action>,
     ) {
+        self.asked_count += 1;
         let Some((route, rule)) = route.and_then(|route| Some((route, self.router.rule(route)?))) else {
             self.stats.no_route += 1;
             return self.turn_away(ticket, Answer::NoRoute, out);
@@ -211,6 +212,9 @@ impl Conductor {
             return self.dispatch(ticket, slot, out);
         }
         if self.phase == Phase::Running && self.platform_admits(platform) {
+            if self.is_too_heavy(platform, out) {
+                return self.end(ticket, Answer::Refused(Refusal::Shed, NOT_SOON), None, out);
+            }
             self.wake(platform, Reason::Asked, out);
         }
         match self.prospect(platform, deadline) {
@@ -500,12 +504,15 @@ impl Conductor {
                 State::Ready => (Refusal::NotReady, slot.health.interval(&self.platforms[platform].care.health)),
                 State::Backoff { until } if until < deadline => return Prospect::Wait,
                 State::Backoff { until } => (Refusal::NotReady, until - self.now),
+                State::Shed | State::Draining { then: Then::Shed } | State::Stopping { then: Then::Shed } => {
+                    (Refusal::Shed, self.restored_in(platform))
+                }
                 State::Draining { then: Then::Rest }
                 | State::Stopping { then: Then::Rest }
                 | State::Stopped
                 | State::Failed => (Refusal::NotReady, NOT_SOON),
             };
-            if candidate.1 < soonest.1 {
+            if candidate.1 < soonest.1 || candidate.0 == Refusal::Shed && soonest == (Refusal::NotReady, NOT_SOON) {
                 soonest = candidate;
             }
         }

@@ -67,9 +67,9 @@ pub struct TargetStatus<'c> {
 
 /// Every state that an instance may be shown in: those of its life, and four of one that is ready and not
 /// well or not proven.
-pub const INSTANCE_STATES: [&str; 13] = [
+pub const INSTANCE_STATES: [&str; 14] = [
     "asleep", "waiting", "starting", "proving", "ready", "degraded", "wedged", "down", "draining", "stopping",
-    "backoff", "stopped", "failed",
+    "backoff", "stopped", "failed", "shed",
 ];
 
 /// An instance as it is now.
@@ -175,11 +175,11 @@ impl Conductor {
         platform.slots().filter(|slot| self.slots[*slot].life.state() != State::Spare)
     }
 
-    /// Whether Demi is not ending and every platform serves, sleeps, or is kept from it by a person.
+    /// Whether Demi is not ending and every platform serves, sleeps, or is kept from it by a person or for want of RAM.
     pub fn is_ready(&self) -> bool {
         let is_fine = |slot: usize| {
             let state = self.slots[slot].life.state();
-            self.is_serving(slot) || matches!(state, State::Asleep | State::Stopped)
+            self.is_serving(slot) || matches!(state, State::Asleep | State::Stopped | State::Shed)
         };
         self.phase == crate::Phase::Running
             && self
@@ -243,10 +243,13 @@ impl Conductor {
             (Timer::ProbeLate(instance), "its health check counts as failed"),
             (Timer::Probe(instance), "its health is checked"),
         ];
+        let is_shed = entry.life.state() == State::Shed;
+        let comes_back = is_shed.then(|| self.comes_back(entry.platform as usize));
         let next = upcoming.iter().find_map(|(timer, what)| {
             let wait: Duration = self.timers.at(*timer)? - self.now;
             Some(format!("{what} in {:.1} s", wait.as_secs_f64()))
         });
+        let next = next.or(comes_back);
         let is_weighted = self.platforms[entry.platform as usize].terms.balance == Balance::Weighted;
         let is_weighed = is_weighted || self.share(slot).reported.is_some();
         InstanceStatus {
@@ -291,6 +294,7 @@ mod tests {
             State::Backoff { until },
             State::Stopped,
             State::Failed,
+            State::Shed,
         ];
         let names = states.map(State::name);
         assert!(names.iter().all(|name| INSTANCE_STATES.contains(name)));

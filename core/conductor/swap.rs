@@ -60,8 +60,8 @@ impl Conductor {
             let entry = &self.slots[*slot];
             let is_leaving = matches!(
                 entry.life.state(),
-                State::Draining { then: Then::Spare | Then::Sleep | Then::Rest }
-                    | State::Stopping { then: Then::Spare | Then::Sleep | Then::Rest }
+                State::Draining { then: Then::Spare | Then::Sleep | Then::Shed | Then::Rest }
+                    | State::Stopping { then: Then::Spare | Then::Sleep | Then::Shed | Then::Rest }
             );
             entry.life.is_alive() && entry.edition != swap.edition && !is_leaving
         };

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, SystemTime};
 
 use demi_conductor::lifecycle::{Reason, State};
+use demi_conductor::scaler::{Act, Decision};
 use demi_conductor::{Exit, Instance, News, Time, MEGABYTE};
 use serde::{Deserialize, Serialize};
 
@@ -180,9 +181,49 @@ pub(crate) fn sentence<'t>(news: &News, now: Time, target: impl Fn(u32) -> &'t s
         }
         News::Isolated => "it is isolated by hand: it gets no requests until it is started by hand".to_owned(),
         News::Released => "it may have requests again".to_owned(),
+        News::Scaled { decision } => decided(&decision, "it"),
         News::BudgetLow { starts, budget } => {
             format!("it has been started {starts} times today, and start_budget_per_day is {budget}")
         }
+    }
+}
+
+/// A decision about RAM as a sentence, with its figures. `whom` is the platform that it is about.
+pub(crate) fn decided(decision: &Decision, whom: &str) -> String {
+    let megabytes = |bytes: u64| bytes.div_ceil(MEGABYTE);
+    let percent = |permille: u32| format!("{:.1} %", f64::from(permille) / 10.0);
+    let figures = &decision.figures;
+    let forecast = figures.forecast.map(|ahead| {
+        let interval = ahead.interval_permille.map(|(low, high)| format!(", {} to {}", percent(low), percent(high)));
+        let (ram, interval) = (percent(ahead.ram_permille), interval.unwrap_or_default());
+        format!(", forecast {ram}{interval} by {}", ahead.model.name())
+    });
+    let (ram, threshold) = (percent(figures.ram_permille), figures.threshold_percent);
+    let seen = format!("RAM {ram}{}, threshold {threshold} %", forecast.unwrap_or_default());
+    let (is, was) = if decision.is_done { ("is", "") } else { ("would have been", "would have ") };
+    match decision.act {
+        Act::Trim if decision.is_done => format!("everybody is asked to give memory back: {seen}"),
+        Act::Trim => format!("everybody would have been asked to give memory back: {seen}"),
+        Act::Sleep => format!("{whom} {is} put to sleep, for it is idle: {seen}"),
+        Act::Shed => format!("{whom} {is} shed: {seen}"),
+        Act::Kill => format!("{whom} {is} killed and shed: {seen}"),
+        Act::Exhausted => format!("nobody is left who may be shed: {seen}"),
+        Act::Won { weighed, bytes, .. } => {
+            let (more, moved) = if bytes < 0 { ("more", bytes.unsigned_abs()) } else { ("less", bytes.unsigned_abs()) };
+            let weighed = if weighed > 0 { format!("; {whom} had {} MB", megabytes(weighed)) } else { String::new() };
+            format!("since that step {} MB {more} of RAM are used{weighed}: {seen}", moved / MEGABYTE)
+        }
+        Act::Restore if decision.is_done => format!("{whom} comes back, for there is RAM again: {seen}"),
+        Act::Restore => format!("{whom} {was}come back: {seen}"),
+        Act::Wait { missing } => {
+            format!("{whom} does not come back yet, for {} MB are missing: {seen}", megabytes(missing))
+        }
+        Act::Delay => format!("{whom} does not come back yet, for RAM is forecast to grow: {seen}"),
+        Act::Refuse { missing } => format!("{whom} is not started, for {} MB are missing: {seen}", megabytes(missing)),
+        Act::Overrule { missing } => {
+            format!("{whom} is started by hand, though {} MB are missing: {seen}", megabytes(missing))
+        }
+        Act::Believe(promotion) => promotion.to_string(),
     }
 }
 
@@ -207,13 +248,17 @@ fn state_sentence(was: State, state: State, reason: Reason, why: &str, now: Time
             Some(remedy) => format!("it is not started again: {why}; {remedy}"),
             None => format!("it is not started again: {why}"),
         },
+        State::Shed => format!("it is shed: {why}; it comes back when there is RAM for it"),
         State::Spare => format!("it has ended: {why}"),
     }
 }
 
 /// Whether an instance that has to go for this gets no time for it.
 const fn is_put_down(reason: Reason) -> bool {
-    matches!(reason, Reason::MemoryLimit { .. } | Reason::ProcessLimit { .. } | Reason::StartTimeout)
+    matches!(
+        reason,
+        Reason::MemoryLimit { .. } | Reason::ProcessLimit { .. } | Reason::StartTimeout | Reason::RamEmergency { .. }
+    )
 }
 
 /// What a person can do about an instance that has failed for this reason.
@@ -351,6 +396,24 @@ mod tests {
         }
         let bad = state(State::Starting, State::Failed, Reason::Exited(Exit::Code(78)));
         assert!(bad.contains("78") && bad.contains("demi reload"), "{bad}");
+    }
+
+    #[test]
+    fn decisions_about_ram_are_told_with_their_figures() {
+        use demi_conductor::config::Model;
+        use demi_conductor::scaler::{Ahead, Figures, Step};
+        let forecast = Ahead { model: Model::Ols, ram_permille: 843, interval_permille: Some((801, 886)) };
+        let figures =
+            Figures { ram_permille: 782, forecast: Some(forecast), threshold_percent: 80, ..Figures::default() };
+        let of = |act, is_done| decided(&Decision { at: Time::ZERO, platform: Some(0), act, figures, is_done }, "it");
+        let seen = "RAM 78.2 %, forecast 84.3 %, 80.1 % to 88.6 % by ols, threshold 80 %";
+        assert_eq!(of(Act::Shed, true), format!("it is shed: {seen}"));
+        assert_eq!(of(Act::Shed, false), format!("it would have been shed: {seen}"));
+        assert_eq!(of(Act::Restore, false), format!("it would have come back: {seen}"));
+        let won = Act::Won { step: Step::Shed, weighed: 120 * MEGABYTE, bytes: 100 * MEGABYTE as i64 };
+        assert_eq!(of(won, true), format!("since that step 100 MB less of RAM are used; it had 120 MB: {seen}"));
+        let wait = Act::Wait { missing: 1 };
+        assert_eq!(of(wait, true), format!("it does not come back yet, for 1 MB are missing: {seen}"));
     }
 
     #[test]

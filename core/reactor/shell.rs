@@ -8,6 +8,7 @@ mod orders;
 mod plugin_calls;
 mod posts;
 mod roster;
+mod scaling;
 mod weighing;
 
 use std::collections::BTreeMap;
@@ -494,6 +495,7 @@ impl Shell {
             Action::Adopt { platform, edition } => self.adopt(platform, edition),
             Action::Reject { platform, edition } => self.reject(platform, edition),
             Action::Spend { platform, starts } => self.spend(platform, starts),
+            Action::Decide { decision } => self.log_decision(&decision),
             Action::Tell { platform, instance, news } => self.hear_news(platform, instance, &news, conductor),
         }
     }

@@ -181,7 +181,7 @@ impl Reactor {
             guard: options.guard,
             is_subreaper: options.is_subreaper,
             uses_cgroups: options.uses_cgroups,
-            weighs_pss: config.sampling.pss,
+            weighs_pss: config.scaler.pss,
         };
         let yard = Yard::new(&path, plan, postbox.clone())?;
         let mut kit = Kit::new(poll.registry().try_clone()?);

@@ -40,6 +40,9 @@ kinds! {
         LateTurn => "a turn of the loop was late",
         TooHeavy => "an instance used more memory than it may",
         Heavy => "an instance used more memory than it should",
+        Leaks => "an instance leaked memory",
+        RamFills => "something else took RAM",
+        BadSample => "a sample of RAM made no sense",
         Forks => "an instance forked without end",
         LeaksDescriptors => "an instance leaked descriptors",
         SlowStart => "an instance needed longer to start and said so",
@@ -71,6 +74,9 @@ impl Fault {
             Fault::BadConfig => 12,
             Fault::TooHeavy | Fault::Forks | Fault::LeaksDescriptors | Fault::Midnight => 10,
             Fault::Freeze => 15,
+            Fault::RamFills => 500,
+            Fault::BadSample => 20,
+            Fault::Leaks => 200,
             Fault::Heavy | Fault::Person | Fault::TargetAway => 50,
             Fault::Unready | Fault::LostLook | Fault::Poison | Fault::DiskRot | Fault::RouteGone | Fault::Reweighed => {
                 100

@@ -8,11 +8,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use demi_conductor::breaker::Cause;
-use demi_conductor::config::{Config, Host, OnFailure, Start, Urgency};
+use demi_conductor::config::{Config, Host, OnFailure, Scaler, Start, Urgency};
 use demi_conductor::lifecycle::{Reason, State, Then};
+use demi_conductor::scaler::{Act, Decision};
 use demi_conductor::{
     Action, Answer, Conductor, Event, Exit, Instance, InstanceStatus, News, Order, Outcome, Phase, Refusal, RouteId,
-    Signal, Ticket, Time, Verdict,
+    Sample, Signal, Ticket, Time, Verdict,
 };
 
 use crate::report::{Sight, Sights};
@@ -133,6 +134,8 @@ struct Slot {
     draining_since: Option<Time>,
     /// Why it is in its state, as it was told.
     why: Option<Reason>,
+    /// It is shed, or about to be.
+    is_shed: bool,
     /// Its last start was after a wait, or instead of one.
     after_backoff: bool,
 }
@@ -167,6 +170,13 @@ struct Platform {
     open_until: Option<Time>,
     /// What it depends on and was told to be lost.
     lost: BTreeSet<u32>,
+    may_be_shed: bool,
+    priority: u32,
+    /// When it was shed, if it is, and when it was before, as far as nobody had started it by hand.
+    shed_at: Option<Time>,
+    sheds: Vec<Time>,
+    /// When somebody last ordered something of it.
+    ordered_at: Option<Time>,
 }
 
 /// See the module's documentation.
@@ -186,6 +196,10 @@ pub(crate) struct Ledger {
     /// Where in its end Demi was after the last turn.
     phase: Phase,
     has_exited: bool,
+    scaler: Scaler,
+    /// Used RAM at the last sample that made sense, thousandths, and since when no sample was above `restore_percent`.
+    ram_permille: u64,
+    calm_since: Option<Time>,
     pub(crate) sights: Sights,
     shutdown_why: String,
     sick_why: String,
@@ -223,6 +237,11 @@ impl Ledger {
                 used_at: Time::ZERO,
                 open_until: None,
                 lost: BTreeSet::new(),
+                may_be_shed: platform.may_be_shed(),
+                priority: platform.priority(),
+                shed_at: None,
+                sheds: Vec::new(),
+                ordered_at: None,
             });
         }
         let promises: Vec<Promise> = config
@@ -258,6 +277,9 @@ impl Ledger {
             slots,
             phase: Phase::Running,
             has_exited: false,
+            scaler: config.scaler,
+            ram_permille: 0,
+            calm_since: None,
             sights: Sights::default(),
             shutdown_why: Reason::Shutdown.to_string(),
             sick_why: Reason::HealthFailed.to_string(),
@@ -409,7 +431,8 @@ impl Ledger {
                     platform.starts = (!actions.iter().any(spends)).then_some(0);
                 }
             }
-            Event::Ordered(order) => self.note_order(order, actions),
+            Event::Ordered(order) => self.note_order(now, order, actions),
+            Event::Measured { sample } => self.note_sample(now, sample),
             Event::Began => {
                 for platform in 0..self.platforms.len() {
                     if self.platforms[platform].is_wanted {
@@ -431,7 +454,6 @@ impl Ledger {
             | Event::PostLost { .. }
             | Event::PostStored { .. }
             | Event::Weighed { .. }
-            | Event::Measured { .. }
             | Event::Stored { .. }
             | Event::Elapsed => {}
         }
@@ -633,6 +655,7 @@ impl Ledger {
                 assert!(starts <= entry.start_budget, "a platform was started beyond its budget");
             }
             Action::Trim { .. } => self.saw(Sight::Trimmed),
+            Action::Decide { decision } => self.note_decision(now, &decision, turn, conductor),
             Action::Signal { instance, signal } => self.note_signal(now, instance, signal, turn, conductor),
             Action::Exit(_) => {
                 assert_eq!(self.live, 0, "Demi exited and left requests without an end");
@@ -893,6 +916,10 @@ impl Ledger {
             Answer::Refused(Refusal::NotReady, _) => (true, Sight::NotReady),
             Answer::Refused(Refusal::Draining, _) => (true, Sight::Draining),
             Answer::Refused(Refusal::Isolated, _) => (true, Sight::Isolated),
+            Answer::Refused(Refusal::Shed, after) => {
+                let may_be = record.promise.is_some_and(|promise| self.platforms[promise.platform].may_be_shed);
+                (self.sheds() && may_be && after >= Duration::from_secs(1), Sight::NoRam)
+            }
             Answer::Refused(Refusal::TooMany, _) => (record.attempts == 0, Sight::TooMany),
         };
         assert!(fits, "{answer:?} is not what came of {record:?}");
@@ -923,8 +950,102 @@ impl Ledger {
         }
     }
 
-    fn note_order(&mut self, order: Order, actions: &[Action]) {
+    /// Whether anything is done about RAM.
+    fn sheds(&self) -> bool {
+        self.scaler.enabled && !self.scaler.forecast_only
+    }
+
+    /// Whether it was shed and will come back by itself.
+    pub(crate) fn is_shed(&self, platform: usize) -> bool {
+        let entry = &self.platforms[platform];
+        entry.shed_at.is_some() && !entry.is_stopped
+    }
+
+    fn note_sample(&mut self, now: Time, sample: Sample) {
+        let used = sample.ram_total.saturating_sub(sample.ram_available);
+        if used == 0 || self.phase != Phase::Running {
+            return;
+        }
+        self.ram_permille = (u128::from(used) * 1000 / u128::from(sample.ram_total)) as u64;
+        let is_calm =
+            u128::from(used) * 100 <= u128::from(sample.ram_total) * u128::from(self.scaler.restore_percent.value());
+        self.calm_since = if is_calm { self.calm_since.or(Some(now)) } else { None };
+    }
+
+    /// What was decided about RAM may be.
+    fn note_decision(&mut self, now: Time, decision: &Decision, turn: &Turn, conductor: &Conductor) {
+        assert!(self.scaler.enabled, "{decision:?} and nobody watches RAM");
+        assert_eq!(decision.is_done, !self.scaler.forecast_only, "{decision:?}");
+        if !decision.is_done {
+            return self.saw(Sight::WouldHave);
+        }
+        let (ram, platform) = (self.ram_permille, decision.platform.map(|platform| platform as usize));
+        match decision.act {
+            Act::Trim => self.saw(Sight::TrimmedAll),
+            Act::Exhausted => self.saw(Sight::Exhausted),
+            Act::Sleep => self.saw(Sight::SleptForRam),
+            Act::Refuse { .. } => self.saw(Sight::TooHeavy),
+            Act::Restore => {
+                let platform = platform.expect("one is restored");
+                let calm = self.calm_since.map(|since| now - since);
+                let is_calm = calm.is_some_and(|calm| calm >= self.scaler.calm_ms.millis());
+                assert!(is_calm, "{platform} came back after {calm:?} of calm");
+                assert!(ram < self.scaler.shed_percent.value() * 10, "{platform} came back and does not fit");
+                let shed_at = self.platforms[platform].shed_at;
+                let is_last = self.platforms.iter().all(|other| other.shed_at <= shed_at);
+                assert!(shed_at.is_some() && is_last, "{platform} came back before what was shed after it");
+                self.calm_since = Some(now);
+                self.saw(Sight::Restored);
+            }
+            Act::Shed | Act::Kill => {
+                let platform = platform.expect("one is shed");
+                assert!(ram >= self.scaler.restore_percent.value() * 10, "{platform} was shed at {ram}");
+                let is_emergency = ram >= self.scaler.emergency_percent.value() * 10;
+                assert!(decision.act == Act::Shed || is_emergency, "{platform} was killed at {ram}");
+                self.assert_its_time(now, platform, is_emergency, turn, conductor);
+                self.saw(if decision.act == Act::Shed { Sight::Shed } else { Sight::PutDown });
+                let entry = &mut self.platforms[platform];
+                if entry.shed_at.is_none() {
+                    entry.shed_at = Some(now);
+                    let window = self.scaler.calm_ms.millis() * 12;
+                    entry.sheds.retain(|at| now - *at < window);
+                    entry.sheds.push(now);
+                    assert!(entry.sheds.len() <= 5, "{platform} comes and goes: {:?}", entry.sheds);
+                }
+            }
+            Act::Overrule { .. } | Act::Won { .. } | Act::Wait { .. } | Act::Delay | Act::Believe(_) => {}
+        }
+    }
+
+    /// Nobody whose priority is lower is left who may be shed, as far as the books know.
+    fn assert_its_time(&self, now: Time, platform: usize, is_emergency: bool, turn: &Turn, conductor: &Conductor) {
+        let entry = &self.platforms[platform];
+        assert!(entry.may_be_shed, "{platform} was shed and may not be");
+        let runs = |of: &Platform| of.slots.clone().any(|slot| self.is_alive(slot));
+        let needed = |index: usize| self.platforms.iter().any(|needy| needy.needs.contains(&index) && runs(needy));
+        // One that drains already is put down whoever has come to need it meanwhile.
+        let is_anew = entry.shed_at.is_none();
+        assert!(!is_anew || !needed(platform) || turn.exited.is_some(), "{platform} was shed and is needed");
+        if is_emergency || !is_anew || turn.exited.is_some() {
+            return;
+        }
+        let lately = self.scaler.calm_ms.millis() + Duration::from_secs(60);
+        for (index, told) in conductor.platforms().enumerate() {
+            let other = &self.platforms[index];
+            let is_touched = other.ordered_at.is_some_and(|at| now - at < lately) || told.is_reloading;
+            let is_in_use = |slot: usize| {
+                self.is_alive(slot) && self.slots[slot].started_at.is_some() && !self.slots[slot].is_ending
+            };
+            let is_in_order = other.slots.clone().all(|slot| self.slots[slot].draining_since.is_none());
+            let stands = other.slots.clone().any(is_in_use) && is_in_order && other.shed_at.is_none();
+            let goes_first = other.may_be_shed && other.priority < entry.priority && stands;
+            assert!(!goes_first || needed(index) || is_touched, "{platform} was shed before {index}");
+        }
+    }
+
+    fn note_order(&mut self, now: Time, order: Order, actions: &[Action]) {
         let is_heard = self.phase == Phase::Running;
+        self.note_hand(now, order);
         match order {
             Order::Shutdown => {}
             Order::Start { platform } if is_heard => {
@@ -957,6 +1078,31 @@ impl Ledger {
         }
     }
 
+    /// Somebody has a hand in a platform, and in what it needs.
+    fn note_hand(&mut self, now: Time, order: Order) {
+        let (Order::Start { platform }
+        | Order::Stop { platform }
+        | Order::Retire { platform }
+        | Order::Restart { platform }
+        | Order::Reload { platform, .. }
+        | Order::Isolate { platform }
+        | Order::Close { platform }) = order
+        else {
+            return;
+        };
+        let mut open = vec![platform as usize];
+        while let Some(platform) = open.pop() {
+            self.platforms[platform].ordered_at = Some(now);
+            self.platforms[platform].sheds.clear();
+            open.extend(self.platforms[platform].needs.iter().copied());
+            let needy = (0..self.platforms.len()).filter(|other| {
+                let entry = &self.platforms[*other];
+                entry.needs.contains(&platform) && entry.ordered_at != Some(now)
+            });
+            open.extend(needy);
+        }
+    }
+
     /// What it was left alone for may have been mended, and what it needs as well.
     fn forgive(&mut self, platform: usize) {
         for slot in self.platforms[platform].slots.clone() {
@@ -973,6 +1119,19 @@ impl Ledger {
                 let slot = &mut self.slots[instance.slot as usize];
                 slot.after_backoff = matches!(was, State::Backoff { .. });
                 slot.why = Some(reason);
+                slot.is_shed = matches!(
+                    state,
+                    State::Shed | State::Draining { then: Then::Shed } | State::Stopping { then: Then::Shed }
+                );
+                if slot.is_shed {
+                    let is_fine = self.sheds() && self.platforms[platform].may_be_shed;
+                    assert!(is_fine, "{instance:?} was shed and may not be");
+                } else {
+                    let slots = self.platforms[platform].slots.clone();
+                    if !self.slots[slots].iter().any(|slot| slot.is_shed) {
+                        self.platforms[platform].shed_at = None;
+                    }
+                }
                 match state {
                     State::Draining { then } => {
                         let is_stopped = then == Then::Rest && matches!(reason, Reason::ByHand | Reason::Gone);
@@ -981,7 +1140,7 @@ impl Ledger {
                         slot.draining_since = slot.draining_since.or(Some(now));
                         let has_work = slot.out > 0;
                         let is_of_breaker = reason == Reason::BreakerOpened;
-                        if then == Then::Sleep {
+                        if then == Then::Sleep && reason == Reason::Idle {
                             self.note_sleep(now, platform, turn);
                         }
                         if is_of_breaker {
@@ -1157,7 +1316,15 @@ impl Ledger {
         let why = self.slots[index].why.map(|reason| reason.to_string()).unwrap_or_default();
         let platform = self.slots[index].platform;
         let entry = &self.slots[index];
-        if self.gentle_whys.contains(&why) && entry.out > 0 && turn.answered.is_none() && turn.exited.is_none() {
+        let is_of_ram = matches!(
+            self.slots[index].why,
+            Some(Reason::RamShort { .. } | Reason::RamForecast { .. } | Reason::RamSpike { .. })
+        );
+        if (is_of_ram || self.gentle_whys.contains(&why))
+            && entry.out > 0
+            && turn.answered.is_none()
+            && turn.exited.is_none()
+        {
             let is_over = entry.draining_since.is_some_and(|since| now - since >= self.platforms[platform].drain);
             assert!(
                 is_over,
@@ -1274,6 +1441,7 @@ impl Slot {
             draining_since: None,
             why: None,
             after_backoff: false,
+            is_shed: false,
         }
     }
 }

@@ -32,6 +32,10 @@ pub(crate) struct Work {
     pub(crate) is_headed: bool,
 }
 
+/// What a run uses of RAM at its start, and with all that it leaks, bytes.
+pub(crate) const WEIGHT: u64 = 10_000_000;
+pub(crate) const WEIGHT_LEAKED_MAX: u64 = 48_000_000;
+
 /// One slot.
 #[derive(Clone, Debug)]
 pub(crate) struct Model {
@@ -47,6 +51,8 @@ pub(crate) struct Model {
     pub(crate) is_rotten: bool,
     /// What it was started from cannot run.
     pub(crate) is_bad_edition: bool,
+    /// What its process tree uses of RAM, bytes.
+    pub(crate) weight: u64,
     /// What it has said of how it wants to be balanced.
     pub(crate) report: Report,
 }
@@ -66,6 +72,7 @@ impl Model {
                 held: Vec::new(),
                 is_rotten: false,
                 is_bad_edition: false,
+                weight: 0,
                 report: Report::default(),
             };
             models.extend((0..platform.slots()).map(|_| model.clone()));
@@ -80,6 +87,7 @@ impl Model {
         self.is_frozen = false;
         self.is_rotten = false;
         self.is_bad_edition = false;
+        self.weight = WEIGHT;
         self.report = Report::default();
         self.hand.clear();
         self.held.clear();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use demi_conductor::config::{
     Balance, Bounded, Breaker, Check, Config, Health, Host, OnFailure, Outliers, OwnBreaker, Platform, Posts,
-    Reachability, Recovery, Restart, Retry, Route, Sampling, Shutdown, Start, Urgency,
+    Reachability, Recovery, Restart, Retry, Route, Scaler, Shutdown, Start, Urgency,
 };
 use demi_conductor::{Question, Random, RouteId, Router, Ticket};
 
@@ -60,6 +60,7 @@ pub(crate) fn config(random: &mut Random) -> Config {
         route.fallback = others.cycle().skip(number).take((number % 3).min(count - 1)).cloned().collect();
     }
     draw_targets(&mut config, random);
+    draw_scaler(&mut config, random);
     let names: Vec<&str> = config.platforms.iter().map(|platform| platform.name.as_str()).collect();
     assert_eq!(config.mistakes(&names), [], "a drawn configuration has a mistake");
     config
@@ -120,8 +121,35 @@ fn draw_times(config: &mut Config, random: &mut Random) {
         max_ms: drawn(random, 100, 10_000),
         ..Posts::default()
     };
-    config.sampling = Sampling { interval_ms: drawn(random, 2_000, 60_000), pss: false };
     config.shutdown = Shutdown { grace_ms: drawn(random, 500, 10_000) };
+}
+
+/// How RAM is watched, always quicker than by default, and who goes first when it is short.
+fn draw_scaler(config: &mut Config, random: &mut Random) {
+    let shed = 70 + random.below(20);
+    let interval_ms = millis(random, 100, 4_000);
+    let enabled = random.below(6) > 0;
+    config.scaler = Scaler {
+        enabled,
+        forecast_only: enabled && random.below(8) == 0,
+        shed_percent: bounded(shed),
+        restore_percent: bounded(shed - 1 - random.below(20)),
+        emergency_percent: bounded(shed + 1 + random.below(10)),
+        calm_ms: drawn(random, 500, 20_000),
+        cooldown_ms: drawn(random, 20, 2_000),
+        smoothing_ms: drawn(random, 1, 2_000),
+        spike_min_mb: bounded(20 + random.below(80)),
+        interval_ms: bounded(interval_ms),
+        fast_interval_ms: bounded(interval_ms.min(100 + random.below(400))),
+        window_ms: bounded(60_000),
+        horizon_ms: bounded(10_000),
+        ..Scaler::default()
+    };
+    // By the index and not by a draw: what else is drawn must not depend on it.
+    for (index, platform) in config.platforms.iter_mut().enumerate().filter(|(_, one)| one.host.can_be_replaced()) {
+        platform.priority = [None, Some(bounded(100)), Some(bounded(500))][index % 3];
+        platform.shed = [None, Some(true), None, Some(true), Some(false)][index % 5];
+    }
 }
 
 /// What platforms lie behind, in every third seed.
@@ -335,5 +363,10 @@ pub(crate) fn recovery_max(config: &Config) -> Duration {
     let found = found + if config.reachability.is_empty() { Duration::ZERO } else { cycle * (rounds + 2) };
     // A message waits for its time, and then for its platform to be asked again, and others before it.
     let posted = Duration::from_secs(240);
+    // What was shed comes back, one after the other, the one that was shed again and again after eight times as long.
+    let scaler = &config.scaler;
+    let restored = scaler.calm_ms.millis() * 8 + scaler.interval_ms.millis() * 4 + scaler.cooldown_ms.millis() * 2;
+    let forecast = (scaler.window_ms.millis() + scaler.horizon_ms.millis()) * 2;
+    let posted = posted + restored * config.platforms.len() as u32 + forecast;
     posted + found + wedged + ended + started * config.platforms.len() as u32 + closed + Duration::from_secs(15)
 }

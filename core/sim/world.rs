@@ -22,6 +22,10 @@ use perform::Coming;
 const STEPS_AT_ONCE_MAX: u64 = 20_000;
 /// A turn that is late is so by less than this.
 const LATE_TURN: Duration = Duration::from_millis(5);
+/// All the RAM of a world, bytes: enough for all that it runs, if nothing else takes it.
+const RAM: u64 = 16_000_000_000;
+/// What of it everything else uses in calm, thousandths.
+const BACKGROUND_CALM: u64 = 150;
 /// How often the books are compared with the status, in steps.
 const AUDIT_EVERY: u64 = 32;
 
@@ -62,6 +66,9 @@ pub struct World {
     /// The last edition that each platform was told to reload to, and those that cannot run.
     editions: Vec<u32>,
     bad_editions: Vec<(usize, u32)>,
+    /// What everything but instances uses of RAM and what it goes to, thousandths of all.
+    background: u64,
+    background_goal: u64,
     hash: Fnv1a,
     trace: Option<Vec<String>>,
 }
@@ -101,6 +108,8 @@ impl World {
             ghosts: Vec::new(),
             editions: vec![0; config.platforms.len()],
             bad_editions: Vec::new(),
+            background: BACKGROUND_CALM,
+            background_goal: BACKGROUND_CALM,
             hash: Fnv1a::default(),
             trace: None,
             config,
@@ -285,6 +294,10 @@ impl World {
     /// replaces it; what the conductor cannot replace goes on by itself.
     pub fn calm(&mut self) {
         self.dice.calm();
+        (self.background, self.background_goal) = (BACKGROUND_CALM, BACKGROUND_CALM);
+        // What is nearly full starts nothing, whoever wants it to.
+        let sample = self.ram();
+        self.handle(Event::Measured { sample });
         self.away.fill(false);
         for slot in 0..self.models.len() {
             if !self.models[slot].can_be_replaced() {
@@ -303,7 +316,12 @@ impl World {
             // What was reloaded to something that cannot run is reloaded to something that can.
             let order = self.reload(platform);
             self.handle(Event::Ordered(order));
-            self.handle(Event::Ordered(Order::Start { platform }));
+            // What was shed has to come back by itself.
+            let is_isolated =
+                self.conductor.platforms().nth(platform as usize).is_some_and(|platform| platform.is_isolated);
+            if is_isolated || !self.ledger.is_shed(platform as usize) {
+                self.handle(Event::Ordered(Order::Start { platform }));
+            }
         }
     }
 

@@ -1,16 +1,41 @@
-//! How RAM is watched, and how it is forecast.
+//! How RAM is watched and forecast, and what is done when it runs short.
 
 use serde::{Deserialize, Serialize};
 
-use super::{Bounded, HOUR_MS};
+use super::{Bounded, Mistakes, HOUR_MS};
 
-/// How RAM is watched, and how it is forecast.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+/// How RAM is watched and forecast, and what is done when it runs short: docs/scaling.md.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Scaler {
+    /// Whether anything is forecast, and done, at all.
+    pub enabled: bool,
+    /// Nothing is done; what would have been is told.
+    pub forecast_only: bool,
+    /// Used RAM, percent of all, at which something is done: memory is asked back, idle platforms are put to sleep, others
+    /// are shed.
+    pub shed_percent: Bounded<2, 100, 80>,
+    /// At most this for `calm_ms`, and what was shed comes back, one after the other, as far as it fits below
+    /// `shed_percent`.
+    pub restore_percent: Bounded<1, 99, 65>,
+    /// From here on platforms are killed in place of being drained.
+    pub emergency_percent: Bounded<3, 100, 95>,
+    /// How long RAM must have been calm before something is restored. Doubled, up to eight times, for what had to be shed
+    /// again soon after it came back.
+    pub calm_ms: Bounded<100, HOUR_MS, 300_000>,
+    /// Between one step and the next, and from a step to the look at what it has won. A fifth of it in an emergency.
+    pub cooldown_ms: Bounded<10, HOUR_MS, 10_000>,
+    /// Half-life of the average that is compared with the thresholds, next to the last sample.
+    pub smoothing_ms: Bounded<1, HOUR_MS, 3_000>,
+    /// What the platforms weigh together has become so many times what it was; 0: never mind…
+    pub spike_times: Bounded<0, 100, 2>,
+    /// …within this long…
+    pub spike_ms: Bounded<1_000, HOUR_MS, 30_000>,
+    /// …and has grown by so much, MB of 10^6 bytes: something is done from `restore_percent` on.
+    pub spike_min_mb: Bounded<1, 1_000_000, 100>,
     /// Between two samples. More than `horizon_ms`, and least squares have nothing to go by.
     pub interval_ms: Bounded<100, HOUR_MS, 30_000>,
-    /// Between two samples while RAM moves fast.
+    /// Between two samples while RAM is short or moves fast.
     pub fast_interval_ms: Bounded<100, HOUR_MS, 1_000>,
     /// The samples that a trend is taken from: those of this time. A few times `horizon_ms`, or there are too few.
     pub window_ms: Bounded<60_000, { 24 * HOUR_MS }, 1_800_000>,
@@ -27,6 +52,58 @@ pub struct Scaler {
     pub margin_percent: Bounded<1, 90, 10>,
     /// …without a break for this long.
     pub lead_ms: Bounded<0, { 24 * HOUR_MS }, 600_000>,
+    /// Whether memory of instances is told without counting twice what processes share (PSS), too. It takes the kernel
+    /// much longer to tell than resident memory, so it is read for a few of them each second.
+    pub pss: bool,
+}
+
+impl Default for Scaler {
+    fn default() -> Self {
+        Scaler {
+            enabled: true,
+            forecast_only: false,
+            shed_percent: Bounded::default(),
+            restore_percent: Bounded::default(),
+            emergency_percent: Bounded::default(),
+            calm_ms: Bounded::default(),
+            cooldown_ms: Bounded::default(),
+            smoothing_ms: Bounded::default(),
+            spike_times: Bounded::default(),
+            spike_ms: Bounded::default(),
+            spike_min_mb: Bounded::default(),
+            interval_ms: Bounded::default(),
+            fast_interval_ms: Bounded::default(),
+            window_ms: Bounded::default(),
+            history_hours: Bounded::default(),
+            horizon_ms: Bounded::default(),
+            columns: Columns::default(),
+            champion: Model::default(),
+            margin_percent: Bounded::default(),
+            lead_ms: Bounded::default(),
+            pss: false,
+        }
+    }
+}
+
+impl Scaler {
+    pub(super) fn check(&self, found: &mut Mistakes) {
+        if self.restore_percent.value() >= self.shed_percent.value() {
+            let what = "is not below scaler.shed_percent: what was restored would be shed at once".to_owned();
+            found.add("scaler.restore_percent".to_owned(), what, "lower it, by ten at least");
+        }
+        if self.emergency_percent.value() <= self.shed_percent.value() {
+            let what = "is not above scaler.shed_percent: everything would be killed and nothing drained".to_owned();
+            found.add("scaler.emergency_percent".to_owned(), what, "raise it, or lower shed_percent");
+        }
+        if self.forecast_only && !self.enabled {
+            let what = "means nothing while scaler.enabled is false".to_owned();
+            found.add("scaler.forecast_only".to_owned(), what, "remove one of the two");
+        }
+        if self.fast_interval_ms.value() > self.interval_ms.value() {
+            let what = "is above scaler.interval_ms".to_owned();
+            found.add("scaler.fast_interval_ms".to_owned(), what, "lower it to interval_ms or less");
+        }
+    }
 }
 
 /// What least squares may explain RAM by, besides a constant.

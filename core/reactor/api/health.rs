@@ -160,9 +160,9 @@ fn platform_health<'h>(status: PlatformStatus<'h>, listed: &'h Listed, facts: &F
 }
 
 fn status_of(platform: &PlatformStatus<'_>) -> Status {
-    let rests = |instance: &InstanceStatus| matches!(instance.state, "asleep" | "stopped");
+    let rests = |instance: &InstanceStatus| matches!(instance.state, "asleep" | "stopped" | "shed");
     let is_fine = |instance: &InstanceStatus| {
-        let is_in_order = matches!(instance.state, "ready" | "asleep" | "stopped" | "proving" | "draining");
+        let is_in_order = matches!(instance.state, "ready" | "asleep" | "stopped" | "shed" | "proving" | "draining");
         is_in_order && instance.breaker == "closed" && instance.accused_of.is_none()
     };
     if platform.is_isolated || platform.instances.iter().all(rests) {

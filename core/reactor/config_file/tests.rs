@@ -39,7 +39,7 @@ Config(
     breaker: (failures: 3, open_ms: 30000, open_max_ms: 300000),
     restart: (base_ms: 1000, max_ms: 300000, forget_ms: 600000),
     retry: (base_ms: 100, max_ms: 20000, tokens_max: 500),
-    sampling: (interval_ms: 30000),
+    scaler: (interval_ms: 30000),
     shutdown: (grace_ms: 10000),
     requests_max: 4096,
     plugins: (paths: ["plugins"], rescan_ms: 2000),

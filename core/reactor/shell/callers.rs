@@ -432,6 +432,7 @@ impl Shell {
                     Refusal::NotReady => "no instance of the platform takes requests",
                     Refusal::Draining => "Demi is ending",
                     Refusal::Isolated => "the platform is isolated; `demi start` gives it requests again",
+                    Refusal::Shed => "there is no RAM for the platform now; `demi why` says when it comes back",
                     Refusal::TooMany => "as many requests are under way as may",
                 };
                 Problem::new(503, why).code(refusal.name()).retry_after(after.max(wanted))

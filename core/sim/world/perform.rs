@@ -9,11 +9,11 @@ use demi_conductor::{
 };
 
 use crate::faults::Fault;
-use crate::machine::{State, Work};
+use crate::machine::{State, Work, WEIGHT, WEIGHT_LEAKED_MAX};
 use crate::workload;
 
 use super::mail::{End, Letter};
-use super::World;
+use super::{World, RAM};
 
 /// What is to come, at its time.
 #[derive(Clone, Copy, Debug)]
@@ -84,7 +84,7 @@ impl World {
             Action::Cancel { ticket, instance } => self.cancel(ticket, instance),
             Action::Relay { .. }
             | Action::Admit(_)
-            | Action::Trim { .. }
+            | Action::Decide { .. }
             | Action::Adopt { .. }
             | Action::Reject { .. }
             | Action::Spend { .. }
@@ -106,15 +106,19 @@ impl World {
                     self.die(instance, exit, delay);
                 }
             }
+            Action::Trim { instance } => {
+                if self.model(instance).lives(instance) {
+                    let weight = &mut self.model(instance).weight;
+                    *weight -= (*weight - WEIGHT) / 2;
+                }
+            }
             Action::Measure => {
-                let available = self.random.draw() >> 34;
-                let sample = Sample {
-                    ram_available: available,
-                    ram_headroom: available,
-                    ram_total: 1 << 30,
-                    ram_headroom_total: 1 << 30,
-                    ..Sample::default()
-                };
+                self.move_background();
+                let mut sample = self.ram();
+                if self.dice.strike(Fault::BadSample) {
+                    let nonsense = [(0, 0), (1, 1), (u64::MAX, RAM), (u64::MAX, 0), (0, u64::MAX)];
+                    (sample.ram_available, sample.ram_total) = nonsense[self.random.below(5) as usize];
+                }
                 let delay = self.within(20);
                 self.come(delay, Coming::News(Event::Measured { sample }));
             }
@@ -134,6 +138,31 @@ impl World {
             Action::Flush => self.store(Errand::Flush, 5),
             Action::Exit(code) => self.exit = Some(code),
         }
+    }
+
+    /// What else uses RAM comes and goes, at once or little by little.
+    fn move_background(&mut self) {
+        if self.dice.is_calm() {
+            return;
+        }
+        if self.dice.strike(Fault::RamFills) {
+            self.background_goal = 600 + self.random.below(400);
+        } else if self.random.below(10) == 0 {
+            self.background_goal = 100 + self.random.below(500);
+        }
+        let part = 1 + self.random.below(8) as i64;
+        let step = (self.background_goal as i64 - self.background as i64) / part;
+        self.background = self.background.saturating_add_signed(step);
+    }
+
+    /// As it is.
+    pub(super) fn ram(&self) -> Sample {
+        let children = self.models.iter().filter(|model| {
+            let is_there = model.state != State::Absent;
+            model.host.is_child() && is_there
+        });
+        let used = RAM / 1000 * self.background + children.map(|model| model.weight).sum::<u64>();
+        Sample { ram_available: RAM.saturating_sub(used), ram_total: RAM, ..Sample::default() }
     }
 
     fn reach(&mut self, target: u32) {
@@ -330,7 +359,13 @@ impl World {
             if !model.host.is_child() || !model.lives(instance) {
                 continue;
             }
-            let mut weight = Weight { rss_bytes: 10_000_000, pss_bytes: None, processes: 1, descriptors: 8 };
+            if self.dice.strike(Fault::Leaks) {
+                let more = self.random.below(20_000_000);
+                let weight = &mut self.models[slot].weight;
+                *weight = (*weight + more).min(WEIGHT_LEAKED_MAX);
+            }
+            let rss_bytes = self.models[slot].weight;
+            let mut weight = Weight { rss_bytes, pss_bytes: None, processes: 1, descriptors: 8 };
             if self.dice.strike(Fault::Heavy) {
                 weight.rss_bytes = (workload::SOFT_MB + 1) * 1_000_000;
             }

@@ -1,0 +1,659 @@
+//! RAM runs short: one step at a time, the mildest first, and back again when it is calm.
+//!
+//! ```text
+//!  short ──► trim: all give memory back ──► sleep: who is idle ──► shed: the lowest priority drains and stops ──► …
+//!                                                                              ▲
+//!  emergency ──────────────────────────────────────────────────────────────────┴─ kill: it does not drain
+//!
+//!  calm for calm_ms, and the last one shed fits ──► it is restored, and what is calm is counted anew
+//! ```
+//!
+//! After a step nothing more is done until it is over and its time to show has passed; what it has won is told then. Nobody is
+//! shed whom a running platform needs: those go before it. What comes back last is what went first. A person who starts
+//! something overrules this, but in an emergency. With `scaler.forecast_only` what would have been shed counts as gone.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::event::{Action, News, Sample, Signal};
+use crate::lifecycle::{Input, Reason, State, Then};
+use crate::orders::{is_at_rest, is_shed};
+use crate::requests::NOT_SOON;
+use crate::scaler::policy::{Finding, Policy, Shortage};
+use crate::scaler::{Act, Ahead, Decision, Figures, Outlook, Reading, Step, Taken};
+use crate::shutdown::Phase;
+use crate::time::Time;
+use crate::timers::Timer;
+use crate::{config, Conductor};
+
+/// Decisions that are remembered.
+const LOG_MAX: usize = 128;
+/// A platform that was shed again within so many times `calm_ms` of its return has its next wait doubled…
+const RELAPSE_CALMS: u32 = 12;
+/// …so often at most.
+const DOUBLINGS_MAX: u32 = 3;
+/// A run that has started so lately may still grow to what its platform is known to weigh.
+const GROWS_FOR: Duration = Duration::from_secs(30);
+/// The same is told again after this.
+const TELL_AGAIN: Duration = Duration::from_secs(600);
+/// What a platform has weighed at most counts for half a day later.
+const PEAK_HALF_LIFE_S: u64 = 86_400;
+
+/// What is known of RAM, and what was done about it.
+#[derive(Debug)]
+pub(crate) struct Scaling {
+    policy: Policy,
+    outlook: Outlook,
+    /// Those that are shed, or would be, in the order in which they were.
+    shed: Vec<u32>,
+    /// The last step, until it has shown what it has won.
+    step: Option<Underway>,
+    trimmed_at: Option<Time>,
+    is_exhausted: bool,
+    /// What the last one that could not come back was told, when.
+    held: Option<(u32, Act, Time)>,
+    log: VecDeque<Decision>,
+    /// Requests that had come at the last sample, and when that was.
+    asked: (u64, Time),
+}
+
+/// A step that was taken.
+#[derive(Clone, Copy, Debug)]
+struct Underway {
+    step: Step,
+    platform: Option<u32>,
+    since: Time,
+    /// When what it was about had ended.
+    over_at: Option<Time>,
+    used_before: u64,
+    weighed: u64,
+}
+
+impl Scaling {
+    pub(crate) fn new(settings: &config::Scaler) -> Scaling {
+        Scaling {
+            policy: Policy::new(settings),
+            outlook: Outlook::new(settings),
+            shed: Vec::new(),
+            step: None,
+            trimmed_at: None,
+            is_exhausted: false,
+            held: None,
+            log: VecDeque::with_capacity(LOG_MAX),
+            asked: (0, Time::ZERO),
+        }
+    }
+}
+
+/// What a platform is known to weigh, and how it has fared.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Ballast {
+    /// The most that one of its instances has weighed, bytes, and when.
+    peak: (u64, Time),
+    restored_at: Option<Time>,
+    /// How often in a row it was shed soon after it came back.
+    relapses: u32,
+    /// A person started it last then.
+    by_hand_at: Option<Time>,
+    refusal_told_at: Option<Time>,
+}
+
+impl Ballast {
+    /// The most that one instance is expected to weigh: halved with each day.
+    fn peak(&self, now: Time) -> u64 {
+        let (peak, at) = self.peak;
+        let seconds = (now - at).as_secs();
+        let halved = peak.checked_shr((seconds / PEAK_HALF_LIFE_S) as u32).unwrap_or(0);
+        halved - (halved / 2 / PEAK_HALF_LIFE_S) * (seconds % PEAK_HALF_LIFE_S)
+    }
+
+    pub(crate) fn weigh(&mut self, now: Time, bytes: u64) {
+        if bytes >= self.peak(now) {
+            self.peak = (bytes, now);
+        }
+    }
+}
+
+impl Conductor {
+    /// The machine was measured.
+    pub(crate) fn measured(&mut self, sample: Sample, out: &mut Vec<Action>) {
+        self.sample = Some((self.now, sample));
+        if self.phase != Phase::Running {
+            return;
+        }
+        let (now, asked) = (self.now, self.asked_count);
+        let used = self.used(&sample);
+        let Some(scaling) = &mut self.scaling else { return };
+        let ram_percent = used as f64 / sample.ram_total as f64 * 100.0;
+        let span = (now - scaling.asked.1).as_secs_f64();
+        let requests_per_s = (asked - scaling.asked.0) as f64 / span;
+        let taken = scaling.outlook.take(now, &Reading { ram_percent, requests_per_s, date_s: None });
+        if let Taken::Unfit(_) = taken {
+            return;
+        }
+        scaling.asked = (asked, now);
+        let forecast = scaling.outlook.forecast();
+        let finding = scaling.policy.take(now, ram_percent, forecast.as_ref());
+        if let Taken::Promoted(promotion) = taken {
+            self.decide(None, Act::Believe(promotion), out);
+        }
+        self.look_at_step(out);
+        match finding {
+            Finding::Fair => {}
+            Finding::Short(shortage) => self.relieve(shortage, out),
+            Finding::Calm(calm) => self.restore_next(calm, out),
+        }
+        let next = now + self.sample_interval();
+        if self.timers.at(Timer::Sample).is_none_or(|at| at > next) {
+            self.set_timer(Timer::Sample, next);
+        }
+    }
+
+    /// Until the next sample.
+    pub(crate) fn sample_interval(&self) -> Duration {
+        let settings = &self.settings.scaler;
+        let is_fast = |scaling: &Scaling| scaling.policy.is_near() || scaling.step.is_some();
+        match self.scaling.as_deref().is_some_and(is_fast) {
+            true => settings.fast_interval_ms.millis(),
+            false => settings.interval_ms.millis(),
+        }
+    }
+
+    /// All children together weigh something else than before.
+    pub(crate) fn note_weight(&mut self) {
+        let (now, bytes) = (self.now, self.weight_total);
+        let Some(scaling) = &mut self.scaling else { return };
+        if scaling.policy.weigh(now, bytes) && self.phase == Phase::Running {
+            // How RAM is with that is looked at now.
+            self.set_timer(Timer::Sample, now);
+        }
+    }
+
+    /// Some child is another now: what all weigh together is not compared with before.
+    pub(crate) fn forget_weights(&mut self) {
+        if let Some(scaling) = &mut self.scaling {
+            scaling.policy.forget_weights();
+        }
+    }
+
+    /// Used RAM, bytes: without what would have been shed, if nothing is done but told.
+    fn used(&self, sample: &Sample) -> u64 {
+        let used = sample.ram_total.saturating_sub(sample.ram_available);
+        match &self.scaling {
+            Some(scaling) if self.settings.scaler.forecast_only => {
+                let gone: u64 = scaling.shed.iter().map(|platform| self.weighs(*platform as usize)).sum();
+                used.saturating_sub(gone)
+            }
+            Some(_) | None => used,
+        }
+    }
+
+    /// What the instances of a platform weigh, bytes.
+    fn weighs(&self, platform: usize) -> u64 {
+        let slots = self.slots[self.platforms[platform].slots()].iter();
+        slots.filter_map(|slot| slot.weight).map(|weight| weight.rss_bytes).sum()
+    }
+
+    /// Takes the next step, if the last one has shown what it has won.
+    fn relieve(&mut self, shortage: Shortage, out: &mut Vec<Action>) {
+        let is_emergency = shortage == Shortage::Emergency;
+        if !self.may_step(is_emergency) {
+            return;
+        }
+        self.conclude_step(out);
+        let calm = self.settings.scaler.calm_ms.millis();
+        let trimmed_at = self.scaling.as_ref().and_then(|scaling| scaling.trimmed_at);
+        let is_trimmed = trimmed_at.is_some_and(|at| self.now - at < calm);
+        if !is_emergency && !is_trimmed && self.trim_all(out) {
+            return;
+        }
+        let idle = if is_emergency || self.settings.scaler.forecast_only { None } else { self.next_to_sleep() };
+        if let Some(platform) = idle {
+            self.begin_step(Step::Sleep, Some(platform), out);
+            return self.put_to_sleep(platform, self.reason_of(shortage), out);
+        }
+        let draining = if is_emergency { self.next_to_put_down() } else { None };
+        let next = draining.or_else(|| self.next_to_shed(is_emergency));
+        let Some(platform) = next else { return self.note_exhausted(out) };
+        let step = if is_emergency && self.platforms[platform].host.is_child() { Step::Kill } else { Step::Shed };
+        self.begin_step(step, Some(platform), out);
+        self.shed(platform, step, self.reason_of(shortage), out);
+    }
+
+    fn may_step(&self, is_emergency: bool) -> bool {
+        let Some(step) = self.scaling.as_ref().and_then(|scaling| scaling.step) else { return true };
+        let has_time = self.now - step.since < self.cooldown(is_emergency);
+        is_emergency && (step.step != Step::Kill || !has_time)
+    }
+
+    fn cooldown(&self, is_emergency: bool) -> Duration {
+        let cooldown = self.settings.scaler.cooldown_ms.millis();
+        if is_emergency {
+            cooldown / 5
+        } else {
+            cooldown
+        }
+    }
+
+    fn begin_step(&mut self, step: Step, platform: Option<usize>, out: &mut Vec<Action>) {
+        let act = match step {
+            Step::Trim => Act::Trim,
+            Step::Sleep => Act::Sleep,
+            Step::Shed => Act::Shed,
+            Step::Kill => Act::Kill,
+        };
+        self.decide(platform, act, out);
+        let used_before = self.sample.map_or(0, |(_, sample)| self.used(&sample));
+        let weighed = platform.map_or(0, |platform| self.weighs(platform));
+        let platform = platform.map(|platform| platform as u32);
+        let underway = Underway { step, platform, since: self.now, over_at: None, used_before, weighed };
+        let is_told_only = self.settings.scaler.forecast_only;
+        let Some(scaling) = &mut self.scaling else { return };
+        scaling.is_exhausted = false;
+        if step == Step::Trim {
+            scaling.trimmed_at = Some(self.now);
+        }
+        // What was not done wins nothing.
+        scaling.step = (!is_told_only).then_some(underway);
+    }
+
+    /// Sees whether what the last step was about has ended, and tells what it has won.
+    fn look_at_step(&mut self, out: &mut Vec<Action>) {
+        let Some(step) = self.scaling.as_ref().and_then(|scaling| scaling.step) else { return };
+        let is_leaving = |state: State| matches!(state, State::Draining { .. } | State::Stopping { .. });
+        let is_over = step.platform.is_none_or(|platform| {
+            let slots = &self.slots[self.platforms[platform as usize].slots()];
+            !slots.iter().any(|slot| is_leaving(slot.life.state()))
+        });
+        let over_at = step.over_at.or(is_over.then_some(if step.platform.is_none() { step.since } else { self.now }));
+        if over_at.is_some_and(|at| self.now - at >= self.cooldown(step.step == Step::Kill)) {
+            return self.conclude_step(out);
+        }
+        if let Some(scaling) = &mut self.scaling {
+            scaling.step = Some(Underway { over_at, ..step });
+        }
+    }
+
+    fn conclude_step(&mut self, out: &mut Vec<Action>) {
+        let Some(step) = self.scaling.as_mut().and_then(|scaling| scaling.step.take()) else { return };
+        let Some((_, sample)) = self.sample else { return };
+        let bytes = (step.used_before as i64).saturating_sub(self.used(&sample) as i64);
+        let act = Act::Won { step: step.step, weighed: step.weighed, bytes };
+        self.decide(step.platform.map(|platform| platform as usize), act, out);
+    }
+
+    fn reason_of(&self, shortage: Shortage) -> Reason {
+        let settings = &self.settings.scaler;
+        let ram_permille = self.figures(0).ram_permille;
+        let (shed, emergency) = (settings.shed_percent.count(), settings.emergency_percent.count());
+        match shortage {
+            Shortage::Above => Reason::RamShort { ram_permille, at_percent: shed },
+            Shortage::Emergency => Reason::RamEmergency { ram_permille, at_percent: emergency },
+            Shortage::Forecast { ram_permille } => Reason::RamForecast { ram_permille, at_percent: shed },
+            Shortage::Spike { from, to } => Reason::RamSpike { from, to },
+        }
+    }
+
+    /// Asks every child that is ready to give memory back. Whether there is one.
+    fn trim_all(&mut self, out: &mut Vec<Action>) -> bool {
+        let is_asked = |slot: &usize| {
+            let entry = &self.slots[*slot];
+            self.platforms[entry.platform as usize].host.is_child() && entry.life.is_ready()
+        };
+        if !(0..self.slots.len()).any(|slot| is_asked(&slot)) {
+            return false;
+        }
+        if !self.settings.scaler.forecast_only {
+            let asked = (0..self.slots.len()).filter(is_asked);
+            out.extend(asked.map(|slot| Action::Trim { instance: self.instance(slot) }));
+        }
+        self.begin_step(Step::Trim, None, out);
+        true
+    }
+
+    /// Whether it may be stopped for want of RAM, as things are.
+    fn may_go(&self, platform: usize) -> bool {
+        let entry = &self.platforms[platform];
+        let is_needed = |needy: &u32| {
+            let is_gone = self.settings.scaler.forecast_only && self.is_listed(*needy);
+            let slots = &self.slots[self.platforms[*needy as usize].slots()];
+            !is_gone && slots.iter().any(|slot| slot.life.is_alive())
+        };
+        let is_changing = entry.swap.is_some() || entry.ending.is_some();
+        entry.terms.may_be_shed && !is_changing && !entry.needed_by.iter().any(is_needed)
+    }
+
+    /// Whether it is among those that were shed, or would have been.
+    fn is_listed(&self, platform: u32) -> bool {
+        self.scaling.as_ref().is_some_and(|scaling| scaling.shed.contains(&platform))
+    }
+
+    /// The idle platform with the lowest priority that may sleep.
+    fn next_to_sleep(&self) -> Option<usize> {
+        let is_idle = |platform: &usize| {
+            let entry = &self.platforms[*platform];
+            let slots = &self.slots[entry.slots()];
+            entry.terms.sleep_after.is_some()
+                && entry.live == 0
+                && self.now - entry.used_at >= self.cooldown(false)
+                && slots.iter().any(|slot| slot.life.is_ready())
+                && slots.iter().all(|slot| slot.occupied() == 0)
+                && self.may_go(*platform)
+        };
+        (0..self.platforms.len()).filter(is_idle).min_by_key(|platform| self.platforms[*platform].terms.priority)
+    }
+
+    /// The platform with the lowest priority of those that may go; of several the one that weighs most.
+    fn next_to_shed(&self, is_emergency: bool) -> Option<usize> {
+        let calm = self.settings.scaler.calm_ms.millis();
+        let goes = |platform: &usize| {
+            let entry = &self.platforms[*platform];
+            let is_spared = entry.ballast.by_hand_at.is_some_and(|at| self.now - at < calm) && !is_emergency;
+            let is_told = self.settings.scaler.forecast_only && self.is_listed(*platform as u32);
+            let holds = |slot: &crate::Slot| {
+                let state = slot.life.state();
+                state.is_alive() && !is_at_rest(state) && !is_shed(state)
+            };
+            !is_spared && !is_told && self.may_go(*platform) && self.slots[entry.slots()].iter().any(holds)
+        };
+        let rank =
+            |platform: &usize| (self.platforms[*platform].terms.priority, std::cmp::Reverse(self.weighs(*platform)));
+        (0..self.platforms.len()).filter(goes).min_by_key(rank)
+    }
+
+    /// A platform that is shed and still drains.
+    fn next_to_put_down(&self) -> Option<usize> {
+        let drains = |platform: &usize| {
+            let entry = &self.platforms[*platform];
+            let is_left = |slot: &crate::Slot| slot.life.is_alive() && is_shed(slot.life.state()) && !slot.is_put_down;
+            entry.host.is_child() && self.slots[entry.slots()].iter().any(is_left)
+        };
+        (0..self.platforms.len()).find(drains)
+    }
+
+    fn shed(&mut self, platform: usize, step: Step, reason: Reason, out: &mut Vec<Action>) {
+        let now = self.now;
+        let relapse_max = self.settings.scaler.calm_ms.millis() * RELAPSE_CALMS;
+        let Some(scaling) = &mut self.scaling else { return };
+        if !scaling.shed.contains(&(platform as u32)) {
+            scaling.shed.push(platform as u32);
+            let ballast = &mut self.platforms[platform].ballast;
+            let is_relapse = ballast.restored_at.is_some_and(|at| now - at < relapse_max);
+            ballast.relapses = if is_relapse { (ballast.relapses + 1).min(DOUBLINGS_MAX) } else { 0 };
+        }
+        if self.settings.scaler.forecast_only {
+            return;
+        }
+        for slot in self.platforms[platform].slots() {
+            let state = self.slots[slot].life.state();
+            let is_touched = state != State::Spare && !is_at_rest(state);
+            match step {
+                Step::Kill if is_touched => {
+                    self.take(slot, Input::End(Then::Shed, reason), out);
+                    if self.slots[slot].life.is_alive() {
+                        self.slots[slot].is_put_down = true;
+                        out.push(Action::Signal { instance: self.instance(slot), signal: Signal::Kill });
+                    }
+                }
+                Step::Shed if is_touched => self.take(slot, Input::Drain(Then::Shed, reason), out),
+                Step::Trim | Step::Sleep | Step::Shed | Step::Kill => {}
+            }
+        }
+        self.has_unsettled = true;
+        // Whoever waits for it goes elsewhere, or is told.
+        self.pump(platform, out);
+    }
+
+    fn note_exhausted(&mut self, out: &mut Vec<Action>) {
+        let Some(scaling) = &mut self.scaling else { return };
+        if !std::mem::replace(&mut scaling.is_exhausted, true) {
+            self.decide(None, Act::Exhausted, out);
+        }
+    }
+
+    /// Restores the one that was shed last, if RAM has been calm for long enough and it fits.
+    fn restore_next(&mut self, calm: Duration, out: &mut Vec<Action>) {
+        let is_told_only = self.settings.scaler.forecast_only;
+        let Some(mut listed) = self.scaling.as_mut().map(|scaling| std::mem::take(&mut scaling.shed)) else { return };
+        listed.retain(|platform| is_told_only || self.is_shed_somewhere(*platform as usize));
+        let last = listed.last().copied();
+        let Some(scaling) = &mut self.scaling else { return };
+        (scaling.shed, scaling.is_exhausted) = (listed, false);
+        let (Some(last), None) = (last, scaling.step) else { return };
+        let forecast = scaling.outlook.forecast();
+        let is_delayed = scaling.policy.delays(forecast.as_ref());
+        let platform = last as usize;
+        let slots = self.platforms[platform].slots();
+        let is_leaving = |slot: &crate::Slot| slot.life.is_alive() && is_shed(slot.life.state());
+        if calm < self.restore_wait(platform) || self.slots[slots.clone()].iter().any(is_leaving) {
+            return;
+        }
+        if is_delayed {
+            return self.hold(last, Act::Delay, out);
+        }
+        if let (Some(missing), false) = (self.shortfall(platform), is_told_only) {
+            return self.hold(last, Act::Wait { missing }, out);
+        }
+        self.decide(Some(platform), Act::Restore, out);
+        let now = self.now;
+        let Some(scaling) = &mut self.scaling else { return };
+        scaling.shed.pop();
+        scaling.policy.restored(now);
+        self.platforms[platform].ballast.restored_at = Some(now);
+        if is_told_only {
+            return;
+        }
+        self.want_needs_of(platform, out);
+        for slot in slots {
+            if self.slots[slot].life.state() == State::Shed {
+                self.take(slot, Input::Want(Reason::Restored), out);
+            }
+        }
+    }
+
+    /// Tells that it stays down, and why: now, and again after a while if that is still so.
+    fn hold(&mut self, platform: u32, act: Act, out: &mut Vec<Action>) {
+        let now = self.now;
+        let Some(scaling) = &mut self.scaling else { return };
+        let is_told = scaling.held.is_some_and(|(of, told, at)| {
+            of == platform && std::mem::discriminant(&told) == std::mem::discriminant(&act) && now - at < TELL_AGAIN
+        });
+        if !is_told {
+            scaling.held = Some((platform, act, now));
+            self.decide(Some(platform as usize), act, out);
+        }
+    }
+
+    /// Whether an instance of it is shed, or about to be.
+    pub(crate) fn is_shed_somewhere(&self, platform: usize) -> bool {
+        self.slots[self.platforms[platform].slots()].iter().any(|slot| is_shed(slot.life.state()))
+    }
+
+    /// How long RAM must have been calm before it comes back.
+    fn restore_wait(&self, platform: usize) -> Duration {
+        self.settings.scaler.calm_ms.millis() * (1 << self.platforms[platform].ballast.relapses)
+    }
+
+    /// When it comes back at the earliest, as far as that can be told.
+    pub(crate) fn restored_in(&self, platform: usize) -> Duration {
+        let since = self.scaling.as_ref().and_then(|scaling| scaling.policy.calm_since());
+        since.map_or(NOT_SOON, |since| {
+            let left = (since + self.restore_wait(platform)).since(self.now);
+            left.max(self.settings.scaler.interval_ms.millis()).max(Duration::from_secs(1))
+        })
+    }
+
+    /// How many bytes are missing for all of it, and what it needs, to run below `shed_percent` with what they are known to
+    /// weigh. `None`: it fits, or nobody knows.
+    pub(crate) fn shortfall(&self, platform: usize) -> Option<u64> {
+        let sample = self.fresh_sample()?;
+        let limit = sample.ram_total / 100 * self.settings.scaler.shed_percent.value();
+        let used = self.used(&sample).saturating_add(self.promised());
+        let wanted = used.saturating_add(self.weight_to_come(platform));
+        // One that fits to the byte is shed at once.
+        (wanted >= limit).then(|| (wanted - limit).max(1))
+    }
+
+    /// The last sample, if it still says something.
+    fn fresh_sample(&self) -> Option<Sample> {
+        let (at, sample) = self.sample.filter(|_| self.scaling.is_some())?;
+        let is_fresh = self.now - at <= self.settings.scaler.interval_ms.millis() * 3;
+        (is_fresh && sample.ram_total > 0).then_some(sample)
+    }
+
+    /// What it will weigh that does not run, with what it needs.
+    fn weight_to_come(&self, platform: usize) -> u64 {
+        let entry = &self.platforms[platform];
+        let is_down = |slot: &&crate::Slot| !slot.life.is_alive() && slot.life.state() != State::Spare;
+        let down = self.slots[entry.slots()].iter().filter(is_down).count() as u64;
+        let own = entry.ballast.peak(self.now).saturating_mul(down);
+        let of_needs = entry.needs.iter().map(|need| self.weight_to_come(*need as usize));
+        of_needs.fold(own, u64::saturating_add)
+    }
+
+    /// By how much runs that have started lately will still grow.
+    fn promised(&self) -> u64 {
+        let young = |slot: &&crate::Slot| slot.life.is_alive() && self.now - slot.started_at < GROWS_FOR;
+        let growth = self.slots.iter().filter(young).map(|slot| {
+            let peak = self.platforms[slot.platform as usize].ballast.peak(self.now);
+            peak.saturating_sub(slot.weight.map_or(0, |weight| weight.rss_bytes))
+        });
+        growth.fold(0, u64::saturating_add)
+    }
+
+    /// Whether there is no RAM for a platform that sleeps: then a request does not wake it. Tells so now and then.
+    pub(crate) fn is_too_heavy(&mut self, platform: usize, out: &mut Vec<Action>) -> bool {
+        let entry = &self.platforms[platform];
+        if !entry.terms.may_be_shed || self.settings.scaler.forecast_only || !self.is_asleep(platform) {
+            return false;
+        }
+        let is_running = self.slots[entry.slots()].iter().any(|slot| slot.life.is_alive());
+        let Some(missing) = self.shortfall(platform).filter(|_| !is_running) else { return false };
+        let (now, ballast) = (self.now, &mut self.platforms[platform].ballast);
+        if ballast.refusal_told_at.is_none_or(|at| now - at >= TELL_AGAIN) {
+            ballast.refusal_told_at = Some(now);
+            self.decide(Some(platform), Act::Refuse { missing }, out);
+        }
+        true
+    }
+
+    /// A person starts it: that is done, but in an emergency. Whether it is not.
+    pub(crate) fn refuses_start(&mut self, platform: usize, out: &mut Vec<Action>) -> bool {
+        let entry = &self.platforms[platform];
+        let is_running = self.slots[entry.slots()].iter().any(|slot| slot.life.is_alive());
+        let (may_be_shed, is_told_only) = (entry.terms.may_be_shed, self.settings.scaler.forecast_only);
+        if self.scaling.is_none() || !may_be_shed || is_told_only {
+            return false;
+        }
+        let missing = self.shortfall(platform).filter(|_| !is_running);
+        let emergency = self.settings.scaler.emergency_percent.count() * 10;
+        if let Some(missing) = missing.filter(|_| self.figures(0).ram_permille >= emergency) {
+            self.decide(Some(platform), Act::Refuse { missing }, out);
+            return true;
+        }
+        self.platforms[platform].ballast.by_hand_at = Some(self.now);
+        if let Some(missing) = missing {
+            self.decide(Some(platform), Act::Overrule { missing }, out);
+        }
+        false
+    }
+
+    fn figures(&self, threshold_percent: u32) -> Figures {
+        let Some(((_, sample), scaling)) = self.sample.zip(self.scaling.as_ref()) else { return Figures::default() };
+        let ram_used = self.used(&sample);
+        let model = scaling.outlook.champion();
+        Figures {
+            ram_permille: (u128::from(ram_used) * 1000 / u128::from(sample.ram_total.max(1))) as u32,
+            ram_used,
+            ram_total: sample.ram_total,
+            forecast: scaling.outlook.forecast().map(|forecast| Ahead::of(model, &forecast)),
+            threshold_percent,
+        }
+    }
+
+    /// Enters a decision into the log, and tells it of its platform.
+    fn decide(&mut self, platform: Option<usize>, act: Act, out: &mut Vec<Action>) {
+        let settings = &self.settings.scaler;
+        let threshold = match act {
+            Act::Kill => settings.emergency_percent.count(),
+            Act::Restore | Act::Delay => settings.restore_percent.count(),
+            Act::Trim
+            | Act::Sleep
+            | Act::Shed
+            | Act::Exhausted
+            | Act::Won { .. }
+            | Act::Wait { .. }
+            | Act::Refuse { .. }
+            | Act::Overrule { .. }
+            | Act::Believe(_) => settings.shed_percent.count(),
+        };
+        let is_done = !settings.forecast_only;
+        let (at, figures) = (self.now, self.figures(threshold));
+        let decision = Decision { at, platform: platform.map(|index| index as u32), act, figures, is_done };
+        let Some(scaling) = &mut self.scaling else { return };
+        if scaling.log.len() == LOG_MAX {
+            scaling.log.pop_front();
+        }
+        scaling.log.push_back(decision);
+        out.push(Action::Decide { decision });
+        if let Some(platform) = platform {
+            self.tell_platform(platform, News::Scaled { decision }, out);
+        }
+    }
+
+    /// What was decided about RAM lately, oldest first.
+    pub fn decisions(&self) -> impl Iterator<Item = &Decision> {
+        self.scaling.iter().flat_map(|scaling| &scaling.log)
+    }
+
+    /// What forecasts RAM; `None` if `scaler.enabled` is false.
+    pub fn outlook(&self) -> Option<&Outlook> {
+        self.scaling.as_ref().map(|scaling| &scaling.outlook)
+    }
+
+    /// Since when RAM has been calm enough for what was shed to come back, if it is.
+    pub fn calm_since(&self) -> Option<Time> {
+        self.scaling.as_ref()?.policy.calm_since()
+    }
+
+    /// When a platform that is shed comes back, in a clause.
+    pub(crate) fn comes_back(&self, platform: usize) -> String {
+        let settings = &self.settings.scaler;
+        let (restore, wait) = (settings.restore_percent.value(), self.restore_wait(platform));
+        let last = self.scaling.as_ref().and_then(|scaling| scaling.shed.last().copied());
+        if let Some(other) = last.filter(|other| *other as usize != platform) {
+            return format!("it comes back after {}", self.platforms[other as usize].name);
+        }
+        let missing = self.shortfall(platform).map(|bytes| bytes.div_ceil(crate::MEGABYTE));
+        match (self.calm_since(), missing) {
+            (None, None) => {
+                format!("it comes back when RAM has been at {restore} % or less for {} s", wait.as_secs())
+            }
+            (None, Some(missing)) => format!(
+                "it comes back when RAM has been at {restore} % or less for {} s and {missing} MB more are free",
+                wait.as_secs()
+            ),
+            (Some(since), None) => {
+                let left = (since + wait).since(self.now).as_secs();
+                format!("it comes back in {left} s, if RAM stays at {restore} % or less")
+            }
+            (Some(_), Some(missing)) => format!("it comes back when {missing} MB more are free"),
+        }
+    }
+
+    pub(crate) fn check_scaling(&self) {
+        let total: u64 = self.slots.iter().filter_map(|slot| slot.weight).map(|weight| weight.rss_bytes).sum();
+        assert_eq!(total, self.weight_total, "what all children weigh is miscounted");
+        let Some(scaling) = &self.scaling else {
+            let is_shed = self.slots.iter().any(|slot| is_shed(slot.life.state()));
+            return assert!(!is_shed, "something is shed and nobody watches RAM");
+        };
+        scaling.outlook.check();
+        assert!(scaling.log.len() <= LOG_MAX, "the log of decisions has outgrown its bound");
+        assert!(scaling.shed.len() <= self.platforms.len(), "more is shed than there is");
+        for platform in 0..self.platforms.len() {
+            let is_lost = self.is_shed_somewhere(platform) && !scaling.shed.contains(&(platform as u32));
+            assert!(!is_lost, "{} is shed and will never come back", self.platforms[platform].name);
+        }
+    }
+}

@@ -1,0 +1,491 @@
+//! What is done when RAM runs short, each told as a short story. Platforms weigh what they are said to; the rest of the
+//! machine does too.
+
+use std::time::Duration;
+
+use crate::config::{Bounded, Config, Host, Platform, Route, Scaler, Start, Urgency};
+use crate::lifecycle::{Reason, State, Then};
+use crate::scaler::{Act, Decision, Step};
+use crate::{
+    Action, Answer, Conductor, Event, Exit, Instance, News, Order, Outcome, PostId, Posting, Refusal, RouteId, Sample,
+    Signal, Ticket, Time, Tries, Verdict, Weight, MEGABYTE,
+};
+
+/// The machine has ten thousand megabytes, so that one hundred are a percent.
+const TOTAL_MB: u64 = 10_000;
+
+struct Machine {
+    conductor: Conductor,
+    now: Time,
+    tickets: u32,
+    /// By slot: what its present run weighs, MB.
+    weights: Vec<u64>,
+    runs: Vec<Option<u32>>,
+    /// What everything else uses, MB.
+    background: u64,
+    /// What is asked to end does not.
+    is_deaf: bool,
+    posts_loaded: u64,
+}
+
+fn bounded<const LOW: u64, const HIGH: u64, const DEFAULT: u64>(number: u64) -> Bounded<LOW, HIGH, DEFAULT> {
+    Bounded::new(number).expect("the number is in its range")
+}
+
+fn child(name: &str) -> Platform {
+    Platform { command: vec!["plugin".to_owned()], ..Platform::new(name, Host::Process(1)) }
+}
+
+/// Of platforms with one instance and a spare slot each.
+const fn slot_of(platform: usize) -> u32 {
+    platform as u32 * 2
+}
+
+impl Machine {
+    fn begin(platforms: Vec<Platform>, scaler: Scaler) -> Machine {
+        let routes = platforms
+            .iter()
+            .map(|platform| Route { timeout_ms: bounded(600_000), ..Route::to(&platform.name) })
+            .collect();
+        Machine::with_routes(platforms, routes, scaler)
+    }
+
+    fn with_routes(platforms: Vec<Platform>, routes: Vec<Route>, scaler: Scaler) -> Machine {
+        let slots = platforms.iter().map(Platform::slots).sum();
+        let config = Config { platforms, routes, scaler, ..Config::default() };
+        let names: Vec<&str> = config.platforms.iter().map(|platform| platform.name.as_str()).collect();
+        assert_eq!(config.mistakes(&names), []);
+        let mut machine = Machine {
+            conductor: Conductor::new(&config, 1),
+            now: Time::ZERO,
+            tickets: 0,
+            weights: vec![100; slots],
+            runs: vec![None; slots],
+            background: 3_000,
+            is_deaf: false,
+            posts_loaded: 0,
+        };
+        machine.happens(Event::Began);
+        machine
+    }
+
+    fn used(&self) -> u64 {
+        let runs = self.runs.iter().zip(&self.weights).filter(|(run, _)| run.is_some());
+        self.background + runs.map(|(_, weight)| weight).sum::<u64>()
+    }
+
+    /// Lets it happen, with all that follows at once.
+    fn happens(&mut self, event: Event) -> Vec<Action> {
+        let mut out = Vec::new();
+        self.conductor.handle(self.now, event, &mut out);
+        self.conductor.check();
+        let mut all = Vec::new();
+        for action in out {
+            all.push(action);
+            let more = match action {
+                Action::Start { instance, .. } => {
+                    self.runs[instance.slot as usize] = Some(instance.run);
+                    self.happens(Event::Started { instance })
+                }
+                Action::Probe { instance } => self.happens(Event::Probed { instance, verdict: Verdict::Pass }),
+                Action::Signal { instance, signal } if signal == Signal::Kill || !self.is_deaf => {
+                    match self.runs[instance.slot as usize].take() {
+                        Some(_) => self.happens(Event::Exited { instance, exit: Exit::Code(0) }),
+                        None => continue,
+                    }
+                }
+                Action::Measure => {
+                    let sample = Sample {
+                        ram_available: TOTAL_MB.saturating_sub(self.used()) * MEGABYTE,
+                        ram_total: TOTAL_MB * MEGABYTE,
+                        ..Sample::default()
+                    };
+                    self.happens(Event::Measured { sample })
+                }
+                Action::Weigh => {
+                    let mut more = Vec::new();
+                    for slot in 0..self.runs.len() {
+                        let Some(run) = self.runs[slot] else { continue };
+                        let instance = Instance { slot: slot as u32, run };
+                        let rss_bytes = self.weights[slot] * MEGABYTE;
+                        let weight = Weight { rss_bytes, pss_bytes: None, processes: 1, descriptors: 8 };
+                        more.extend(self.happens(Event::Weighed { instance, weight }));
+                    }
+                    more
+                }
+                Action::Deliver { post } => {
+                    self.tickets += 1;
+                    self.posts_loaded += 1;
+                    self.happens(Event::PostLoaded { post, ticket: Ticket::new(self.tickets, 0) })
+                }
+                _ => continue,
+            };
+            all.extend(more);
+        }
+        all
+    }
+
+    fn passes(&mut self, seconds: u64) -> Vec<Action> {
+        let until = self.now + Duration::from_secs(seconds);
+        let mut all = Vec::new();
+        while let Some((at, _)) = self.conductor.deadline().filter(|(at, _)| *at <= until) {
+            self.now = at;
+            all.extend(self.happens(Event::Elapsed));
+        }
+        self.now = until;
+        all
+    }
+
+    fn ask(&mut self, route: u32) -> (Ticket, Vec<Action>) {
+        self.tickets += 1;
+        let ticket = Ticket::new(self.tickets, 0);
+        let route = Some(RouteId(route));
+        let asked = Event::Asked { ticket, route, idempotent: false, key: None, urgency: Urgency::Normal };
+        (ticket, self.happens(asked))
+    }
+
+    fn answers(&mut self, ticket: Ticket, platform: usize) -> Vec<Action> {
+        let slot = slot_of(platform);
+        let run = self.runs[slot as usize].expect("it runs");
+        self.happens(Event::Answered { ticket, instance: Instance { slot, run }, outcome: Outcome::Replied })
+    }
+
+    fn states(&self) -> Vec<&'static str> {
+        let platforms = self.conductor.platforms();
+        platforms.flat_map(|platform| platform.instances.into_iter().map(|instance| instance.state)).collect()
+    }
+
+    fn acts(&self) -> Vec<(Option<u32>, &'static str)> {
+        self.conductor.decisions().map(|decision| (decision.platform, decision.act.name())).collect()
+    }
+
+    fn next_of(&self, platform: usize) -> String {
+        let told = self.conductor.platforms().nth(platform).expect("it is there");
+        told.instances[0].next.clone().expect("something happens next")
+    }
+}
+
+fn told(actions: &[Action]) -> Vec<Decision> {
+    let scaled = |action: &Action| match action {
+        Action::Tell { news: News::Scaled { decision }, .. } => Some(*decision),
+        _ => None,
+    };
+    actions.iter().filter_map(scaled).collect()
+}
+
+fn refusal(actions: &[Action], ticket: Ticket) -> Option<(Refusal, Duration)> {
+    actions.iter().find_map(|action| match action {
+        Action::Answer { ticket: of, answer: Answer::Refused(refusal, after) } if *of == ticket => {
+            Some((*refusal, *after))
+        }
+        _ => None,
+    })
+}
+
+fn three() -> Vec<Platform> {
+    vec![child("files"), child("discord"), child("voice")]
+}
+
+#[test]
+fn first_memory_is_asked_back_then_the_lowest_priority_goes_and_no_more_than_needed() {
+    let mut machine = Machine::begin(three(), Scaler::default());
+    machine.passes(60);
+    assert_eq!(machine.acts(), []);
+    machine.background = 7_750;
+    let actions = machine.passes(120);
+    assert_eq!(actions.iter().filter(|action| matches!(action, Action::Trim { .. })).count(), 3);
+    let of_voice = Some(2);
+    let all = [(None, "trim"), (None, "won"), (of_voice, "shed"), (of_voice, "won")];
+    assert_eq!(machine.acts(), all, "7,950 of 10,000 MB are left");
+    assert_eq!(machine.states(), ["ready", "ready", "shed"]);
+    let won = machine.conductor.decisions().last().expect("there is one");
+    let act = Act::Won { step: Step::Shed, weighed: 100 * MEGABYTE, bytes: 100 * MEGABYTE as i64 };
+    assert_eq!((won.act, won.figures.ram_permille, won.figures.threshold_percent), (act, 795, 80));
+}
+
+#[test]
+fn what_was_shed_comes_back_in_reverse_one_by_one_after_calm() {
+    let mut machine = Machine::begin(three(), Scaler::default());
+    machine.background = 8_500;
+    machine.passes(300);
+    assert_eq!(machine.states(), ["shed", "shed", "shed"]);
+    assert_eq!(machine.acts().last(), Some(&(None, "exhausted")));
+    machine.background = 5_000;
+    let mut back = Vec::new();
+    for minute in 1..=40 {
+        for decision in told(&machine.passes(60)).into_iter().filter(|decision| decision.act == Act::Restore) {
+            back.push((decision.platform, minute));
+        }
+    }
+    let platforms: Vec<Option<u32>> = back.iter().map(|(platform, _)| *platform).collect();
+    assert_eq!(platforms, [Some(0), Some(1), Some(2)]);
+    assert!(back[0].1 >= 5 && back[1].1 - back[0].1 >= 5 && back[2].1 - back[1].1 >= 5, "{back:?}");
+    assert_eq!(machine.states(), ["ready", "ready", "ready"]);
+}
+
+#[test]
+fn what_does_not_fit_stays_away_and_says_how_much_is_missing() {
+    let mut machine = Machine::begin(vec![child("voice")], Scaler::default());
+    machine.weights[0] = 2_000;
+    machine.background = 6_200;
+    machine.passes(300);
+    assert_eq!(machine.states(), ["shed"]);
+    let actions = machine.passes(900);
+    assert_eq!(machine.states(), ["shed"], "6,200 and 2,000 of 8,000");
+    let waits: Vec<u64> = told(&actions)
+        .iter()
+        .filter_map(|decision| match decision.act {
+            Act::Wait { missing } => Some(missing / MEGABYTE),
+            _ => None,
+        })
+        .collect();
+    assert!((190..200).contains(&waits[0]), "what it weighed fades by half a day: {waits:?}");
+    assert!(waits.len() <= 2, "it is not told all the while");
+    assert!(machine.next_of(0).contains("MB more are free"), "{}", machine.next_of(0));
+    machine.background = 5_000;
+    machine.passes(600);
+    assert_eq!(machine.states(), ["ready"]);
+}
+
+#[test]
+fn a_request_for_what_is_shed_is_refused_with_a_time_or_goes_to_the_next() {
+    let routes = vec![Route::to("voice"), Route { fallback: vec!["files".to_owned()], ..Route::to("voice") }];
+    let mut machine = Machine::with_routes(vec![child("files"), child("voice")], routes, Scaler::default());
+    machine.background = 7_850;
+    machine.passes(120);
+    assert_eq!(machine.states(), ["ready", "shed"]);
+    let (ticket, actions) = machine.ask(0);
+    assert_eq!(refusal(&actions, ticket), Some((Refusal::Shed, Duration::from_secs(60))));
+    let (ticket, actions) = machine.ask(1);
+    let passed_on = Action::FallBack { ticket, platform: 0 };
+    assert!(actions.contains(&passed_on) && refusal(&actions, ticket).is_none(), "{actions:?}");
+    machine.background = 4_000;
+    machine.passes(200);
+    let (ticket, actions) = machine.ask(0);
+    let (_, after) = refusal(&actions, ticket).expect("it is refused");
+    assert!((30..=200).contains(&after.as_secs()), "what is left of five minutes of calm: {after:?}");
+    assert!(machine.next_of(1).starts_with("it comes back in "), "{}", machine.next_of(1));
+}
+
+#[test]
+fn requests_in_hand_end_in_order_before_their_platform_does_and_messages_wait() {
+    let mut machine = Machine::begin(vec![child("files"), child("voice")], Scaler::default());
+    let (ticket, _) = machine.ask(1);
+    machine.background = 7_850;
+    machine.passes(2);
+    let mut seconds = 2;
+    while machine.states()[1] != "draining" {
+        machine.passes(1);
+        seconds += 1;
+        assert!(seconds < 90, "{:?}", machine.acts());
+    }
+    let (late, actions) = machine.ask(1);
+    assert_eq!(refusal(&actions, late).map(|(refusal, _)| refusal), Some(Refusal::Shed));
+    let actions = machine.answers(ticket, 1);
+    assert!(actions.contains(&Action::Answer { ticket, answer: Answer::Relayed }), "{actions:?}");
+    assert_eq!(machine.states()[1], "shed");
+    let posting = Posting { route: Some(RouteId(1)), key: 0, due: Time::ZERO, expires: None, tries: Tries::default() };
+    machine.happens(Event::Posted { post: PostId(1), posting });
+    machine.passes(600);
+    assert_eq!((machine.conductor.posts(), machine.states()[1]), (1, "shed"), "it is kept");
+    machine.background = 3_000;
+    let loaded = machine.posts_loaded;
+    machine.passes(500);
+    assert!(machine.posts_loaded > loaded && machine.states()[1] == "ready", "and is delivered when there is RAM");
+}
+
+#[test]
+fn in_an_emergency_nothing_drains() {
+    let mut machine = Machine::begin(vec![child("files"), child("voice")], Scaler::default());
+    machine.ask(1);
+    machine.ask(0);
+    machine.background = 9_500;
+    let actions = machine.passes(34);
+    let killed = Action::Signal { instance: Instance { slot: slot_of(1), run: 1 }, signal: Signal::Kill };
+    assert!(actions.contains(&killed), "{:?}", machine.acts());
+    assert!(!actions.iter().any(|action| matches!(action, Action::Trim { .. })), "there is no time to ask");
+    assert_eq!(machine.states(), ["shed", "shed"]);
+}
+
+#[test]
+fn what_drains_is_put_down_when_it_becomes_an_emergency() {
+    let mut machine = Machine::begin(vec![child("files"), child("voice")], Scaler::default());
+    machine.is_deaf = true;
+    machine.ask(1);
+    machine.background = 7_850;
+    for _ in 0..90 {
+        if machine.states()[1] != "draining" {
+            machine.passes(1);
+        }
+    }
+    machine.background = 9_400;
+    machine.passes(3);
+    assert_eq!(machine.states()[1], "shed");
+    assert!(machine.acts().contains(&(Some(1), "kill")), "{:?}", machine.acts());
+}
+
+#[test]
+fn nothing_is_shed_that_may_not_be_or_that_a_running_platform_needs() {
+    let kept = Platform { shed: Some(false), needs: vec!["needed".to_owned()], ..child("kept") };
+    let needed = Platform { priority: Some(bounded(0)), ..child("needed") };
+    let goes = Platform { needs: vec!["base-voice".to_owned()], ..child("goes") };
+    let platforms = vec![kept, needed, goes, child("base-voice"), Platform::new("inline", Host::Inline)];
+    let mut machine = Machine::begin(platforms, Scaler::default());
+    machine.background = 8_500;
+    machine.passes(300);
+    assert_eq!(machine.states(), ["ready", "ready", "shed", "shed", "ready"]);
+    let sheds: Vec<Option<u32>> =
+        machine.acts().into_iter().filter(|(_, act)| *act == "shed").map(|(platform, _)| platform).collect();
+    assert_eq!(sheds, [Some(2), Some(3)], "whoever needs it goes first, whatever the priorities");
+    machine.background = 3_000;
+    machine.passes(1_000);
+    assert_eq!(machine.states(), ["ready"; 5]);
+}
+
+#[test]
+fn an_idle_platform_that_may_sleep_is_put_to_sleep_before_anything_is_shed() {
+    let sleepy = Platform { sleep_after_ms: Some(bounded(3_600_000)), ..child("sleepy") };
+    let mut machine = Machine::begin(vec![sleepy, child("voice")], Scaler::default());
+    machine.background = 7_850;
+    machine.passes(120);
+    assert_eq!(machine.states(), ["asleep", "ready"]);
+    assert_eq!(machine.acts().iter().map(|(_, act)| *act).collect::<Vec<_>>(), ["trim", "won", "sleep", "won"]);
+    // Its next request wakes it if there is RAM for it, and is refused otherwise.
+    let (ticket, actions) = machine.ask(0);
+    assert_eq!(refusal(&actions, ticket).map(|(refusal, _)| refusal), Some(Refusal::Shed));
+    assert_eq!(told(&actions).len(), 1, "and why is told");
+    machine.background = 6_000;
+    machine.passes(60);
+    let (_, actions) = machine.ask(0);
+    assert!(actions.iter().any(|action| matches!(action, Action::Start { .. })), "{actions:?}");
+}
+
+#[test]
+fn a_person_may_overrule_it_but_in_an_emergency() {
+    let mut machine = Machine::begin(vec![child("voice")], Scaler::default());
+    machine.background = 7_950;
+    machine.passes(60);
+    assert_eq!(machine.states(), ["shed"]);
+    let actions = machine.happens(Event::Ordered(Order::Start { platform: 0 }));
+    assert!(matches!(told(&actions)[..], [Decision { act: Act::Overrule { .. }, .. }]), "{actions:?}");
+    machine.passes(120);
+    assert_eq!(machine.states(), ["ready"], "it is left alone for a while");
+    machine.passes(300);
+    assert_eq!(machine.states(), ["shed"]);
+    machine.background = 9_600;
+    machine.passes(5);
+    let actions = machine.happens(Event::Ordered(Order::Start { platform: 0 }));
+    assert!(matches!(told(&actions)[..], [Decision { act: Act::Refuse { .. }, .. }]), "{actions:?}");
+    assert_eq!(machine.states(), ["shed"]);
+    // What is stopped by hand is not brought back by anybody else.
+    machine.happens(Event::Ordered(Order::Stop { platform: 0 }));
+    machine.background = 1_000;
+    machine.passes(3_600);
+    assert_eq!(machine.states(), ["stopped"]);
+}
+
+#[test]
+fn with_forecast_only_nothing_is_done_and_everything_is_told() {
+    let scaler = Scaler { forecast_only: true, ..Scaler::default() };
+    let mut machine = Machine::begin(three(), scaler);
+    machine.background = 7_850;
+    let mut actions = machine.passes(300);
+    machine.background = 3_000;
+    actions.extend(machine.passes(900));
+    assert_eq!(machine.states(), ["ready", "ready", "ready"]);
+    let acts = machine.acts();
+    assert_eq!(
+        acts,
+        [(None, "trim"), (Some(2), "shed"), (Some(1), "shed"), (Some(1), "restore"), (Some(2), "restore")]
+    );
+    assert!(machine.conductor.decisions().all(|decision| !decision.is_done));
+    let is_deed = |action: &Action| matches!(action, Action::Trim { .. } | Action::Signal { .. });
+    assert!(!actions.iter().any(is_deed));
+}
+
+#[test]
+fn what_is_shed_again_soon_after_its_return_waits_twice_as_long_each_time() {
+    let mut machine = Machine::begin(vec![child("voice")], Scaler::default());
+    machine.weights[0] = 10;
+    let mut sheds = Vec::new();
+    for second in 0..2 * 3_600_u64 {
+        // Whenever it runs, something else takes all that there is.
+        machine.background = if machine.runs[0].is_some() { 8_200 } else { 5_000 };
+        let actions = machine.passes(1);
+        if told(&actions).iter().any(|decision| decision.act == Act::Shed) {
+            sheds.push(second);
+        }
+    }
+    let waits: Vec<u64> = sheds.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert!((4..=6).contains(&sheds.len()), "{sheds:?}");
+    assert!(waits[0] < waits[1] && waits[1] < waits[2], "{waits:?}");
+}
+
+#[test]
+fn a_spike_has_something_done_before_the_threshold_and_at_once() {
+    let mut machine = Machine::begin(vec![child("files"), child("voice")], Scaler::default());
+    machine.background = 6_500;
+    machine.passes(100);
+    machine.weights[0] = 800;
+    let actions = machine.passes(2);
+    assert!(actions.iter().any(|action| matches!(action, Action::Trim { .. })), "within two seconds");
+    machine.passes(15);
+    let spikes = |decision: &Decision| decision.act == Act::Shed && decision.figures.ram_permille < 800;
+    assert!(machine.conductor.decisions().any(spikes), "{:?}", machine.acts());
+}
+
+#[test]
+fn samples_that_say_nothing_change_nothing_and_a_machine_that_slept_begins_its_calm_anew() {
+    let mut machine = Machine::begin(vec![child("voice")], Scaler::default());
+    machine.background = 8_500;
+    machine.passes(120);
+    assert_eq!(machine.states(), ["shed"]);
+    machine.background = 3_000;
+    machine.passes(280);
+    for (ram_available, ram_total) in [(0, 0), (2, 1), (1, 1), (u64::MAX, 0)] {
+        machine.now = machine.now + Duration::from_millis(1);
+        machine.happens(Event::Measured { sample: Sample { ram_available, ram_total, ..Sample::default() } });
+    }
+    machine.now = machine.now + Duration::from_secs(7 * 3_600);
+    machine.happens(Event::Elapsed);
+    assert_eq!(machine.states(), ["shed"], "nobody looked for seven hours");
+    machine.passes(400);
+    assert_eq!(machine.states(), ["ready"]);
+}
+
+#[test]
+fn a_platform_that_is_lazy_is_not_woken_where_it_does_not_fit() {
+    let mut machine = Machine::begin(vec![Platform { start: Start::Lazy, ..child("voice") }], Scaler::default());
+    machine.ask(0);
+    machine.weights[0] = 3_000;
+    machine.passes(5);
+    assert_eq!(machine.states(), ["ready"]);
+    machine.happens(Event::Exited { instance: Instance { slot: 0, run: 1 }, exit: Exit::Code(78) });
+    machine.runs[0] = None;
+    assert_eq!(machine.states(), ["failed"]);
+    machine.background = 5_500;
+    machine.passes(60);
+    assert_eq!(machine.conductor.shortfall(0).map(|bytes| bytes / MEGABYTE), Some(499));
+}
+
+#[test]
+fn a_scaler_that_is_off_does_nothing() {
+    let scaler = Scaler { enabled: false, ..Scaler::default() };
+    let mut machine = Machine::begin(three(), scaler);
+    machine.background = 9_800;
+    machine.passes(600);
+    assert_eq!((machine.states(), machine.acts()), (vec!["ready"; 3], vec![]));
+    assert!(machine.conductor.outlook().is_none());
+}
+
+#[test]
+fn the_reason_for_which_it_is_shed_stays_with_it() {
+    let mut machine = Machine::begin(vec![child("voice")], Scaler::default());
+    machine.background = 8_100;
+    let actions = machine.passes(60);
+    let reason = Reason::RamShort { ram_permille: 820, at_percent: 80 };
+    let is_it = |action: &Action| matches!(action, Action::Tell { news: News::State { now: State::Draining { then: Then::Shed }, reason: why, .. }, .. } if *why == reason);
+    assert!(actions.iter().any(is_it), "{:?}", machine.acts());
+    let told = machine.conductor.platforms().next().expect("it is there").instances[0].clone();
+    assert_eq!(told.why, "RAM was at 82.0 %, and scaler.shed_percent is 80");
+}

@@ -122,6 +122,7 @@ impl Conductor {
             return;
         }
         let (now, asked) = (self.now, self.asked_count);
+        let sample = self.held_to(sample);
         let used = self.used(&sample);
         let Some(scaling) = &mut self.scaling else { return };
         let ram_percent = used as f64 / sample.ram_total as f64 * 100.0;
@@ -174,6 +175,18 @@ impl Conductor {
         if let Some(scaling) = &mut self.scaling {
             scaling.policy.forget_weights();
         }
+    }
+
+    /// The last sample, of what counts as the machine's RAM.
+    fn ram(&self) -> Option<(Time, Sample)> {
+        self.sample.map(|(at, sample)| (at, self.held_to(sample)))
+    }
+
+    fn held_to(&self, sample: Sample) -> Sample {
+        let Some(total) = self.settings.scaler.ram_total_mb else { return sample };
+        let ram_total = total.value() * crate::MEGABYTE;
+        let ram_available = ram_total.saturating_sub(self.weight_total + sample.own_rss);
+        Sample { ram_total, ram_available, ..sample }
     }
 
     /// Used RAM, bytes: without what would have been shed, if nothing is done but told.
@@ -243,7 +256,7 @@ impl Conductor {
             Step::Kill => Act::Kill,
         };
         self.decide(platform, act, out);
-        let used_before = self.sample.map_or(0, |(_, sample)| self.used(&sample));
+        let used_before = self.ram().map_or(0, |(_, sample)| self.used(&sample));
         let weighed = platform.map_or(0, |platform| self.weighs(platform));
         let platform = platform.map(|platform| platform as u32);
         let underway = Underway { step, platform, since: self.now, over_at: None, used_before, weighed };
@@ -276,7 +289,7 @@ impl Conductor {
 
     fn conclude_step(&mut self, out: &mut Vec<Action>) {
         let Some(step) = self.scaling.as_mut().and_then(|scaling| scaling.step.take()) else { return };
-        let Some((_, sample)) = self.sample else { return };
+        let Some((_, sample)) = self.ram() else { return };
         let bytes = (step.used_before as i64).saturating_sub(self.used(&sample) as i64);
         let act = Act::Won { step: step.step, weighed: step.weighed, bytes };
         self.decide(step.platform.map(|platform| platform as usize), act, out);
@@ -431,7 +444,7 @@ impl Conductor {
         if is_delayed {
             return self.hold(last, Act::Delay, out);
         }
-        if let (Some(missing), false) = (self.shortfall(platform), is_told_only) {
+        if let Some(missing) = self.shortfall(platform) {
             return self.hold(last, Act::Wait { missing }, out);
         }
         self.decide(Some(platform), Act::Restore, out);
@@ -496,7 +509,7 @@ impl Conductor {
 
     /// The last sample, if it still says something.
     fn fresh_sample(&self) -> Option<Sample> {
-        let (at, sample) = self.sample.filter(|_| self.scaling.is_some())?;
+        let (at, sample) = self.ram().filter(|_| self.scaling.is_some())?;
         let is_fresh = self.now - at <= self.settings.scaler.interval_ms.millis() * 3;
         (is_fresh && sample.ram_total > 0).then_some(sample)
     }
@@ -507,6 +520,9 @@ impl Conductor {
         let is_down = |slot: &&crate::Slot| !slot.life.is_alive() && slot.life.state() != State::Spare;
         let down = self.slots[entry.slots()].iter().filter(is_down).count() as u64;
         let own = entry.ballast.peak(self.now).saturating_mul(down);
+        // What only would have been shed weighs what it does.
+        let is_told_only = self.settings.scaler.forecast_only && self.is_listed(platform as u32);
+        let own = if is_told_only { own.saturating_add(self.weighs(platform)) } else { own };
         let of_needs = entry.needs.iter().map(|need| self.weight_to_come(*need as usize));
         of_needs.fold(own, u64::saturating_add)
     }
@@ -546,8 +562,7 @@ impl Conductor {
             return false;
         }
         let missing = self.shortfall(platform).filter(|_| !is_running);
-        let emergency = self.settings.scaler.emergency_percent.count() * 10;
-        if let Some(missing) = missing.filter(|_| self.figures(0).ram_permille >= emergency) {
+        if let Some(missing) = self.missing_in_emergency(platform) {
             self.decide(Some(platform), Act::Refuse { missing }, out);
             return true;
         }
@@ -558,8 +573,29 @@ impl Conductor {
         false
     }
 
+    /// How many bytes are missing for a platform that does not run, if RAM has nearly run out, so that not even a person starts
+    /// it.
+    pub fn missing_in_emergency(&self, platform: usize) -> Option<u64> {
+        let entry = &self.platforms[platform];
+        let is_running = self.slots[entry.slots()].iter().any(|slot| slot.life.is_alive());
+        let emergency = self.settings.scaler.emergency_percent.count() * 10;
+        let is_done = entry.terms.may_be_shed && !self.settings.scaler.forecast_only;
+        let is_emergency = !is_running && is_done && self.figures(0).ram_permille >= emergency;
+        self.shortfall(platform).filter(|_| is_emergency)
+    }
+
+    /// How RAM is now, with what it is forecast to be; `None` before the first sample, or if nobody watches it.
+    pub fn ram_figures(&self) -> Option<Figures> {
+        self.ram().filter(|_| self.scaling.is_some()).map(|_| self.figures(self.settings.scaler.shed_percent.count()))
+    }
+
+    /// How RAM is watched.
+    pub fn scaler(&self) -> &config::Scaler {
+        &self.settings.scaler
+    }
+
     fn figures(&self, threshold_percent: u32) -> Figures {
-        let Some(((_, sample), scaling)) = self.sample.zip(self.scaling.as_ref()) else { return Figures::default() };
+        let Some(((_, sample), scaling)) = self.ram().zip(self.scaling.as_ref()) else { return Figures::default() };
         let ram_used = self.used(&sample);
         let model = scaling.outlook.champion();
         Figures {

@@ -12,6 +12,9 @@ pub struct Scaler {
     pub enabled: bool,
     /// Nothing is done; what would have been is told.
     pub forecast_only: bool,
+    /// What Demi and its child processes may use together, MB of 10^6 bytes: it takes the place of the machine's RAM, and what they
+    /// weigh that of what is used of it. For containers and tests. Default: the machine's.
+    pub ram_total_mb: Option<Bounded<1, 1_000_000_000, 1>>,
     /// Used RAM, percent of all, at which something is done: memory is asked back, idle platforms are put to sleep, others
     /// are shed.
     pub shed_percent: Bounded<2, 100, 80>,
@@ -62,6 +65,7 @@ impl Default for Scaler {
         Scaler {
             enabled: true,
             forecast_only: false,
+            ram_total_mb: None,
             shed_percent: Bounded::default(),
             restore_percent: Bounded::default(),
             emergency_percent: Bounded::default(),

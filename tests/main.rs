@@ -25,6 +25,7 @@ mod proxy_uploads;
 mod proxying;
 mod regressions;
 mod routing;
+mod scaling;
 mod smuggling;
 mod sockets;
 mod sticky_cookies;

@@ -6,6 +6,7 @@ mod health;
 mod history;
 mod messages;
 mod platforms;
+mod scaling;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -49,6 +50,8 @@ pub(crate) enum Page<'p> {
     Status,
     /// `GET /v1/health`.
     Health,
+    /// `GET /v1/scaling`.
+    Scaling,
     /// `GET /v1/platforms`.
     Platforms,
     /// `GET` and `DELETE /v1/dead-letters`, which the clerk answers.
@@ -83,6 +86,7 @@ impl<'p> Page<'p> {
             "/v1/messages" => Page::Messages,
             "/v1/status" => Page::Status,
             "/v1/health" => Page::Health,
+            "/v1/scaling" => Page::Scaling,
             "/v1/platforms" => Page::Platforms,
             "/v1/dead-letters" => Page::DeadLetters,
             "/v1/metrics/history" => Page::MetricsHistory,
@@ -216,6 +220,7 @@ pub(crate) fn answer(
         }
         Page::Status => json(&status(conductor, facts)),
         Page::Health => health::page(request.query(), conductor, facts)?,
+        Page::Scaling => scaling::page(conductor, facts),
         Page::Platforms => platforms::all(conductor, facts),
         Page::Platform(name, topic) => platforms::one(name, topic, request.query(), conductor, facts)?,
         Page::Plugins => platforms::plugins(facts),

@@ -201,6 +201,7 @@ pub(crate) fn decided(decision: &Decision, whom: &str) -> String {
     let (ram, threshold) = (percent(figures.ram_permille), figures.threshold_percent);
     let seen = format!("RAM {ram}{}, threshold {threshold} %", forecast.unwrap_or_default());
     let (is, was) = if decision.is_done { ("is", "") } else { ("would have been", "would have ") };
+    let stays = if decision.is_done { "does not" } else { "would not" };
     match decision.act {
         Act::Trim if decision.is_done => format!("everybody is asked to give memory back: {seen}"),
         Act::Trim => format!("everybody would have been asked to give memory back: {seen}"),
@@ -216,9 +217,9 @@ pub(crate) fn decided(decision: &Decision, whom: &str) -> String {
         Act::Restore if decision.is_done => format!("{whom} comes back, for there is RAM again: {seen}"),
         Act::Restore => format!("{whom} {was}come back: {seen}"),
         Act::Wait { missing } => {
-            format!("{whom} does not come back yet, for {} MB are missing: {seen}", megabytes(missing))
+            format!("{whom} {stays} come back yet, for {} MB are missing: {seen}", megabytes(missing))
         }
-        Act::Delay => format!("{whom} does not come back yet, for RAM is forecast to grow: {seen}"),
+        Act::Delay => format!("{whom} {stays} come back yet, for RAM is forecast to grow: {seen}"),
         Act::Refuse { missing } => format!("{whom} is not started, for {} MB are missing: {seen}", megabytes(missing)),
         Act::Overrule { missing } => {
             format!("{whom} is started by hand, though {} MB are missing: {seen}", megabytes(missing))

@@ -50,6 +50,7 @@ enum RawCommand {
     Plugin(RawPlugin),
     Route(RawRoute),
     Doctor(RawDoctor),
+    Scaling(RawScaling),
 }
 
 /// Run until told to stop (the default).
@@ -423,6 +424,22 @@ struct RawDoctor {
     json: bool,
 }
 
+/// What is done about RAM.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "scaling")]
+struct RawScaling {
+    #[argh(subcommand)]
+    command: RawScalingCommand,
+}
+
+#[derive(FromArgs)]
+#[argh(subcommand)]
+enum RawScalingCommand {
+    Log(RawScalingLog),
+}
+
+remote!(RawScalingLog, "log", "Tell how RAM is, and what was decided about it lately, with the figures.", {});
+
 /// What the command line asks for.
 pub(crate) enum Command {
     Version,
@@ -444,6 +461,9 @@ pub(crate) enum Command {
         name: String,
         last: String,
         step: Option<String>,
+    },
+    ScalingLog {
+        remote: Remote,
     },
     Why {
         remote: Remote,
@@ -600,6 +620,9 @@ impl From<Raw> for Command {
             RawCommand::History(raw) => {
                 let remote = raw.remote(config);
                 Command::History { remote, name: raw.name, last: raw.last, step: raw.step }
+            }
+            RawCommand::Scaling(RawScaling { command: RawScalingCommand::Log(raw) }) => {
+                Command::ScalingLog { remote: raw.remote(config) }
             }
             RawCommand::Why(raw) => Command::Why { remote: raw.remote(config), name: raw.name },
             RawCommand::Logs(raw) => {
@@ -767,7 +790,9 @@ mod tests {
 
     #[test]
     fn every_command_explains_itself() {
-        let commands: [&[&str]; 26] = [
+        let commands: [&[&str]; 28] = [
+            &["scaling"],
+            &["scaling", "log"],
             &["run"],
             &["platforms"],
             &["health"],

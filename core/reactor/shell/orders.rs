@@ -145,6 +145,11 @@ impl Shell {
             Some("Demi is ending".to_owned())
         } else if listed.is_gone && order != PlatformOrder::Stop {
             Some(format!("the folder of {name} is gone; put it back, and it is started again"))
+        } else if let (Some(missing), PlatformOrder::Start | PlatformOrder::Restart) =
+            (conductor.missing_in_emergency(platform), order)
+        {
+            let missing = missing.div_ceil(demi_conductor::MEGABYTE);
+            Some(format!("RAM has nearly run out, and {missing} MB are missing for {name}; stop something else first"))
         } else if order == PlatformOrder::Reload && !listed.platform().host.is_child() {
             let host = listed.platform().host.name();
             Some(format!("{name} is hosted as {host}, and only child processes are reloaded; restart Demi instead"))

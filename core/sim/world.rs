@@ -23,7 +23,7 @@ const STEPS_AT_ONCE_MAX: u64 = 20_000;
 /// A turn that is late is so by less than this.
 const LATE_TURN: Duration = Duration::from_millis(5);
 /// All the RAM of a world, bytes: enough for all that it runs, if nothing else takes it.
-const RAM: u64 = 16_000_000_000;
+const RAM: u64 = 4_000_000_000;
 /// What of it everything else uses in calm, thousandths.
 const BACKGROUND_CALM: u64 = 150;
 /// How often the books are compared with the status, in steps.

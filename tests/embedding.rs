@@ -85,7 +85,9 @@ pub const BITTER: Adapter = Adapter { name: "bitter", make: || Box::new(Bitter) 
 const ADAPTERS: [Adapter; 3] = [MOODY, BITTER, demi_echo::ADAPTER];
 
 fn config(adapters: &[Adapter], sections: &str) -> Config {
-    let text = format!("(http: (listen: \"127.0.0.1:0\", {HOSTS}), store: (path: \"data\"), {sections})");
+    let text = format!(
+        "(http: (listen: \"127.0.0.1:0\", {HOSTS}), store: (path: \"data\"), scaler: (enabled: false), {sections})"
+    );
     let names: Vec<&str> = adapters.iter().map(|adapter| adapter.name).collect();
     demi::config_file::parse(&text, std::path::Path::new("test.ron"), &names)
         .unwrap_or_else(|problems| panic!("{problems}"))

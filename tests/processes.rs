@@ -357,7 +357,7 @@ fn a_signal_at_any_moment_leaves_nothing_behind() {
     let config = directory.write(
         "config.ron",
         &format!(
-            r#"(http: (listen: "127.0.0.1:0"), store: (path: "data"), platforms: [
+            r#"(http: (listen: "127.0.0.1:0"), store: (path: "data"), scaler: (enabled: false), platforms: [
                 (name: "child", host: Process(3), command: ["{{demi}}", "plugin", "serve", "echo"], {})])"#,
             mark.field()
         ),

@@ -8,7 +8,7 @@ use crate::support::{misbehaving, until, Demi, Response};
 fn with_little_ram(scaler: &str) -> Demi {
     let bad = misbehaving();
     Demi::start(&format!(
-        r#"scaler: (ram_total_mb: 170, interval_ms: 200, fast_interval_ms: 200, cooldown_ms: 400, calm_ms: 2000,
+        r#"scaler: (ram_total_mb: 200, interval_ms: 200, fast_interval_ms: 200, cooldown_ms: 400, calm_ms: 2000,
             smoothing_ms: 1, spike_times: 0, emergency_percent: 100, {scaler}),
         platforms: [
             (name: "files", host: Process(1), command: [{bad:?}, "nothing"]),

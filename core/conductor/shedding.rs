@@ -122,7 +122,6 @@ impl Conductor {
             return;
         }
         let (now, asked) = (self.now, self.asked_count);
-        let sample = self.held_to(sample);
         let used = self.used(&sample);
         let Some(scaling) = &mut self.scaling else { return };
         let ram_percent = used as f64 / sample.ram_total as f64 * 100.0;
@@ -175,18 +174,6 @@ impl Conductor {
         if let Some(scaling) = &mut self.scaling {
             scaling.policy.forget_weights();
         }
-    }
-
-    /// The last sample, of what counts as the machine's RAM.
-    fn ram(&self) -> Option<(Time, Sample)> {
-        self.sample.map(|(at, sample)| (at, self.held_to(sample)))
-    }
-
-    fn held_to(&self, sample: Sample) -> Sample {
-        let Some(total) = self.settings.scaler.ram_total_mb else { return sample };
-        let ram_total = total.value() * crate::MEGABYTE;
-        let ram_available = ram_total.saturating_sub(self.weight_total + sample.own_rss);
-        Sample { ram_total, ram_available, ..sample }
     }
 
     /// Used RAM, bytes: without what would have been shed, if nothing is done but told.
@@ -256,7 +243,7 @@ impl Conductor {
             Step::Kill => Act::Kill,
         };
         self.decide(platform, act, out);
-        let used_before = self.ram().map_or(0, |(_, sample)| self.used(&sample));
+        let used_before = self.sample.map_or(0, |(_, sample)| self.used(&sample));
         let weighed = platform.map_or(0, |platform| self.weighs(platform));
         let platform = platform.map(|platform| platform as u32);
         let underway = Underway { step, platform, since: self.now, over_at: None, used_before, weighed };
@@ -289,7 +276,7 @@ impl Conductor {
 
     fn conclude_step(&mut self, out: &mut Vec<Action>) {
         let Some(step) = self.scaling.as_mut().and_then(|scaling| scaling.step.take()) else { return };
-        let Some((_, sample)) = self.ram() else { return };
+        let Some((_, sample)) = self.sample else { return };
         let bytes = (step.used_before as i64).saturating_sub(self.used(&sample) as i64);
         let act = Act::Won { step: step.step, weighed: step.weighed, bytes };
         self.decide(step.platform.map(|platform| platform as usize), act, out);
@@ -387,7 +374,10 @@ impl Conductor {
     fn shed(&mut self, platform: usize, step: Step, reason: Reason, out: &mut Vec<Action>) {
         let now = self.now;
         let relapse_max = self.settings.scaler.calm_ms.millis() * RELAPSE_CALMS;
+        let is_shed = self.settings.scaler.forecast_only || self.is_shed_somewhere(platform);
         let Some(scaling) = &mut self.scaling else { return };
+        // One that came back by hand since it was shed has lost its place.
+        scaling.shed.retain(|other| is_shed || *other != platform as u32);
         if !scaling.shed.contains(&(platform as u32)) {
             scaling.shed.push(platform as u32);
             let ballast = &mut self.platforms[platform].ballast;
@@ -500,16 +490,22 @@ impl Conductor {
     /// weigh. `None`: it fits, or nobody knows.
     pub(crate) fn shortfall(&self, platform: usize) -> Option<u64> {
         let sample = self.fresh_sample()?;
-        let limit = sample.ram_total / 100 * self.settings.scaler.shed_percent.value();
-        let used = self.used(&sample).saturating_add(self.promised());
-        let wanted = used.saturating_add(self.weight_to_come(platform));
-        // One that fits to the byte is shed at once.
-        (wanted >= limit).then(|| (wanted - limit).max(1))
+        let narrowest = Sample { ram_total: sample.ram_headroom_total, ram_available: sample.ram_headroom, ..sample };
+        let more = self.promised().saturating_add(self.weight_to_come(platform));
+        // Of a machine and a limit within it the one may be fuller and the other leave less.
+        let bounds = [sample, narrowest].into_iter().filter(|bound| bound.ram_total > 0);
+        let missing = bounds.filter_map(|bound| {
+            let limit = bound.ram_total / 100 * self.settings.scaler.shed_percent.value();
+            let wanted = self.used(&bound).saturating_add(more);
+            // One that fits to the byte is shed at once.
+            (wanted >= limit).then(|| (wanted - limit).max(1))
+        });
+        missing.max()
     }
 
     /// The last sample, if it still says something.
     fn fresh_sample(&self) -> Option<Sample> {
-        let (at, sample) = self.ram().filter(|_| self.scaling.is_some())?;
+        let (at, sample) = self.sample.filter(|_| self.scaling.is_some())?;
         let is_fresh = self.now - at <= self.settings.scaler.interval_ms.millis() * 3;
         (is_fresh && sample.ram_total > 0).then_some(sample)
     }
@@ -586,7 +582,7 @@ impl Conductor {
 
     /// How RAM is now, with what it is forecast to be; `None` before the first sample, or if nobody watches it.
     pub fn ram_figures(&self) -> Option<Figures> {
-        self.ram().filter(|_| self.scaling.is_some()).map(|_| self.figures(self.settings.scaler.shed_percent.count()))
+        self.sample.filter(|_| self.scaling.is_some()).map(|_| self.figures(self.settings.scaler.shed_percent.count()))
     }
 
     /// How RAM is watched.
@@ -595,7 +591,7 @@ impl Conductor {
     }
 
     fn figures(&self, threshold_percent: u32) -> Figures {
-        let Some(((_, sample), scaling)) = self.ram().zip(self.scaling.as_ref()) else { return Figures::default() };
+        let Some(((_, sample), scaling)) = self.sample.zip(self.scaling.as_ref()) else { return Figures::default() };
         let ram_used = self.used(&sample);
         let model = scaling.outlook.champion();
         Figures {

@@ -175,7 +175,8 @@ impl Reactor {
         let mut actions = Vec::new();
         let deliveries = Deliveries::recall(&store, &mut conductor, &mut actions)?;
         steps.done("messages");
-        let site = Site { root: PathBuf::from("/"), ram_total_mb: None, data: path.clone() };
+        let ram_total_mb = config.scaler.ram_total_mb.map(|total| total.value());
+        let site = Site { root: PathBuf::from("/"), ram_total_mb, data: path.clone() };
         let clerk = Clerk::start(store, site, rescan, config.posts, postbox.clone())?;
         let plan = Plan {
             guard: options.guard,

@@ -75,9 +75,9 @@ const SETTLE_EVERY: usize = 8;
 /// Between two looks of sled at segments that are worth packing.
 const PACK_EVERY_MS: u64 = 600_000;
 
-/// How long to wait for sled's own lock, which a store just dropped in this process may hold for a moment longer:
-/// sled closes its file from a background thread.
-const SLED_LOCK_WAIT: Duration = Duration::from_secs(2);
+/// How long to wait for a lock whose holder is gone. sled's own may be held for a moment by a store just dropped in this
+/// process: sled closes its file from a background thread.
+const LOCK_WAIT: Duration = Duration::from_secs(2);
 
 /// Sorts after every id that can be given out.
 const TALLY_KEY: [u8; 8] = [0xff; 8];
@@ -535,17 +535,25 @@ fn lock_directory(path: &Path) -> Result<File, StoreError> {
         .mode(0o600)
         .open(&lock_path)
         .map_err(failed)?;
-    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => {}
-        Err(rustix::io::Errno::WOULDBLOCK) => {
-            let mut text = String::new();
-            let pid = lock.read_to_string(&mut text).ok().and_then(|_| text.trim().parse::<u32>().ok());
-            let name = pid
-                .and_then(|pid| fs::read_to_string(format!("/proc/{pid}/comm")).ok())
-                .map(|name| name.trim_end().to_owned());
-            return Err(StoreError::Held { path: path.to_owned(), pid, name });
+    let began = Instant::now();
+    loop {
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => break,
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                let mut text = String::new();
+                lock.seek(SeekFrom::Start(0)).map_err(failed)?;
+                let pid = lock.read_to_string(&mut text).ok().and_then(|_| text.trim().parse::<u32>().ok());
+                let name = pid
+                    .and_then(|pid| fs::read_to_string(format!("/proc/{pid}/comm")).ok())
+                    .map(|name| name.trim_end().to_owned());
+                // One that was killed may have left a child that is about to become another program, and has the lock until then.
+                if name.is_some() || began.elapsed() > LOCK_WAIT {
+                    return Err(StoreError::Held { path: path.to_owned(), pid, name });
+                }
+                thread::sleep(Duration::from_millis(1));
+            }
+            Err(e) => return Err(failed(e.into())),
         }
-        Err(e) => return Err(failed(e.into())),
     }
     lock.set_len(0)
         .and_then(|()| lock.seek(SeekFrom::Start(0)))
@@ -683,7 +691,7 @@ fn guarded_open(path: &Path, cache_bytes: u64) -> Result<sled::Db, StoreError> {
         match guarded(path, || config.open()) {
             // No other Demi can hold it, because we have `demi.lock`.
             Err(StoreError::Io { source, .. })
-                if source.to_string().contains("could not acquire lock") && since.elapsed() < SLED_LOCK_WAIT =>
+                if source.to_string().contains("could not acquire lock") && since.elapsed() < LOCK_WAIT =>
             {
                 thread::sleep(Duration::from_millis(5));
             }

@@ -234,6 +234,27 @@ fn a_second_store_is_told_who_holds_the_directory() {
 }
 
 #[test]
+fn a_lock_that_outlives_its_holder_for_a_moment_is_waited_for() {
+    let scratch = Scratch::new();
+    drop(scratch.open());
+    let lock = fs::OpenOptions::new().write(true).open(scratch.data().join("demi.lock")).unwrap();
+    flock(&lock, FlockOperation::LockExclusive).unwrap();
+    // No process has this number.
+    lock.set_len(0).unwrap();
+    fs::write(scratch.data().join("demi.lock"), "999999999\n").unwrap();
+    let (asked, is_asked) = std::sync::mpsc::channel();
+    let data = scratch.data();
+    let opener = std::thread::spawn(move || {
+        asked.send(()).unwrap();
+        Store::open(&data, &settings(1)).map(drop)
+    });
+    is_asked.recv().unwrap();
+    std::thread::park_timeout(std::time::Duration::from_millis(50));
+    drop(lock);
+    assert!(opener.join().unwrap().is_ok());
+}
+
+#[test]
 fn a_directory_made_is_private() {
     use std::os::unix::fs::PermissionsExt;
     let scratch = Scratch::new();

@@ -120,6 +120,17 @@ fn a_key_stays_with_its_instance_and_comes_back_to_it() {
 }
 
 #[test]
+fn a_silent_instance_gets_nothing_though_the_other_has_just_started() {
+    // Both have just started, and are spared some of their requests.
+    let mut story = Story::begin(Balance::LeastInFlight, &[], 2);
+    let (_, silent) = story.ask(Time::ZERO, None);
+    for step in 0..500 {
+        let at = Time::from_millis(100 + step);
+        assert_ne!(story.slot(at, None), silent.slot, "after {step} requests");
+    }
+}
+
+#[test]
 fn a_request_without_a_key_goes_where_there_is_least_to_do() {
     let mut story = Story::begin(Balance::Sticky, &[], 2);
     let (_, busy) = story.ask(Time::ZERO, None);

@@ -337,8 +337,9 @@ impl Conductor {
         if candidates == [true, true] {
             // One that comes back is spared some of its draws.
             let spared = drawn.map(|slot| self.is_spared(slot));
-            if spared[0] != spared[1] {
-                return Some(drawn[usize::from(spared[0])]);
+            let other = drawn[usize::from(spared[0])];
+            if spared[0] != spared[1] && self.load(other).silence == Silence::NONE {
+                return Some(other);
             }
         }
         match self.best_of(drawn.into_iter(), avoid) {

@@ -455,6 +455,40 @@ pub fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|&byte| byte == b',').map(trim)
 }
 
+/// One element of `Accept` (RFC 9110 §12.5.1), in lower case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MediaRange<'r> {
+    /// As `text/plain`, or `*/*`.
+    pub media: &'r str,
+    /// Its parameter `version`; empty if it has none.
+    pub version: &'r str,
+    /// How much it is wanted, thousandths; 0 if that is no weight.
+    pub weight: u32,
+}
+
+impl MediaRange<'_> {
+    /// Reads one.
+    pub fn of(range: &str) -> MediaRange<'_> {
+        let mut parts = range.split(';').map(str::trim);
+        let media = parts.next().unwrap_or_default();
+        let (mut version, mut weight) = ("", 1000);
+        for (name, value) in parts.filter_map(|part| part.split_once('=')) {
+            match name.trim_end() {
+                "version" => version = value.trim_start().trim_matches('"'),
+                "q" => weight = permille(value.trim_start()),
+                _ => {}
+            }
+        }
+        MediaRange { media, version, weight }
+    }
+}
+
+/// A weight of `Accept`, 0 to 1, in thousandths; 0 if it is none.
+fn permille(weight: &str) -> u32 {
+    let weight = weight.parse::<f32>().ok().filter(|weight| (0.0..=1.0).contains(weight));
+    weight.map_or(0, |weight| (weight * 1000.0).round() as u32)
+}
+
 /// Cuts optional white space (space and tab, no other) off both ends.
 fn trim(mut bytes: &[u8]) -> &[u8] {
     while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = bytes {

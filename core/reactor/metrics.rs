@@ -11,6 +11,7 @@ use demi_conductor::{Conductor, Outcome, PlatformStatus, RamSource, Refusal, Wei
 use crate::api::{is_ready, Facts};
 use crate::chronicle::unix_ms;
 use crate::clerk::StoreFacts;
+use crate::http::MediaRange;
 use crate::shell::PostCounts;
 
 /// Finds one of a platform's counts.
@@ -55,16 +56,7 @@ impl Format {
     pub(crate) fn of(accept: Option<&str>) -> Format {
         let (mut best, mut best_weight, mut text_weight) = (Format::Prometheus, 0, 0);
         for range in accept.unwrap_or_default().to_ascii_lowercase().split(',') {
-            let mut parts = range.split(';').map(str::trim);
-            let media = parts.next().unwrap_or_default();
-            let (mut version, mut weight) = ("", 1000);
-            for (name, value) in parts.filter_map(|part| part.split_once('=')) {
-                match name.trim_end() {
-                    "version" => version = value.trim_start().trim_matches('"'),
-                    "q" => weight = permille(value.trim_start()),
-                    _ => {}
-                }
-            }
+            let MediaRange { media, version, weight } = MediaRange::of(range);
             let format = match (media, version) {
                 ("application/openmetrics-text", "" | "1.0.0") => Format::OpenMetrics1,
                 ("application/openmetrics-text", "0.0.1") => Format::OpenMetrics0,
@@ -97,12 +89,6 @@ impl Format {
     fn is_open(self) -> bool {
         self != Format::Prometheus
     }
-}
-
-/// A weight of `Accept`, 0 to 1, in thousandths; 0 if it is none.
-pub(crate) fn permille(weight: &str) -> u32 {
-    let weight = weight.parse::<f32>().ok().filter(|weight| (0.0..=1.0).contains(weight));
-    weight.map_or(0, |weight| (weight * 1000.0).round() as u32)
 }
 
 /// The page, made anew for each scrape.

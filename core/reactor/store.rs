@@ -524,6 +524,11 @@ fn id_of(key: &[u8]) -> Option<u64> {
 
 /// Takes the lock of a data directory and writes our pid into it, for whoever comes second.
 fn lock_directory(path: &Path) -> Result<File, StoreError> {
+    take_lock(path, || thread::sleep(Duration::from_millis(1)))
+}
+
+/// As [`lock_directory`]; `rest` comes between two tries.
+fn take_lock(path: &Path, mut rest: impl FnMut()) -> Result<File, StoreError> {
     let lock_path = path.join("demi.lock");
     let failed = |e: io::Error| StoreError::from_io(&lock_path, e);
     // Not truncated here: until the lock is ours, the pid inside is the holder's.
@@ -550,7 +555,7 @@ fn lock_directory(path: &Path) -> Result<File, StoreError> {
                 if name.is_some() || began.elapsed() > LOCK_WAIT {
                     return Err(StoreError::Held { path: path.to_owned(), pid, name });
                 }
-                thread::sleep(Duration::from_millis(1));
+                rest();
             }
             Err(e) => return Err(failed(e.into())),
         }

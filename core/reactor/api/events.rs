@@ -5,8 +5,7 @@ use serde::Serialize;
 
 use super::messages::{ended_json, waiting_json};
 use super::number;
-use crate::http;
-use crate::metrics::permille;
+use crate::http::{self, MediaRange};
 use crate::problem::Problem;
 use crate::store::{cut_error, Post, PostEnd, PostResult};
 
@@ -16,15 +15,14 @@ pub(crate) fn check_accept(headers: &[u8]) -> Result<(), Problem> {
     let lines = http::header_lines(headers).filter(|(name, _)| name.eq_ignore_ascii_case(b"accept"));
     for range in lines.flat_map(|(_, value)| http::list(value)).filter(|range| !range.is_empty()) {
         let text = String::from_utf8_lossy(range).to_ascii_lowercase();
-        let mut parts = text.split(';').map(str::trim);
-        let rank = match parts.next() {
-            Some("text/event-stream") => 3,
-            Some("text/*") => 2,
-            Some("*/*") => 1,
+        let MediaRange { media, weight, .. } = MediaRange::of(&text);
+        let rank = match media {
+            "text/event-stream" => 3,
+            "text/*" => 2,
+            "*/*" => 1,
             // It is asked for something, and that is something else.
             _ => 0,
         };
-        let weight = parts.find_map(|part| part.strip_prefix("q=")).map_or(1000, permille);
         best = best.max(Some((rank, weight)));
     }
     match best {
@@ -67,7 +65,7 @@ struct Attempt<'e> {
     last_error: &'e str,
 }
 
-/// An attempt to deliver a message, the so-manieth, failed, and it will be tried again.
+/// An attempt to deliver a message failed, the last of so many, and it will be tried again.
 pub(crate) fn attempt_event(id: u64, attempts: u32, error: &str) -> Vec<u8> {
     let attempt = Attempt { id: id.to_string(), status: "queued", attempts, last_error: cut_error(error) };
     event(None, "attempt", &super::json(&attempt).body)

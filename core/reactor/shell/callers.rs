@@ -209,7 +209,7 @@ impl Shell {
     }
 
     /// As `ask`, of a request whose key is known.
-    fn ask_by_key(
+    pub(super) fn ask_by_key(
         &mut self,
         request: Arc<RequestBuf>,
         origin: Origin,

@@ -5,8 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use demi_conductor::balance::fingerprint;
-use demi_conductor::config::Urgency;
-use demi_conductor::{Answer, Conductor, Event, Outcome, Refusal};
+use demi_conductor::{Answer, Conductor, Outcome, Refusal};
 use demi_platform::Request;
 
 use super::posts::write_message_headers;
@@ -145,9 +144,8 @@ impl Shell {
         Arc::make_mut(&mut buffer).fill(&request);
         headers.clear();
         self.kit.take_back(&mut headers);
-        let ticket = self.open(buffer, Origin::Replay { letter: id }, route, conductor);
         let key = (!letter.conversation.is_empty()).then(|| fingerprint(letter.conversation.as_bytes()));
-        self.kit.events.push_back(Event::Asked { ticket, route, idempotent, key, urgency: Urgency::Low });
+        self.ask_by_key(buffer, Origin::Replay { letter: id }, route, idempotent, key, conductor);
         self.replays.under_way.insert(id, letter.conversation.clone());
         if key.is_some() {
             self.replays.behind.entry(letter.conversation.clone()).or_default();

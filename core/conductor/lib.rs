@@ -7,6 +7,7 @@
 //! | story | where |
 //! |---|---|
 //! | a request, from the question to its one end | `requests.rs` |
+//! | which instance gets it | `picking.rs` |
 //! | an instance: started, probed, cut off, replaced | `instances.rs` |
 //! | breakers: what trips them, who is spared, what is tried | `cutoffs.rs` |
 //! | instances that are far worse than their peers | `outliers.rs` |
@@ -46,6 +47,7 @@ mod limits;
 pub mod manifest;
 mod orders;
 mod outliers;
+mod picking;
 mod posts;
 mod queue;
 #[cfg(test)]

@@ -258,6 +258,7 @@ impl Office<'_> {
     }
 
     fn end_post(&mut self, id: u64, ending: Ending) {
+        let is_burial = matches!(ending, Ending::Buried { .. });
         let done = match ending {
             Ending::Delivered(result) => self.vault.ask(|store| store.settle_post(id, &result)),
             Ending::Buried { grave, attempts, status, error } => self.vault.ask(|store| {
@@ -279,12 +280,13 @@ impl Office<'_> {
         match end {
             // One that does not wait any more has ended, and that may not be durable yet.
             Ok(end) => {
-                self.refuses_ends = false;
+                // What is delivered takes no room among the dead letters.
+                self.refuses_ends &= !is_burial;
                 self.forget_as_many();
                 return self.owed.push(Owed::PostEnded(id, end));
             }
             Err(StoreError::Shut(_)) => {}
-            // Once until one is kept again: each would say the same.
+            // Once until one is buried again: each would say the same.
             Err(StoreError::Full { .. }) if self.refuses_ends => {}
             Err(error @ StoreError::Full { .. }) => {
                 self.refuses_ends = true;

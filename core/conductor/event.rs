@@ -272,6 +272,12 @@ pub enum Event {
         /// Whether it is durable now.
         done: bool,
     },
+    /// What the machine says is available, looked at in passing when children are weighed: bytes, to be compared with other
+    /// such looks and with nothing else.
+    Glanced {
+        /// Bytes.
+        available: u64,
+    },
     /// The machine was measured.
     Measured {
         /// What was found.

@@ -499,6 +499,7 @@ impl Conductor {
             Event::PostLoaded { post, ticket } => self.post_loaded(post, ticket, out),
             Event::PostLost { post, for_good } => self.post_lost(post, for_good, out),
             Event::PostStored { post, done } => self.post_stored(post, done, out),
+            Event::Glanced { available } => self.glanced(available),
             Event::Measured { sample } => self.measured(sample, out),
             Event::Stored { errand, done } => self.stored(errand, done, out),
             Event::Ordered(order) => self.ordered(order, out),

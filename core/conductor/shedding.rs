@@ -15,7 +15,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::event::{Action, News, Sample, Signal};
+use crate::event::{Action, News, RamSource, Sample, Signal};
 use crate::lifecycle::{Input, Reason, State, Then};
 use crate::orders::{is_at_rest, is_shed};
 use crate::requests::NOT_SOON;
@@ -36,6 +36,8 @@ const DOUBLINGS_MAX: u32 = 3;
 const GROWS_FOR: Duration = Duration::from_secs(30);
 /// The same is told again after this.
 const TELL_AGAIN: Duration = Duration::from_secs(600);
+/// RAM that was seen to move by so many thousandths of all since the last sample is measured at once.
+const MOVED_PERMILLE: u64 = 20;
 /// What a platform has weighed at most counts for half a day later.
 const PEAK_HALF_LIFE_S: u64 = 86_400;
 
@@ -55,6 +57,8 @@ pub(crate) struct Scaling {
     log: VecDeque<Decision>,
     /// Requests that had come at the last sample, and when that was.
     asked: (u64, Time),
+    /// What all children weighed at the last sample, and what the first look at the machine after it said was available.
+    moved_from: (u64, Option<u64>),
 }
 
 /// A step that was taken.
@@ -81,6 +85,7 @@ impl Scaling {
             held: None,
             log: VecDeque::with_capacity(LOG_MAX),
             asked: (0, Time::ZERO),
+            moved_from: (0, None),
         }
     }
 }
@@ -118,6 +123,10 @@ impl Conductor {
     /// The machine was measured.
     pub(crate) fn measured(&mut self, sample: Sample, out: &mut Vec<Action>) {
         self.sample = Some((self.now, sample));
+        let weight_total = self.weight_total;
+        if let Some(scaling) = &mut self.scaling {
+            scaling.moved_from = (weight_total, None);
+        }
         if self.phase != Phase::Running {
             return;
         }
@@ -163,9 +172,35 @@ impl Conductor {
     pub(crate) fn note_weight(&mut self) {
         let (now, bytes) = (self.now, self.weight_total);
         let Some(scaling) = &mut self.scaling else { return };
-        if scaling.policy.weigh(now, bytes) && self.phase == Phase::Running {
-            // How RAM is with that is looked at now.
-            self.set_timer(Timer::Sample, now);
+        let before = scaling.moved_from.0;
+        if scaling.policy.weigh(now, bytes) || self.has_moved(before, bytes) {
+            self.sample_now();
+        }
+    }
+
+    /// The machine was looked at in passing.
+    pub(crate) fn glanced(&mut self, available: u64) {
+        let is_of_machine = |sample: Sample| sample.ram_source != RamSource::Configured;
+        let Some(scaling) = self.scaling.as_mut().filter(|_| self.sample.is_some_and(|(_, sample)| is_of_machine(sample)))
+        else {
+            return;
+        };
+        let before = *scaling.moved_from.1.get_or_insert(available);
+        if self.has_moved(before, available) {
+            self.sample_now();
+        }
+    }
+
+    /// Whether so many bytes that became others are a move of RAM that cannot wait for the next sample.
+    fn has_moved(&self, before: u64, now: u64) -> bool {
+        let Some((_, sample)) = self.sample else { return false };
+        sample.ram_total > 0 && before.abs_diff(now) >= sample.ram_total / 1000 * MOVED_PERMILLE
+    }
+
+    /// Has RAM measured now.
+    fn sample_now(&mut self) {
+        if self.phase == Phase::Running {
+            self.set_timer(Timer::Sample, self.now);
         }
     }
 

@@ -111,6 +111,8 @@ impl Machine {
                         let weight = Weight { rss_bytes, pss_bytes: None, processes: 1, descriptors: 8 };
                         more.extend(self.happens(Event::Weighed { instance, weight }));
                     }
+                    let available = TOTAL_MB.saturating_sub(self.used()) * MEGABYTE;
+                    more.extend(self.happens(Event::Glanced { available }));
                     more
                 }
                 Action::Deliver { post } => {
@@ -488,4 +490,33 @@ fn the_reason_for_which_it_is_shed_stays_with_it() {
     assert!(actions.iter().any(is_it), "{:?}", machine.acts());
     let told = machine.conductor.platforms().next().expect("it is there").instances[0].clone();
     assert_eq!(told.why, "RAM was at 82.0 %, and scaler.shed_percent is 80");
+}
+
+#[test]
+fn ram_that_moves_is_measured_within_two_seconds_and_ram_that_does_not_is_left_alone() {
+    let mut machine = Machine::begin(three(), Scaler::default());
+    machine.passes(70);
+    let measures = |actions: &[Action]| actions.iter().filter(|action| **action == Action::Measure).count();
+    machine.background = 3_150;
+    assert_eq!(measures(&machine.passes(20)), 0, "a point and a half");
+    // Something that is no child of Demi takes it.
+    machine.background = 6_500;
+    assert_eq!(measures(&machine.passes(2)), 1);
+    assert_eq!(measures(&machine.passes(20)), 0, "and then it stays as it is");
+    for megabytes in (6_500..7_300).step_by(100) {
+        machine.background = megabytes;
+        assert!(measures(&machine.passes(2)) <= 1);
+    }
+    machine.background = 9_600;
+    machine.passes(2);
+    assert!(machine.acts().iter().any(|(_, act)| *act == "kill"), "{:?}", machine.acts());
+}
+
+#[test]
+fn what_a_child_takes_fast_is_measured_at_once_where_a_total_is_given_too() {
+    let mut machine = Machine::begin(three(), Scaler::default());
+    machine.passes(70);
+    machine.weights[slot_of(0) as usize] = 350;
+    let actions = machine.passes(2);
+    assert!(actions.contains(&Action::Measure), "two points and a half");
 }

@@ -37,7 +37,11 @@ pub(crate) enum Letter {
     /// The clerk measured the machine.
     Measured(Box<Sample>),
     /// The warden weighed the children.
-    Weighed(Vec<(Instance, Weight)>),
+    Weighed {
+        weights: Vec<(Instance, Weight)>,
+        /// What the machine says is available then, bytes, if it says so.
+        available: Option<u64>,
+    },
     /// The clerk kept a dead letter, and under which number.
     Buried(Ticket, Result<u64, String>),
     /// The clerk has read what the client at a place wants to see: the body of the page, or why there is none.

@@ -67,6 +67,12 @@ impl Procfs {
         crate::gauge::number(&String::from_utf8_lossy(&self.buffer), "Pss")?.checked_mul(1024)
     }
 
+    /// What the kernel could give out without swapping, bytes; `None` if it does not say so.
+    pub(crate) fn available(&mut self) -> Option<u64> {
+        self.read(|path| write_path(path, &[&"/meminfo"]), false)?;
+        crate::gauge::number(&String::from_utf8_lossy(&self.buffer), "MemAvailable")?.checked_mul(1024)
+    }
+
     /// Appends the children of a process with so many threads.
     pub(crate) fn children(&mut self, pid: u32, threads: u32, found: &mut Vec<u32>) {
         if threads <= 1 {

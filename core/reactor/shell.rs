@@ -270,7 +270,7 @@ impl Shell {
                 self.bays[instance.slot as usize].left_behind.retain(|run| *run != instance.run);
                 Event::Exited { instance, exit }
             }
-            Letter::Weighed(weights) => return self.weighed(weights),
+            Letter::Weighed { weights, available } => return self.weighed(weights, available),
             Letter::Measured(sample) => Event::Measured { sample: *sample },
             Letter::Store(facts) => {
                 self.store_facts = *facts;

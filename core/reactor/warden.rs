@@ -258,7 +258,8 @@ impl Work {
         for stray in weighing.strays {
             self.remove(stray);
         }
-        self.duties.postbox.post(Letter::Weighed(weighing.weights));
+        let available = self.scales.proc.available();
+        self.duties.postbox.post(Letter::Weighed { weights: weighing.weights, available });
     }
 
     /// Reaps who has ended, and does one look of the sweep that is due, if one is.
@@ -441,7 +442,7 @@ mod tests {
     }
 
     fn weighed(mailbox: &crate::mailbox::Mailbox) -> bool {
-        matches!(mailbox.take(), Some(Letter::Weighed(_)))
+        matches!(mailbox.take(), Some(Letter::Weighed { .. }))
     }
 
     #[test]

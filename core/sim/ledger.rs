@@ -468,6 +468,7 @@ impl Ledger {
             | Event::PostLost { .. }
             | Event::PostStored { .. }
             | Event::Stored { .. }
+            | Event::Glanced { .. }
             | Event::Elapsed => {}
         }
         turn

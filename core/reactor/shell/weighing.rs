@@ -15,8 +15,9 @@ impl Shell {
         }
     }
 
-    pub(super) fn weighed(&mut self, weights: Vec<(Instance, Weight)>) {
+    pub(super) fn weighed(&mut self, weights: Vec<(Instance, Weight)>, available: Option<u64>) {
         let events = weights.into_iter().map(|(instance, weight)| Event::Weighed { instance, weight });
-        self.kit.events.extend(events);
+        let glance = available.map(|available| Event::Glanced { available });
+        self.kit.events.extend(events.chain(glance));
     }
 }

@@ -381,6 +381,9 @@ impl World {
             let delay = self.within(20);
             self.come(delay, Coming::News(Event::Weighed { instance, weight }));
         }
+        let available = self.ram().ram_available;
+        let delay = self.within(20);
+        self.come(delay, Coming::News(Event::Glanced { available }));
     }
 
     /// Whether a reload was to something that cannot run; decided once for each edition.

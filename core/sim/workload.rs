@@ -96,8 +96,8 @@ fn draw_times(config: &mut Config, random: &mut Random) {
         recovery: Recovery::Probe,
     };
     config.outliers = Outliers {
-        interval_ms: bounded([0, 1_000, 5_000][random.below(3) as usize]),
-        calls_min: bounded(3 + random.below(20)),
+        interval_ms: bounded([0, 1_000, 1_000, 5_000][random.below(4) as usize]),
+        calls_min: bounded(3 + random.below(8)),
         latency_times: bounded(random.below(5)),
         latency_min_ms: below(random, 200),
         failure_points: bounded([0, 20, 30][random.below(3) as usize]),
@@ -126,7 +126,7 @@ fn draw_times(config: &mut Config, random: &mut Random) {
 
 /// How RAM is watched, always quicker than by default, and who goes first when it is short.
 fn draw_scaler(config: &mut Config, random: &mut Random) {
-    let shed = 70 + random.below(20);
+    let shed = 60 + random.below(25);
     let interval_ms = millis(random, 100, 4_000);
     let enabled = random.below(6) > 0;
     config.scaler = Scaler {
@@ -134,7 +134,7 @@ fn draw_scaler(config: &mut Config, random: &mut Random) {
         forecast_only: enabled && random.below(8) == 0,
         shed_percent: bounded(shed),
         restore_percent: bounded(shed - 1 - random.below(20)),
-        emergency_percent: bounded(shed + 1 + random.below(10)),
+        emergency_percent: bounded(shed + 1 + random.below(15)),
         calm_ms: drawn(random, 500, 20_000),
         cooldown_ms: drawn(random, 20, 2_000),
         smoothing_ms: drawn(random, 1, 2_000),
@@ -253,7 +253,7 @@ fn draw_lifecycle(platform: &mut Platform, random: &mut Random) {
     platform.start =
         [Start::Eager, Start::Eager, Start::Eager, Start::Lazy, Start::Lazy, Start::Manual][random.below(6) as usize];
     if random.below(3) == 0 {
-        platform.sleep_after_ms = Some(drawn(random, 200, 20_000));
+        platform.sleep_after_ms = Some(drawn(random, 200, 120_000));
     }
     if platform.host.is_child() {
         platform.limits.memory_soft_mb = (random.below(2) == 0).then(|| bounded(SOFT_MB));

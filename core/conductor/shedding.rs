@@ -8,7 +8,8 @@
 //!  calm for calm_ms, and the last one shed fits ──► it is restored, and what is calm is counted anew
 //! ```
 //!
-//! After a step nothing more is done until it is over and its time to show has passed; what it has won is told then. Nobody is
+//! After a step nothing more is done until it is over and its time to show has passed; what it has won is told then. Where RAM
+//! rises too fast for that, a trim has until the next sample only, which is soon. Nobody is
 //! shed whom a running platform needs: those go before it. What comes back last is what went first. A person who starts
 //! something overrules this, but in an emergency. With `scaler.forecast_only` what would have been shed counts as gone.
 
@@ -163,6 +164,7 @@ impl Conductor {
         let settings = &self.settings.scaler;
         let is_fast = |scaling: &Scaling| scaling.policy.is_near() || scaling.step.is_some();
         match self.scaling.as_deref().is_some_and(is_fast) {
+            true if self.is_pressing() => settings.fast_interval_ms.millis() / 2,
             true => settings.fast_interval_ms.millis(),
             false => settings.interval_ms.millis(),
         }
@@ -181,7 +183,8 @@ impl Conductor {
     /// The machine was looked at in passing.
     pub(crate) fn glanced(&mut self, available: u64) {
         let is_of_machine = |sample: Sample| sample.ram_source != RamSource::Configured;
-        let Some(scaling) = self.scaling.as_mut().filter(|_| self.sample.is_some_and(|(_, sample)| is_of_machine(sample)))
+        let Some(scaling) =
+            self.scaling.as_mut().filter(|_| self.sample.is_some_and(|(_, sample)| is_of_machine(sample)))
         else {
             return;
         };
@@ -258,7 +261,12 @@ impl Conductor {
     fn may_step(&self, is_emergency: bool) -> bool {
         let Some(step) = self.scaling.as_ref().and_then(|scaling| scaling.step) else { return true };
         let has_time = self.now - step.since < self.cooldown(is_emergency);
-        is_emergency && (step.step != Step::Kill || !has_time)
+        is_emergency && (step.step != Step::Kill || !has_time) || step.step == Step::Trim && self.is_pressing()
+    }
+
+    /// Whether there is no time to see what a trim wins.
+    fn is_pressing(&self) -> bool {
+        self.scaling.as_ref().is_some_and(|scaling| scaling.policy.is_pressing())
     }
 
     fn cooldown(&self, is_emergency: bool) -> Duration {

@@ -431,9 +431,30 @@ fn a_spike_has_something_done_before_the_threshold_and_at_once() {
     machine.weights[0] = 800;
     let actions = machine.passes(2);
     assert!(actions.iter().any(|action| matches!(action, Action::Trim { .. })), "within two seconds");
-    machine.passes(15);
+    assert!(machine.states().contains(&"shed"), "and nobody waits to see what that wins: {:?}", machine.acts());
     let spikes = |decision: &Decision| decision.act == Act::Shed && decision.figures.ram_permille < 800;
     assert!(machine.conductor.decisions().any(spikes), "{:?}", machine.acts());
+}
+
+#[test]
+fn where_ram_rises_so_fast_that_it_would_run_out_meanwhile_a_trim_is_not_waited_for() {
+    for (per_second, waits) in [(20, true), (200, false)] {
+        let mut machine = Machine::begin(three(), Scaler::default());
+        machine.background = 7_000;
+        machine.passes(100);
+        let mut shed_after = None;
+        let mut trimmed_at = None;
+        for second in 1..60 {
+            machine.background += per_second;
+            machine.passes(1);
+            let acts = machine.acts();
+            let has = |act: &str| acts.iter().any(|(_, name)| *name == act);
+            trimmed_at = trimmed_at.or(has("trim").then_some(second));
+            shed_after = shed_after.or(has("shed").then_some(second));
+        }
+        let (trimmed_at, shed_after) = trimmed_at.zip(shed_after).expect("both were done");
+        assert_eq!(shed_after - trimmed_at >= 10, waits, "{per_second} MB/s: {trimmed_at} s and {shed_after} s");
+    }
 }
 
 #[test]

@@ -29,7 +29,7 @@ pub struct Scaler {
     /// Between one step and the next, and from a step to the look at what it has won. A fifth of it in an emergency.
     pub cooldown_ms: Bounded<10, HOUR_MS, 10_000>,
     /// Half-life of the average that is compared with the thresholds, next to the last sample.
-    pub smoothing_ms: Bounded<1, HOUR_MS, 3_000>,
+    pub smoothing_ms: Bounded<1, HOUR_MS, 1_000>,
     /// What the platforms weigh together has become so many times what it was; 0: never mind…
     pub spike_times: Bounded<0, 100, 2>,
     /// …within this long…

@@ -61,6 +61,8 @@ pub struct Policy {
     settings: config::Scaler,
     average: Ewma,
     last: Option<(Time, f64)>,
+    /// How fast RAM rises, points of percent a second, from the last two samples.
+    rise_per_s: f64,
     calm_since: Option<Time>,
     /// What all platforms weighed, oldest first, no closer together than a part of `spike_ms`.
     weights: VecDeque<(Time, u64)>,
@@ -74,6 +76,7 @@ impl Policy {
             settings: *settings,
             average: Ewma::new(settings.smoothing_ms.millis()),
             last: None,
+            rise_per_s: 0.0,
             calm_since: None,
             weights: VecDeque::with_capacity(WEIGHTS_MAX),
             spike: None,
@@ -119,6 +122,10 @@ impl Policy {
         let average = self.average.level().unwrap_or(ram_percent);
         let gap_max = super::window::gap_max(&settings);
         let has_gap = self.last.is_some_and(|(at, _)| now - at > gap_max);
+        self.rise_per_s = match self.last {
+            Some((at, before)) if !has_gap => (ram_percent - before) / (now - at).as_secs_f64(),
+            Some(_) | None => 0.0,
+        };
         self.last = Some((now, ram_percent));
         let [shed, restore, emergency] =
             [settings.shed_percent.value(), settings.restore_percent.value(), settings.emergency_percent.value()]
@@ -162,6 +169,14 @@ impl Policy {
     /// Since when RAM has been calm, if it is.
     pub fn calm_since(&self) -> Option<Time> {
         self.calm_since
+    }
+
+    /// Whether there is no time to wait for what a mild step may win: the platforms have grown fast, or RAM rises so fast
+    /// that it would have nearly run out when the step's time is over.
+    pub fn is_pressing(&self) -> bool {
+        let rise = self.rise_per_s * self.settings.cooldown_ms.millis().as_secs_f64();
+        let emergency = self.settings.emergency_percent.value() as f64;
+        self.spike.is_some() || self.last.is_some_and(|(_, ram_percent)| ram_percent + rise >= emergency)
     }
 
     /// Whether RAM is near where something has to be done.

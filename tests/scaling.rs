@@ -77,3 +77,51 @@ fn with_forecast_only_the_child_that_takes_the_ram_stays() {
     has_decided(&demi, "wait", "voice");
     assert_eq!(state(&demi, "voice"), "ready");
 }
+
+#[test]
+fn what_gives_way_to_one_that_grows_is_shed_in_order_keeps_its_messages_and_comes_back_for_good() {
+    let bad = misbehaving();
+    let demi = Demi::start(&format!(
+        r#"scaler: (ram_total_mb: 390, interval_ms: 200, fast_interval_ms: 200, cooldown_ms: 400, calm_ms: 1000,
+            smoothing_ms: 1, emergency_percent: 100),
+        platforms: [
+            (name: "files", host: Process(1), command: [{bad:?}, "grows", "200"]),
+            (name: "android", host: Process(1), command: [{bad:?}, "hogs", "100"]),
+            (name: "voice", host: Process(1), command: [{bad:?}, "hogs", "100"]),
+        ],
+        routes: [(kind: "say", to: "voice"), (to: "files")],"#
+    ));
+    let names = ["files", "android", "voice"];
+    let are =
+        |wanted: [&str; 3]| names.iter().zip(wanted).all(|(name, wanted)| state(&demi, name) == wanted).then_some(());
+    until("all are ready", || are(["ready"; 3]));
+    for name in names {
+        assert_eq!(ask(&demi, name).status, 200, "{name}");
+    }
+    until("the two that go first have made room", || are(["ready", "shed", "shed"]));
+    let posts = (0..5u32).map(|number| {
+        let kept = demi.post("/v1/messages", &format!(r#"{{"kind":"say","content":"message {number}"}}"#));
+        assert_eq!(kept.status, 202, "{kept:?}");
+        kept.json()["id"].as_str().expect("a message has a number").to_owned()
+    });
+    let posts: Vec<String> = posts.collect();
+    let outcome = |post: &String| demi.get(&format!("/v1/messages/{post}")).json()["status"].clone();
+    assert!(posts.iter().all(|post| outcome(post) == "queued"), "{:?}", outcome(&posts[0]));
+    ask(&demi, "files");
+    until("they are back", || are(["ready"; 3]));
+    until("what waited was delivered", || posts.iter().all(|post| outcome(post) == "delivered").then_some(()));
+    assert_eq!(ask(&demi, "android").status, 200, "it takes its memory again, as voice has for its messages");
+    let uptime = || demi.get("/v1/status").json()["uptime_s"].as_f64().expect("there is an uptime");
+    let restored_at = uptime();
+    until("it has been looked at for four times calm_ms", || (uptime() > restored_at + 4.0).then_some(()));
+    let page = scaling(&demi);
+    let acts = page["decisions"].as_array().expect("there are decisions").iter().rev();
+    let acts: Vec<(&str, &str)> = acts
+        .filter(|decision| ["shed", "kill", "restore"].iter().any(|act| decision["act"] == *act))
+        .map(|decision| {
+            (decision["act"].as_str().unwrap_or_default(), decision["platform"].as_str().unwrap_or_default())
+        })
+        .collect();
+    let expected = [("shed", "voice"), ("shed", "android"), ("restore", "android"), ("restore", "voice")];
+    assert_eq!(acts, expected, "in order, and once each");
+}

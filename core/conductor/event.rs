@@ -555,6 +555,8 @@ pub struct Terms {
     pub may_be_shed: bool,
     /// Of those that may be, the one with the lowest goes first.
     pub priority: u32,
+    /// What it is worth against others with the same priority.
+    pub value: u32,
     /// Memory of a tree above which it is asked to trim, bytes.
     pub memory_soft: Option<u64>,
     /// Above this it is killed, bytes.
@@ -587,6 +589,7 @@ impl Terms {
             start_budget: platform.start_budget_per_day.count(),
             may_be_shed: platform.may_be_shed(),
             priority: platform.priority(),
+            value: platform.value.unwrap_or_default().count(),
             memory_soft: limits.memory_soft_mb.map(|bound| bound.value() * MEGABYTE),
             memory_max: limits.memory_max_mb.map(|bound| bound.value() * MEGABYTE),
             processes_max: limits.processes_max.count(),

@@ -97,6 +97,9 @@ pub struct Manifest {
     /// As in [`Platform::priority`].
     #[serde(default)]
     pub priority: Option<Bounded<0, 1_000, 400>>,
+    /// As in [`Platform::value`].
+    #[serde(default)]
+    pub value: Option<Bounded<1, 1_000, 100>>,
     /// What it may use.
     #[serde(default)]
     pub limits: Limits,
@@ -181,6 +184,7 @@ impl Manifest {
             start_budget_per_day: self.start_budget_per_day,
             shed: self.shed,
             priority: self.priority,
+            value: self.value,
             limits: self.limits.clone(),
             permissions: self.permissions,
             hot_reload: self.hot_reload,
@@ -227,6 +231,7 @@ mod tests {
             start_budget_per_day: Bounded::default(),
             shed: None,
             priority: None,
+            value: None,
             limits: Limits::default(),
             permissions: Permissions::default(),
             hot_reload: false,

@@ -10,7 +10,8 @@
 //!
 //! After a step nothing more is done until it is over and its time to show has passed; what it has won is told then. Where RAM
 //! rises too fast for that, a trim has until the next sample only, which is soon. Nobody is
-//! shed whom a running platform needs: those go before it. What comes back last is what went first. A person who starts
+//! shed whom a running platform needs: those go before it. What comes back last is what went first,
+//! unless what went later does not fit. A person who starts
 //! something overrules this, but in an emergency. With `scaler.forecast_only` what would have been shed counts as gone.
 
 use std::collections::VecDeque;
@@ -39,6 +40,8 @@ const GROWS_FOR: Duration = Duration::from_secs(30);
 const TELL_AGAIN: Duration = Duration::from_secs(600);
 /// RAM that was seen to move by so many thousandths of all since the last sample is measured at once.
 const MOVED_PERMILLE: u64 = 20;
+/// What something is worth is divided by bytes, and is still to differ.
+const WORTH: u64 = 1 << 50;
 /// What a platform has weighed at most counts for half a day later.
 const PEAK_HALF_LIFE_S: u64 = 86_400;
 
@@ -386,7 +389,7 @@ impl Conductor {
         (0..self.platforms.len()).filter(is_idle).min_by_key(|platform| self.platforms[*platform].terms.priority)
     }
 
-    /// The platform with the lowest priority of those that may go; of several the one that weighs most.
+    /// The platform with the lowest priority of those that may go; of several the one that is worth least for what it weighs.
     fn next_to_shed(&self, is_emergency: bool) -> Option<usize> {
         let calm = self.settings.scaler.calm_ms.millis();
         let goes = |platform: &usize| {
@@ -399,8 +402,10 @@ impl Conductor {
             };
             !is_spared && !is_told && self.may_go(*platform) && self.slots[entry.slots()].iter().any(holds)
         };
-        let rank =
-            |platform: &usize| (self.platforms[*platform].terms.priority, std::cmp::Reverse(self.weighs(*platform)));
+        let rank = |platform: &usize| {
+            let terms = &self.platforms[*platform].terms;
+            (terms.priority, u64::from(terms.value) * WORTH / self.weighs(*platform).max(1))
+        };
         (0..self.platforms.len()).filter(goes).min_by_key(rank)
     }
 
@@ -457,40 +462,40 @@ impl Conductor {
         }
     }
 
-    /// Restores the one that was shed last, if RAM has been calm for long enough and it fits.
+    /// Restores the one that was shed last of those that fit, if RAM has been calm for long enough.
     fn restore_next(&mut self, calm: Duration, out: &mut Vec<Action>) {
         let is_told_only = self.settings.scaler.forecast_only;
         let Some(mut listed) = self.scaling.as_mut().map(|scaling| std::mem::take(&mut scaling.shed)) else { return };
         listed.retain(|platform| is_told_only || self.is_shed_somewhere(*platform as usize));
-        let last = listed.last().copied();
+        let is_rested = |platform: &u32| {
+            let is_leaving = |slot: &crate::Slot| slot.life.is_alive() && is_shed(slot.life.state());
+            let slots = &self.slots[self.platforms[*platform as usize].slots()];
+            calm >= self.restore_wait(*platform as usize) && !slots.iter().any(is_leaving)
+        };
+        let rested: Vec<u32> = listed.iter().copied().filter(is_rested).rev().collect();
         let Some(scaling) = &mut self.scaling else { return };
         (scaling.shed, scaling.is_exhausted) = (listed, false);
-        let (Some(last), None) = (last, scaling.step) else { return };
+        let (Some(first), None) = (rested.first().copied(), scaling.step) else { return };
         let forecast = scaling.outlook.forecast();
-        let is_delayed = scaling.policy.delays(forecast.as_ref());
-        let platform = last as usize;
-        let slots = self.platforms[platform].slots();
-        let is_leaving = |slot: &crate::Slot| slot.life.is_alive() && is_shed(slot.life.state());
-        if calm < self.restore_wait(platform) || self.slots[slots.clone()].iter().any(is_leaving) {
-            return;
+        if scaling.policy.delays(forecast.as_ref()) {
+            return self.hold(first, Act::Delay, out);
         }
-        if is_delayed {
-            return self.hold(last, Act::Delay, out);
-        }
-        if let Some(missing) = self.shortfall(platform) {
-            return self.hold(last, Act::Wait { missing }, out);
-        }
+        let Some(fitting) = rested.into_iter().find(|platform| self.shortfall(*platform as usize).is_none()) else {
+            let missing = self.shortfall(first as usize).unwrap_or_default();
+            return self.hold(first, Act::Wait { missing }, out);
+        };
+        let platform = fitting as usize;
         self.decide(Some(platform), Act::Restore, out);
         let now = self.now;
         let Some(scaling) = &mut self.scaling else { return };
-        scaling.shed.pop();
+        scaling.shed.retain(|other| *other != fitting);
         scaling.policy.restored(now);
         self.platforms[platform].ballast.restored_at = Some(now);
         if is_told_only {
             return;
         }
         self.want_needs_of(platform, out);
-        for slot in slots {
+        for slot in self.platforms[platform].slots() {
             if self.slots[slot].life.state() == State::Shed {
                 self.take(slot, Input::Want(Reason::Restored), out);
             }
@@ -697,7 +702,8 @@ impl Conductor {
         let (restore, wait) = (settings.restore_percent.value(), self.restore_wait(platform));
         let last = self.scaling.as_ref().and_then(|scaling| scaling.shed.last().copied());
         if let Some(other) = last.filter(|other| *other as usize != platform) {
-            return format!("it comes back after {}", self.platforms[other as usize].name);
+            let name = &self.platforms[other as usize].name;
+            return format!("it comes back after {name}, or before if that does not fit");
         }
         let missing = self.shortfall(platform).map(|bytes| bytes.div_ceil(crate::MEGABYTE));
         match (self.calm_since(), missing) {

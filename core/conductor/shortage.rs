@@ -541,3 +541,32 @@ fn what_a_child_takes_fast_is_measured_at_once_where_a_total_is_given_too() {
     let actions = machine.passes(2);
     assert!(actions.contains(&Action::Measure), "two points and a half");
 }
+
+#[test]
+fn what_does_not_fit_lets_those_pass_that_do() {
+    let mut machine = Machine::begin(vec![child("files"), child("voice")], Scaler::default());
+    machine.weights[slot_of(0) as usize] = 3_000;
+    machine.background = 6_000;
+    machine.passes(300);
+    assert_eq!(machine.states(), ["shed", "shed"], "9,100 of 10,000");
+    machine.passes(600);
+    assert_eq!(machine.states(), ["shed", "ready"], "files was shed last and has no room");
+    assert!(machine.next_of(0).contains("MB more are free"), "{}", machine.next_of(0));
+    machine.background = 3_000;
+    machine.passes(600);
+    assert_eq!(machine.states(), ["ready", "ready"]);
+}
+
+#[test]
+fn of_two_with_the_same_priority_the_one_that_is_worth_least_for_what_it_weighs_goes() {
+    for (value_of_heavy, goes) in [(100, "heavy"), (299, "heavy"), (301, "light")] {
+        let heavy = Platform { value: Some(bounded(value_of_heavy)), ..child("heavy") };
+        let mut machine = Machine::begin(vec![heavy, child("light")], Scaler::default());
+        machine.weights[slot_of(0) as usize] = 300;
+        machine.passes(10);
+        machine.background = 7_650;
+        machine.passes(60);
+        let shed = machine.conductor.decisions().find(|decision| decision.act == Act::Shed).expect("one is shed");
+        assert_eq!(["heavy", "light"][shed.platform.expect("it is about one") as usize], goes, "{value_of_heavy}");
+    }
+}

@@ -175,6 +175,7 @@ struct Platform {
     /// When it was shed, if it is, and when it was before, as far as nobody had started it by hand.
     shed_at: Option<Time>,
     sheds: Vec<Time>,
+    has_come_back: bool,
     /// When somebody last ordered something of it.
     ordered_at: Option<Time>,
     /// The most that one of its instances was found to weigh, bytes, and when.
@@ -245,6 +246,7 @@ impl Ledger {
                 priority: platform.priority(),
                 shed_at: None,
                 sheds: Vec::new(),
+                has_come_back: false,
                 ordered_at: None,
                 peak: (0, Time::ZERO),
             });
@@ -1007,8 +1009,10 @@ impl Ledger {
                 assert!(is_calm, "{platform} came back after {calm:?} of calm");
                 self.assert_it_fits(now, platform);
                 let shed_at = self.platforms[platform].shed_at;
-                let is_last = self.platforms.iter().all(|other| other.shed_at <= shed_at);
-                assert!(shed_at.is_some() && is_last, "{platform} came back before what was shed after it");
+                let is_next = (0..self.platforms.len())
+                    .all(|other| self.platforms[other].shed_at <= shed_at || self.may_let_pass(other));
+                assert!(shed_at.is_some() && is_next, "{platform} came back before what was shed after it");
+                self.platforms[platform].has_come_back = true;
                 self.calm_since = Some(now);
                 self.saw(Sight::Restored);
             }
@@ -1030,6 +1034,15 @@ impl Ledger {
             }
             Act::Overrule { .. } | Act::Won { .. } | Act::Wait { .. } | Act::Delay | Act::Believe(_) => {}
         }
+    }
+
+    /// Whether something may keep it from coming back: it has not ended, it came back in vain before, or something is known of
+    /// what it weighs, or what it needs.
+    fn may_let_pass(&self, platform: usize) -> bool {
+        let entry = &self.platforms[platform];
+        let ends = entry.slots.clone().any(|slot| self.is_alive(slot));
+        let is_known = entry.peak.0 > 0 || entry.needs.iter().any(|need| self.may_let_pass(*need));
+        ends || is_known || entry.has_come_back
     }
 
     /// With what a platform is known to weigh at most, RAM stays below the threshold.

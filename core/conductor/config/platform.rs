@@ -224,6 +224,10 @@ pub struct Platform {
     /// last. Default: 100 if "voice" stands in its name, 200 if "android" does, 300 if "discord" does, else 400.
     #[serde(default)]
     pub priority: Option<Bounded<0, 1_000, 400>>,
+    /// For `Threads`, `Process` and `Mcp`: what its service is worth against that of others with the same priority. The one that is
+    /// worth least for each MB that it weighs is shed first.
+    #[serde(default)]
+    pub value: Option<Bounded<1, 1_000, 100>>,
     /// For `Process` and `Mcp`: what each instance may use.
     #[serde(default)]
     pub limits: Limits,
@@ -277,6 +281,7 @@ impl Platform {
             drain_ms: Bounded::default(),
             shed: None,
             priority: None,
+            value: None,
             limits: Limits::default(),
             permissions: Permissions::default(),
             hot_reload: false,
@@ -521,6 +526,7 @@ impl Platform {
             ("hot_reload", self.hot_reload, is_child, "Process and Mcp"),
             ("shed", self.shed.is_some(), self.host.can_be_replaced(), "Threads, Process and Mcp"),
             ("priority", self.priority.is_some(), self.host.can_be_replaced(), "Threads, Process and Mcp"),
+            ("value", self.value.is_some(), self.host.can_be_replaced(), "Threads, Process and Mcp"),
             (
                 "permissions",
                 self.permissions != Permissions::default(),

@@ -23,6 +23,7 @@ mod report;
 mod request;
 mod restart;
 mod route;
+mod spike;
 
 #[path = "../../benches/limit/forwarder.rs"]
 mod forwarder;
@@ -62,6 +63,8 @@ enum Command {
     Restart(restart::Arguments),
     Route(route::Arguments),
     Frozen(frozen::Arguments),
+    Spike(spike::Arguments),
+    HoldMemory(spike::Hold),
     ServeBare(ServeBare),
     ForwardBare(ForwardBare),
 }
@@ -104,6 +107,8 @@ fn main() -> ExitCode {
         Command::Restart(arguments) => restart::run(&arguments),
         Command::Route(arguments) => route::run(&arguments),
         Command::Frozen(arguments) => frozen::run(&arguments),
+        Command::Spike(arguments) => spike::run(&arguments),
+        Command::HoldMemory(arguments) => spike::hold(&arguments),
         Command::ServeBare(ServeBare { port }) => {
             listen(port).and_then(|listener| responder::serve(listener).map_err(|error| error.to_string()))
         }

@@ -66,6 +66,11 @@ pub fn private_kib(pid: u32) -> Option<u64> {
     Some(labelled(&rollup, "Private_Clean:")? + labelled(&rollup, "Private_Dirty:")?)
 }
 
+/// Resident memory in KiB.
+pub fn rss_kib(pid: u32) -> Option<u64> {
+    status(format!("/proc/{pid}").as_ref(), "VmRSS:")
+}
+
 /// The most resident memory so far in KiB.
 pub fn rss_max_kib(pid: u32) -> Option<u64> {
     status(format!("/proc/{pid}").as_ref(), "VmHWM:")

@@ -414,6 +414,8 @@ pub struct Sample {
     pub own_rss: u64,
     /// What Demi may still write to the disk that its store is on, if that can be told.
     pub disk_free: Option<u64>,
+    /// When it was measured, seconds since 1970 by the wall clock, which may be set at any time; `None` if it was never set.
+    pub date_s: Option<u64>,
 }
 
 /// Where the figures of RAM come from.

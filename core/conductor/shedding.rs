@@ -140,7 +140,7 @@ impl Conductor {
         let ram_percent = used as f64 / sample.ram_total as f64 * 100.0;
         let span = (now - scaling.asked.1).as_secs_f64();
         let requests_per_s = (asked - scaling.asked.0) as f64 / span;
-        let taken = scaling.outlook.take(now, &Reading { ram_percent, requests_per_s, date_s: None });
+        let taken = scaling.outlook.take(now, &Reading { ram_percent, requests_per_s, date_s: sample.date_s });
         if let Taken::Unfit(_) = taken {
             return;
         }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::config::{Bounded, Config, Host, Platform, Route, Scaler, Start, Urgency};
+use crate::config::{Bounded, Config, Host, Model, Platform, Route, Scaler, Start, Urgency};
 use crate::lifecycle::{Reason, State, Then};
 use crate::scaler::{Act, Decision, Step};
 use crate::{
@@ -23,6 +23,8 @@ struct Machine {
     runs: Vec<Option<u32>>,
     /// What everything else uses, MB.
     background: u64,
+    /// What the wall clock shows at the beginning of time, seconds since 1970.
+    date_s: Option<u64>,
     /// What is asked to end does not.
     is_deaf: bool,
     posts_loaded: u64,
@@ -62,6 +64,7 @@ impl Machine {
             weights: vec![100; slots],
             runs: vec![None; slots],
             background: 3_000,
+            date_s: None,
             is_deaf: false,
             posts_loaded: 0,
         };
@@ -98,6 +101,7 @@ impl Machine {
                     let sample = Sample {
                         ram_available: TOTAL_MB.saturating_sub(self.used()) * MEGABYTE,
                         ram_total: TOTAL_MB * MEGABYTE,
+                        date_s: self.date_s.map(|date_s| date_s + self.now.since(Time::ZERO).as_secs()),
                         ..Sample::default()
                     };
                     self.happens(Event::Measured { sample })
@@ -569,4 +573,29 @@ fn of_two_with_the_same_priority_the_one_that_is_worth_least_for_what_it_weighs_
         let shed = machine.conductor.decisions().find(|decision| decision.act == Act::Shed).expect("one is shed");
         assert_eq!(["heavy", "light"][shed.platform.expect("it is about one") as usize], goes, "{value_of_heavy}");
     }
+}
+
+#[test]
+fn a_sample_s_date_lets_seasons_be_forecast_and_a_clock_that_jumps_does_no_harm() {
+    let scaler = Scaler { history_hours: bounded(1), ..Scaler::default() };
+    let mut machine = Machine::begin(three(), scaler);
+    let seasons = |machine: &Machine| {
+        machine.conductor.check();
+        let outlook = machine.conductor.outlook().expect("it is on");
+        outlook.forecast_of(Model::OlsSeasons).map(|forecast| forecast.ram_percent.round())
+    };
+    machine.passes(1_800);
+    assert_eq!(seasons(&machine), None, "nobody knows the date");
+    let now = 1_796_100_000;
+    let day = 86_400;
+    for date_s in [now, now - 3 * day, now + 4_000 * day, now, 0, u64::MAX / 2, now + 600, now] {
+        machine.date_s = Some(date_s);
+        machine.passes(31);
+        // What is left of the rows explains what it can.
+        seasons(&machine);
+        machine.passes(1_800);
+        let known = if date_s > day << 30 { None } else { Some(33.0) };
+        assert_eq!(seasons(&machine), known, "{date_s}");
+    }
+    assert_eq!((machine.states(), machine.acts()), (vec!["ready"; 3], vec![]));
 }

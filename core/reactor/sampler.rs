@@ -6,11 +6,14 @@ use std::path::{Path, PathBuf};
 use demi_conductor::{RamSource, Sample, MEGABYTE};
 use sysinfo::{MemoryRefreshKind, System};
 
+use crate::chronicle::unix_ms;
 use crate::gauge::{Given, Meminfo, Missing, Reader, Signals};
 use crate::procfs::Procfs;
 
 /// Most processes that are looked at to find what Demi and its children use.
 const PROCESSES_MAX: usize = 16_384;
+/// A clock that shows a date before 2020 was never set: small machines without a battery begin in 1970.
+const CLOCK_UNSET_BELOW_MS: u64 = 1_577_836_800_000;
 
 /// What is measured.
 pub(crate) struct Site {
@@ -82,6 +85,7 @@ impl Sampler {
             cpu_permille,
             own_rss: self.proc.stat(self.pid).map_or(0, |stat| stat.rss_pages * self.page_bytes),
             disk_free: disk_free(&self.site.data),
+            date_s: date_s(unix_ms()),
         })
     }
 
@@ -126,6 +130,11 @@ fn told_by(system: &mut System) -> Result<Meminfo, Missing> {
     Some(memory).filter(|memory| memory.available < memory.total).ok_or(Missing::Absent)
 }
 
+/// Seconds since 1970; `None` of a clock that cannot be right.
+fn date_s(unix_ms: u64) -> Option<u64> {
+    (unix_ms >= CLOCK_UNSET_BELOW_MS).then_some(unix_ms / 1000)
+}
+
 fn disk_free(path: &Path) -> Option<u64> {
     let disk = rustix::fs::statvfs(path).ok()?;
     disk.f_bavail.checked_mul(disk.f_frsize)
@@ -147,6 +156,13 @@ mod tests {
         assert!(sample.ram_headroom <= sample.ram_available, "{sample:?}");
         assert!(sample.own_rss > 0 && sample.own_rss < sample.ram_total, "{sample:?}");
         assert!(sample.disk_free.is_some_and(|free| free > 0), "{sample:?}");
+        assert_eq!(sample.date_s, date_s(sample.date_s.expect("the clock of this machine is set") * 1000));
+    }
+
+    #[test]
+    fn a_clock_that_was_never_set_shows_no_date() {
+        assert_eq!([0, 86_400_000, 1_577_836_799_999].map(date_s), [None; 3]);
+        assert_eq!(date_s(1_577_836_800_999), Some(1_577_836_800));
     }
 
     #[test]

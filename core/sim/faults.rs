@@ -62,6 +62,7 @@ kinds! {
         StoreSilent => "the store did not answer",
         RouteGone => "no rule took a message any more",
         DiskRot => "what was kept of a message could not be read any more",
+        ClockSet => "the wall clock was set",
     }
 }
 
@@ -75,7 +76,7 @@ impl Fault {
             Fault::TooHeavy | Fault::Forks | Fault::LeaksDescriptors | Fault::Midnight => 10,
             Fault::Freeze => 15,
             Fault::RamFills => 500,
-            Fault::BadSample => 20,
+            Fault::BadSample | Fault::ClockSet => 20,
             Fault::Leaks => 200,
             Fault::Heavy | Fault::Person | Fault::TargetAway => 50,
             Fault::Unready | Fault::LostLook | Fault::Poison | Fault::DiskRot | Fault::RouteGone | Fault::Reweighed => {

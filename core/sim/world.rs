@@ -26,6 +26,8 @@ const LATE_TURN: Duration = Duration::from_millis(5);
 const RAM: u64 = 4_000_000_000;
 /// What of it everything else uses in calm, thousandths.
 const BACKGROUND_CALM: u64 = 150;
+/// The date at which a world begins, seconds since 1970: in November 2026.
+const DATE_S: u64 = 1_796_100_000;
 /// How often the books are compared with the status, in steps.
 const AUDIT_EVERY: u64 = 32;
 
@@ -69,6 +71,8 @@ pub struct World {
     /// What everything but instances uses of RAM and what it goes to, thousandths of all.
     background: u64,
     background_goal: u64,
+    /// What the wall clock shows at the beginning of time, seconds since 1970: it is set now and then.
+    date_s: u64,
     hash: Fnv1a,
     trace: Option<Vec<String>>,
 }
@@ -110,6 +114,7 @@ impl World {
             bad_editions: Vec::new(),
             background: BACKGROUND_CALM,
             background_goal: BACKGROUND_CALM,
+            date_s: DATE_S,
             hash: Fnv1a::default(),
             trace: None,
             config,

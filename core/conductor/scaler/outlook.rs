@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::competition::{Competition, Forecast, Promotion, Score, CONFIDENCE, MODELS};
-use super::features::{seasonal, trend, used_in_seasons, used_in_trends};
+use super::features::{seasonal, trend, used_in_seasons, used_in_trends, DATE_MAX};
 use super::history::History;
 use super::least_squares::{Fit, Row, COLUMNS};
 use super::smoothing::{Ewma, Holt};
@@ -81,7 +81,10 @@ impl Outlook {
     fn forecast_all(&mut self, now: Time, reading: &Reading) {
         let due = now + self.horizon;
         let ahead = self.window.ahead().unwrap_or_default();
-        let date_s = reading.date_s.map(|date_s| date_s.saturating_add(self.horizon.as_secs()));
+        let date_s = reading
+            .date_s
+            .filter(|date_s| *date_s <= DATE_MAX)
+            .map(|date_s| date_s.saturating_add(self.horizon.as_secs()));
         let ahead_in_seasons = date_s.map(|date_s| seasonal(date_s, ahead));
         let in_seasons = used_in_seasons(&self.columns, self.history.reach_s());
         self.fits = [

@@ -5,7 +5,7 @@ use std::time::Duration;
 use demi_conductor::config::Host;
 use demi_conductor::{
     Action, Errand, Event, Exit, Instance, Order, Outcome, PostId, Report, RouteId, Sample, Signal, Terms, Ticket,
-    Verdict, Weight,
+    Time, Verdict, Weight,
 };
 
 use crate::faults::Fault;
@@ -13,7 +13,7 @@ use crate::machine::{State, Work, WEIGHT, WEIGHT_LEAKED_MAX};
 use crate::workload;
 
 use super::mail::{End, Letter};
-use super::{World, RAM};
+use super::{World, DATE_S, RAM};
 
 /// What is to come, at its time.
 #[derive(Clone, Copy, Debug)]
@@ -114,6 +114,7 @@ impl World {
             }
             Action::Measure => {
                 self.move_background();
+                self.set_clock();
                 let mut sample = self.ram();
                 if self.dice.strike(Fault::BadSample) {
                     let nonsense = [(0, 0), (1, 1), (u64::MAX, RAM), (u64::MAX, 0), (0, u64::MAX)];
@@ -155,6 +156,19 @@ impl World {
         self.background = self.background.saturating_add_signed(step);
     }
 
+    /// Somebody, or a time server, sets the wall clock: by a little, to 1970, or far into the future.
+    fn set_clock(&mut self) {
+        if self.dice.strike(Fault::ClockSet) {
+            let hours = self.random.below(100) * 3_600;
+            self.date_s = match self.random.below(4) {
+                0 => self.date_s.saturating_sub(hours),
+                1 => self.date_s + hours,
+                2 => hours,
+                _ => DATE_S,
+            };
+        }
+    }
+
     /// As it is.
     pub(super) fn ram(&self) -> Sample {
         let children = self.models.iter().filter(|model| {
@@ -162,7 +176,8 @@ impl World {
             model.host.is_child() && is_there
         });
         let used = RAM / 1000 * self.background + children.map(|model| model.weight).sum::<u64>();
-        Sample { ram_available: RAM.saturating_sub(used), ram_total: RAM, ..Sample::default() }
+        let date_s = Some(self.date_s + self.now.since(Time::ZERO).as_secs()).filter(|date_s| *date_s > DATE_S / 2);
+        Sample { ram_available: RAM.saturating_sub(used), ram_total: RAM, date_s, ..Sample::default() }
     }
 
     fn reach(&mut self, target: u32) {

@@ -38,6 +38,6 @@ pub use demi_platform::{
     plugin_main, plugin_main_with, Adapter, Fault, FaultKind, Health, Level, Reply, Request, Settings, Status,
 };
 pub use demi_reactor::{
-    config_file, delegation, gauge, keep_guard, plugins, Answered, Handle, HandleError, Options, PlatformOrder,
+    config_file, delegation, gauge, keep_guard, plugins, traces, Answered, Handle, HandleError, Options, PlatformOrder,
     Reactor, StartError,
 };

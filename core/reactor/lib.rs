@@ -16,6 +16,7 @@
 //! | what children use and leave behind | `warden.rs`, `remover.rs`, `weigh.rs`, `procfs.rs`, `guard.rs` |
 //! | what happened to platforms, what went wrong, and what they logged | `chronicle.rs`, `mishaps.rs` |
 //! | errands that block | `clerk.rs`, `store.rs` |
+//! | what was recorded, by day | `traces.rs` |
 //! | what the machine tells of its memory | `sampler.rs`, `gauge.rs` |
 //! | what people are shown | `api.rs`, `metrics.rs` |
 //! | other threads | `mailbox.rs`, `handle.rs` |
@@ -23,6 +24,7 @@
 pub mod config_file;
 pub mod gauge;
 pub mod plugins;
+pub mod traces;
 
 mod api;
 mod calls;

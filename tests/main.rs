@@ -31,4 +31,5 @@ mod sockets;
 mod sticky_cookies;
 mod store;
 mod support;
+mod traces;
 mod tree;

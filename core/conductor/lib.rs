@@ -81,7 +81,7 @@ pub use event::{
 pub use random::Random;
 pub use router::{Miss, Overlap, Question, RouteId, Router, Rule};
 pub use shutdown::Phase;
-pub use status::{InstanceStatus, PlatformStatus, TargetStatus, INSTANCE_STATES};
+pub use status::{InstanceStatus, PlatformLoad, PlatformStatus, TargetStatus, INSTANCE_STATES};
 pub use time::Time;
 pub use timers::{Timer, Timers};
 

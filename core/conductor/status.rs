@@ -54,6 +54,17 @@ pub struct PlatformStatus<'c> {
     pub instances: Vec<InstanceStatus>,
 }
 
+/// What a platform does to the machine, in numbers: cheap enough to be asked for all of them each second.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PlatformLoad {
+    /// What its instances weigh together, bytes, as far as they were weighed.
+    pub rss_bytes: u64,
+    /// How many of them run: started, and not known to have ended.
+    pub running: u32,
+    /// Requests for it since the start of Demi.
+    pub asked: u64,
+}
+
 /// Something that platforms depend on, as it is now.
 #[derive(Clone, Debug, Serialize)]
 pub struct TargetStatus<'c> {
@@ -154,6 +165,27 @@ impl Conductor {
                 instances,
             }
         })
+    }
+
+    /// How many platforms there are.
+    pub fn platform_count(&self) -> usize {
+        self.platforms.len()
+    }
+
+    /// In which states the slots of a platform are.
+    pub fn states_of(&self, platform: usize) -> impl Iterator<Item = State> + '_ {
+        self.slots[self.platforms[platform].slots()].iter().map(|slot| slot.life.state())
+    }
+
+    /// What a platform does to the machine now.
+    pub fn load_of(&self, platform: usize) -> PlatformLoad {
+        let entry = &self.platforms[platform];
+        let slots = &self.slots[entry.slots()];
+        PlatformLoad {
+            rss_bytes: slots.iter().filter_map(|slot| slot.weight).map(|weight| weight.rss_bytes).sum(),
+            running: slots.iter().filter(|slot| slot.life.is_alive()).count() as u32,
+            asked: entry.stats.asked,
+        }
     }
 
     /// What platforms depend on, in the order of `reachability`.

@@ -4,6 +4,7 @@
 //! to know that it is durable. While the disk syncs the next group gathers, so the busier it is the fewer syncs an errand
 //! takes. What need not be durable is answered at once and causes no sync.
 
+mod archive;
 mod posts;
 mod spending;
 mod vault;
@@ -26,6 +27,7 @@ use crate::problem::Problem;
 use crate::sampler::{Sampler, Site};
 use crate::store::{DeadLetter, LetterFilter, LetterPage, Minute, Store, StoreError};
 
+pub(crate) use archive::Archive;
 use posts::TakenIn;
 pub(crate) use posts::{End, Ending, Found, Parcel, PostErrand, PostRead};
 use spending::{Level, Spending};
@@ -67,6 +69,7 @@ enum Order {
     Post(PostErrand),
     Note(Vec<Note>),
     Minutes { unix_minute: u32, minutes: Vec<(String, Minute)> },
+    Trace { unix_day: u64, text: String },
     Spend { platform: String, unix_day: u32, starts: u32 },
     Rescan { unix_day: u32, refused: Vec<PathBuf> },
     Reread { number: u64, unix_day: u32, manifest: Option<PathBuf>, refused: Vec<PathBuf> },
@@ -190,18 +193,19 @@ pub(crate) struct Clerk {
 }
 
 impl Clerk {
-    /// Starts the thread. `site`: what is measured.
+    /// Starts the thread. `site`: what is measured; `archive`: where it is recorded.
     ///
     /// # Errors
     /// If the system has no thread to give.
     pub(crate) fn start(
         store: Store,
         site: Site,
+        archive: Archive,
         rescan: Rescan,
         bounds: config::Posts,
         postbox: Postbox,
     ) -> std::io::Result<Clerk> {
-        Clerk::spawn(move |inbox| work(inbox, store, site, rescan, bounds, &postbox))
+        Clerk::spawn(move |inbox| work(inbox, store, site, archive, rescan, bounds, &postbox))
     }
 
     fn spawn(work: impl FnOnce(&Receiver<Order>) + Send + 'static) -> std::io::Result<Clerk> {
@@ -263,6 +267,13 @@ impl Clerk {
         self.send(Order::Minutes { unix_minute, minutes }, ERRANDS_BEFORE_NOTES_MAX)
     }
 
+    /// Has it recorded what happened on a day; an answer only if it is lost. False, and the text is as it was, if too much is
+    /// waiting: what must be kept goes before.
+    pub(crate) fn record(&self, unix_day: u64, text: &mut String) -> bool {
+        let has_room = self.orders.len() < ERRANDS_BEFORE_NOTES_MAX;
+        has_room && self.send(Order::Trace { unix_day, text: std::mem::take(text) }, ERRANDS_BEFORE_NOTES_MAX)
+    }
+
     /// Has it read what a platform did for the client at a place. False if too much is waiting.
     pub(crate) fn history(&self, place: usize, serial: u64, history: History) -> bool {
         self.send(Order::History { place, serial, history }, ERRANDS_BEFORE_LISTING_MAX)
@@ -300,7 +311,15 @@ impl Clerk {
     }
 }
 
-fn work(inbox: &Receiver<Order>, store: Store, site: Site, rescan: Rescan, bounds: config::Posts, postbox: &Postbox) {
+fn work(
+    inbox: &Receiver<Order>,
+    store: Store,
+    site: Site,
+    archive: Archive,
+    rescan: Rescan,
+    bounds: config::Posts,
+    postbox: &Postbox,
+) {
     let facts = StoreFacts::of(&store);
     let written = store.written().unwrap_or_default();
     let spending = Spending::new(store.bytes_per_day_max(), written);
@@ -309,6 +328,7 @@ fn work(inbox: &Receiver<Order>, store: Store, site: Site, rescan: Rescan, bound
         spending,
         rescan,
         sampler: Sampler::new(site),
+        archive,
         history_fails: false,
         minutes_fail: false,
         bounds,
@@ -346,6 +366,7 @@ struct Office<'p> {
     spending: Spending,
     rescan: Rescan,
     sampler: Sampler,
+    archive: Archive,
     history_fails: bool,
     minutes_fail: bool,
     bounds: config::Posts,
@@ -442,6 +463,11 @@ impl Office<'_> {
             Order::Post(errand) => self.see_to_post(errand),
             Order::Note(notes) => self.note(&notes),
             Order::Minutes { unix_minute, minutes } => self.keep_minutes(unix_minute, &minutes),
+            Order::Trace { unix_day, text } => {
+                if !self.archive.append(unix_day, &text, self.spending.allows_more()) {
+                    self.postbox.post(Letter::TraceLost { unix_day, bytes: text.len() as u64 });
+                }
+            }
             Order::Spend { platform, unix_day, starts } => {
                 let kept = self.vault.ask(|store| {
                     store.spend(&platform, unix_day, starts)?;
@@ -592,7 +618,7 @@ impl Office<'_> {
             ),
             Level::Spent => log::error!(
                 "`store.bytes_per_day_max` ({max}) was written today; until midnight (UTC) only what must not be lost is \
-                 written, not what happens to platforms nor what they do in each minute"
+                 written, not what happens to platforms and RAM nor what they do in each minute"
             ),
         }
         self.tell_facts();

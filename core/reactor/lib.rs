@@ -16,7 +16,7 @@
 //! | what children use and leave behind | `warden.rs`, `remover.rs`, `weigh.rs`, `procfs.rs`, `guard.rs` |
 //! | what happened to platforms, what went wrong, and what they logged | `chronicle.rs`, `mishaps.rs` |
 //! | errands that block | `clerk.rs`, `store.rs` |
-//! | what was recorded, by day | `traces.rs` |
+//! | what is recorded, by day | `traces.rs` |
 //! | what the machine tells of its memory | `sampler.rs`, `gauge.rs` |
 //! | what people are shown | `api.rs`, `metrics.rs` |
 //! | other threads | `mailbox.rs`, `handle.rs` |
@@ -129,7 +129,7 @@ impl Reactor {
         if !self.has_begun {
             self.has_begun = true;
             self.shell.kit.events.push_back(Event::Began);
-            self.set_clock(self.time());
+            self.set_clock(self.time(), Duration::ZERO);
             self.settle();
         }
         let longest = self.wait();
@@ -148,7 +148,7 @@ impl Reactor {
         self.hears_again = is_late && !self.hears_again;
         self.hear_answers(now);
         if !self.hears_again {
-            self.set_clock(now);
+            self.set_clock(now, Duration::ZERO);
             if self.conductor.deadline().is_some_and(|(at, _)| at <= now) {
                 self.shell.kit.events.push_back(Event::Elapsed);
                 self.settle();
@@ -226,15 +226,16 @@ impl Reactor {
         Time::from_nanos(u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX))
     }
 
-    fn set_clock(&mut self, now: Time) {
-        self.shell.set_now(now);
+    fn set_clock(&mut self, now: Time, lag: Duration) {
+        self.shell.set_now(now, lag);
     }
 
     /// Answers are heard first, and as if just before the next deadline: one that is there has beaten it, however late
     /// this turn comes. And who is free, and who is silent, must be known before a request is placed.
     fn hear_answers(&mut self, now: Time) {
         let deadline = self.conductor.deadline().map(|(at, _)| at.just_before());
-        self.set_clock(deadline.map_or(now, |deadline| deadline.min(now)));
+        let heard_at = deadline.map_or(now, |deadline| deadline.min(now));
+        self.set_clock(heard_at, now - heard_at);
         let events = std::mem::replace(&mut self.events, Events::with_capacity(0));
         for event in events.iter().filter(|event| !Source::asks(event.token())) {
             self.shell.ready(event, &self.conductor);

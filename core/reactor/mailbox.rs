@@ -36,6 +36,8 @@ pub(crate) enum Letter {
     Handled(Ticket, Instance, Handled),
     /// The clerk measured the machine.
     Measured(Box<Sample>),
+    /// So many bytes of what was recorded on a day could not be kept: what comes next begins anew.
+    TraceLost { unix_day: u64, bytes: u64 },
     /// The warden weighed the children.
     Weighed {
         weights: Vec<(Instance, Weight)>,

@@ -7,6 +7,8 @@ mod minutes;
 mod orders;
 mod plugin_calls;
 mod posts;
+mod recorder;
+mod recording;
 mod roster;
 mod scaling;
 mod weighing;
@@ -52,6 +54,8 @@ use minutes::MinuteBook;
 pub(crate) use orders::{unix_day, Desk};
 use plugin_calls::PluginCalls;
 pub(crate) use posts::{Deliveries, PostCounts};
+use recorder::Recorder;
+pub(crate) use recording::integration;
 pub(crate) use roster::Listed;
 
 /// What is needed to start an instance of a platform.
@@ -147,6 +151,9 @@ pub(crate) struct Shell {
     deliveries: Deliveries,
     followers: Followers,
     minutes: MinuteBook,
+    recorder: Recorder,
+    /// By how much `now` is before the time that it is.
+    lag: Duration,
     /// What the clerk last said of the store.
     store_facts: StoreFacts,
 }
@@ -165,6 +172,7 @@ impl Shell {
         signals: Option<Signals>,
         store_facts: StoreFacts,
         deliveries: Deliveries,
+        trace_bytes: u64,
         config: &Config,
     ) -> Shell {
         listener.stream_bodies(config.platforms.iter().any(|platform| platform.host == Host::Http));
@@ -174,6 +182,8 @@ impl Shell {
                 (0..platform.slots()).map(move |index| Bay::new(&platform.name, number, index))
             })
             .collect();
+        let integrations = roster.iter().map(|listed| integration(listed.platform())).collect();
+        let recorder = Recorder::new(config.scaler, integrations, (unix_day().into(), trace_bytes));
         Shell {
             kit,
             now: Time::ZERO,
@@ -202,12 +212,15 @@ impl Shell {
             followers: Followers::new(deliveries.last_end),
             deliveries,
             minutes: MinuteBook::new(config.store.metrics_days.value()),
+            recorder,
+            lag: Duration::ZERO,
             store_facts,
         }
     }
 
-    pub(crate) fn set_now(&mut self, now: Time) {
-        self.now = now;
+    /// `lag`: by how much that is before the time that it is.
+    pub(crate) fn set_now(&mut self, now: Time, lag: Duration) {
+        (self.now, self.lag) = (now, lag);
         self.listener.set_date(SystemTime::now, now);
     }
 
@@ -271,7 +284,11 @@ impl Shell {
                 Event::Exited { instance, exit }
             }
             Letter::Weighed { weights, available } => return self.weighed(weights, available),
-            Letter::Measured(sample) => Event::Measured { sample: *sample },
+            Letter::Measured(sample) => {
+                self.record_sample(&sample);
+                Event::Measured { sample: *sample }
+            }
+            Letter::TraceLost { unix_day, bytes } => return self.recorder.lost(unix_day, bytes),
             Letter::Store(facts) => {
                 self.store_facts = *facts;
                 return;
@@ -481,6 +498,7 @@ impl Shell {
             Action::Flush => {
                 self.keep_notes();
                 self.keep_minutes(unix_ms(), conductor);
+                self.record_end(conductor);
                 if !self.clerk.as_ref().is_some_and(Clerk::flush) {
                     self.stored = Some((false, self.now));
                 }
@@ -495,7 +513,10 @@ impl Shell {
             Action::Adopt { platform, edition } => self.adopt(platform, edition),
             Action::Reject { platform, edition } => self.reject(platform, edition),
             Action::Spend { platform, starts } => self.spend(platform, starts),
-            Action::Decide { decision } => self.log_decision(&decision),
+            Action::Decide { decision } => {
+                self.log_decision(&decision);
+                self.record_decision(&decision);
+            }
             Action::Tell { platform, instance, news } => self.hear_news(platform, instance, &news, conductor),
         }
     }

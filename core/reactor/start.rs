@@ -11,7 +11,7 @@ use mio::{Events, Poll, Waker};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook_mio::v1_0::Signals;
 
-use crate::clerk::{Clerk, Memory, StoreFacts};
+use crate::clerk::{Archive, Clerk, Memory, StoreFacts};
 use crate::kit::Kit;
 use crate::listener::Listener;
 use crate::mailbox::mailbox;
@@ -23,7 +23,7 @@ use crate::spawn::{Plan, Protocol, Recipe, Yard};
 use crate::store::{Store, StoreError};
 use crate::tokens::Source;
 use crate::upstream::Checkup;
-use crate::{Reactor, EVENTS_PER_TURN};
+use crate::{traces, Reactor, EVENTS_PER_TURN};
 
 /// What a host program decides and a configuration cannot know.
 #[derive(Clone, Debug, Default)]
@@ -177,7 +177,10 @@ impl Reactor {
         steps.done("messages");
         let ram_total_mb = config.scaler.ram_total_mb.map(|total| total.value());
         let site = Site { root: PathBuf::from("/"), ram_total_mb, data: path.clone() };
-        let clerk = Clerk::start(store, site, rescan, config.posts, postbox.clone())?;
+        let traces = traces::directory(&path);
+        let trace_bytes = std::fs::metadata(traces.join(traces::name_of(today.into()))).map_or(0, |file| file.len());
+        let archive = Archive::new(traces, config.scaler.trace_days.value());
+        let clerk = Clerk::start(store, site, archive, rescan, config.posts, postbox.clone())?;
         let plan = Plan {
             guard: options.guard,
             is_subreaper: options.is_subreaper,
@@ -202,9 +205,10 @@ impl Reactor {
             signals,
             store_facts,
             deliveries,
+            trace_bytes,
             config,
         );
-        shell.set_now(Time::ZERO);
+        shell.set_now(Time::ZERO, Duration::ZERO);
         log::info!("assembled in {:.1} ms ({})", millis(steps.last - steps.began), steps.text);
         Ok(Reactor {
             poll,

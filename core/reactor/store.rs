@@ -8,6 +8,7 @@
 //! db/              sled's own files
 //! db/letters/ID    the letters too long for a page
 //! given            the highest numbers that were given out; see `given.rs`
+//! traces/          what was recorded of RAM and requests, which is not the store's; see `traces.rs`
 //! db.damaged-<s>   a database that could not be read, set aside whole at that unix second
 //! ```
 //!

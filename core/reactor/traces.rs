@@ -8,13 +8,17 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+/// The format: what entries tell, and how they are written and read.
+pub use demi_trace as format;
 use demi_trace::{Entry, Malformed, HEADER};
 
 /// Below the directory of the store.
 const DIRECTORY: &str = "traces";
 const SUFFIX: &str = ".trace";
-const DAY_MS: u64 = 86_400_000;
-/// A longer file is none that Demi wrote: it ends each at 2,000,000.
+pub(crate) const DAY_MS: u64 = 86_400_000;
+/// No file gets longer: so much a day, whatever happens.
+pub(crate) const DAY_BYTES_MAX: u64 = 2_000_000;
+/// A longer file is none that Demi wrote.
 const FILE_BYTES_MAX: u64 = 64_000_000;
 /// In the year 9999; later ones have no name of ten characters.
 const UNIX_DAY_MAX: u64 = 2_932_896;

@@ -58,6 +58,9 @@ pub struct Scaler {
     /// Whether memory of instances is told without counting twice what processes share (PSS), too. It takes the kernel
     /// much longer to tell than resident memory, so it is read for a few of them each second.
     pub pss: bool,
+    /// How long it is kept what was recorded of RAM, requests and platforms, days of 2 MB at most; 0: nothing is recorded, and
+    /// what there is stays.
+    pub trace_days: Bounded<0, 366, 14>,
 }
 
 impl Default for Scaler {
@@ -85,6 +88,7 @@ impl Default for Scaler {
             margin_percent: Bounded::default(),
             lead_ms: Bounded::default(),
             pss: false,
+            trace_days: Bounded::default(),
         }
     }
 }

@@ -184,6 +184,7 @@ impl Shell {
         log::info!("{name}: {} is ordered", word.name());
         let body = format!("{{\"platform\":\"{name}\",\"order\":\"{}\"}}\n", word.name()).into_bytes();
         self.kit.events.push_back(Event::Ordered(order));
+        self.record_order(index, word, &origin);
         match origin {
             Origin::Client { place, serial } => {
                 self.listener.respond(place, serial, 202, api::JSON, b"", &body, self.now, &mut self.kit);
@@ -277,6 +278,7 @@ impl Shell {
         let listed = &mut self.roster[platform as usize];
         listed.adopt(edition);
         listed.awaits_swap = listed.awaits_swap.filter(|awaited| *awaited != edition);
+        self.record_setup(platform);
     }
 
     pub(super) fn reject(&mut self, platform: u32, edition: u32) {
@@ -301,6 +303,7 @@ impl Shell {
     /// Has folders looked at, and sees whether another day or minute has begun, if it is time to.
     pub(crate) fn look_around(&mut self, conductor: &Conductor) {
         self.turn_minute(conductor);
+        self.record(self.now >= self.desk.day_look_at, conductor);
         if self.now >= self.desk.day_look_at && self.desk.look_at_day(self.now, chronicle::unix_ms()) {
             log::debug!("another day has begun");
             self.kit.events.push_back(Event::DayBegan);
@@ -499,6 +502,7 @@ impl Shell {
         self.bays.extend((0..platform.slots()).map(|slot| Bay::new(&platform.name, index, slot)));
         let start = platform.start;
         self.roster.push(Listed::new(blueprint, platform, memory.history));
+        self.record_setup(index);
         self.remark(index, "its folder was found".to_owned());
         self.kit.events.push_back(Event::Recalled { platform: index, starts: memory.starts });
         if start == Start::Eager {
@@ -518,6 +522,7 @@ impl Shell {
 
     /// The conductor tells what happened to a platform.
     pub(super) fn hear_news(&mut self, platform: u32, instance: Option<Instance>, news: &News, conductor: &Conductor) {
+        self.record_news(platform, news);
         let index = instance.map(|instance| conductor.index_of(instance));
         let mut is_waiting = false;
         match (news, instance) {

@@ -16,6 +16,9 @@ impl Shell {
     }
 
     pub(super) fn weighed(&mut self, weights: Vec<(Instance, Weight)>, available: Option<u64>) {
+        if !weights.is_empty() {
+            self.recorder.wants_look(self.now);
+        }
         let events = weights.into_iter().map(|(instance, weight)| Event::Weighed { instance, weight });
         let glance = available.map(|available| Event::Glanced { available });
         self.kit.events.extend(events.chain(glance));

@@ -174,6 +174,8 @@ pub(crate) struct Facts<'f> {
     pub(crate) store: &'f StoreFacts,
     pub(crate) posts: &'f PostCounts,
     pub(crate) turns: &'f metrics::Turns,
+    /// Bytes recorded today, and lines that found no room.
+    pub(crate) trace: (u64, u64),
     pub(crate) body_bytes: usize,
     /// The process of a slot.
     pub(crate) pid_of: &'f dyn Fn(u32) -> Option<u32>,

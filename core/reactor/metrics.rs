@@ -173,6 +173,9 @@ fn of_demi(page: &mut Page, conductor: &Conductor, facts: &Facts<'_>) {
     let help = "Errands of the store that were made durable.";
     page.counter("demi_store_synced_total", help, facts.store.synced);
     page.counter("demi_store_syncs_total", "Syncs of the disk, each for a group of them.", facts.store.syncs);
+    let (bytes, dropped) = facts.trace;
+    page.gauge("demi_trace_bytes", "Bytes of today's trace; 2,000,000 is the most.", bytes);
+    page.counter("demi_trace_lines_dropped_total", "Lines for which the trace had no room.", dropped);
     page.counter("demi_slow_turns_total", "Turns of the reactor over their budget of 50 ms.", turns.slow);
     page.family("demi_turn_duration_seconds", "histogram", "Turns of the reactor, without the wait for news.");
     page.histogram("demi_turn_duration_seconds", None, &turns.duration);

@@ -266,6 +266,7 @@ impl Shell {
             store: &self.store_facts,
             posts: &self.deliveries.counts,
             turns: &self.turns,
+            trace: self.recorder.counts(),
             body_bytes: self.kit.calls.bytes(),
             pid_of: &|slot| self.children.pid(slot),
             roster: &self.roster,

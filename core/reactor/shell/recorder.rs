@@ -35,6 +35,8 @@ const WEIGHT_MOVED_PARTS: u64 = 50;
 const WEIGHT_MOVED_KB: u64 = 1_000;
 /// Either, when most of the day's bytes are used: after thirty seconds, whatever has moved.
 const THIN_SPAN: Duration = Duration::from_millis(29_500);
+/// A beginning that finds no room is tried again after this: it takes a look at every platform.
+const BEGIN_AGAIN: Duration = Duration::from_secs(30);
 /// The wall clock was set, or the machine was suspended, if it is so far from where it would be by the time since.
 const DRIFT_MAX_MS: u64 = 2_000;
 
@@ -72,18 +74,22 @@ pub(super) struct Recorder {
     /// The day of the last chunk, and how long its file is with that.
     unix_day: u64,
     day_bytes: u64,
-    /// The next line comes after a beginning.
-    wants_begin: bool,
+    /// The next line comes after a beginning, which is not tried before this.
+    begin_at: Option<Time>,
     /// RAM as it was recorded last, when.
     ram: Option<(Time, Ram)>,
     /// The wall clock at a time.
     clock: (Time, u64),
-    /// Something has changed that was recorded too lately: it is looked at again then.
+    /// All platforms are worth a look then: they were weighed, or one was recorded too lately.
     look_at: Option<Time>,
+    /// Those that are worth one at the end of the turn; each is in it once.
+    changed: Vec<u32>,
     /// What of this day was told: that less is recorded, and that nearly nothing is.
     told: Room,
-    /// Lines that found no room since the clerk took the last one, which was told.
+    /// Lines that found no room because the clerk was busy, since it took the last one.
     dropped: u64,
+    /// All that found none.
+    dropped_total: u64,
 }
 
 /// Lines for the file of a day.
@@ -96,6 +102,8 @@ struct Chunk {
 #[derive(Clone, Copy, Default)]
 struct Known {
     seen: Option<Sight>,
+    /// It is to be looked at.
+    is_changed: bool,
     /// What of it was recorded last.
     state: Option<&'static str>,
     load: Option<(Time, u64, u32)>,
@@ -133,12 +141,14 @@ impl Recorder {
             chunks: VecDeque::new(),
             unix_day: today.0,
             day_bytes: today.1,
-            wants_begin: true,
+            begin_at: Some(Time::ZERO),
             ram: None,
             clock: (Time::ZERO, 0),
             look_at: None,
+            changed: Vec::new(),
             told: Room::All,
             dropped: 0,
+            dropped_total: 0,
         }
     }
 
@@ -155,14 +165,27 @@ impl Recorder {
         self.chunks.iter().map(|chunk| chunk.text.len()).sum()
     }
 
-    /// Something may have changed that is worth a look.
+    /// All platforms are worth a look.
     pub(super) fn wants_look(&mut self, now: Time) {
         self.look_at = Some(now);
     }
 
-    /// Whether [`Recorder::look`] has something to look at.
+    /// One is.
+    pub(super) fn note_change(&mut self, platform: u32) {
+        let Some(known) = self.platforms.get_mut(platform as usize).filter(|_| self.is_on) else { return };
+        if !std::mem::replace(&mut known.is_changed, true) {
+            self.changed.push(platform);
+        }
+    }
+
+    /// Whether it is time for a [`Recorder::look`] at all platforms: what begins tells of each.
     pub(super) fn is_look_due(&self, now: Time) -> bool {
-        self.is_on && self.look_at.is_some_and(|at| at <= now)
+        [self.begin_at, self.look_at].into_iter().flatten().any(|at| at <= now)
+    }
+
+    /// One to give a look by itself, [`Recorder::look_at_one`].
+    pub(super) fn next_changed(&mut self) -> Option<u32> {
+        self.changed.pop()
     }
 
     /// There are these platforms now, in this way.
@@ -175,41 +198,50 @@ impl Recorder {
                 self.platforms.push(Known::default());
             }
         }
-        self.wants_begin = true;
+        self.begin_at = Some(Time::ZERO);
     }
 
     /// Takes what all platforms are found to do, and records what is worth it.
     pub(super) fn look(&mut self, at: Moment, sights: impl Iterator<Item = Sight>) {
         self.look_at = None;
+        self.changed.clear();
         for (known, sight) in self.platforms.iter_mut().zip(sights) {
-            known.seen = Some(sight);
+            (known.seen, known.is_changed) = (Some(sight), false);
         }
-        if !self.is_on || !self.prepare(at) {
+        if self.is_on && self.prepare(at) {
+            (0..self.platforms.len() as u32).for_each(|platform| self.compare(at, platform));
+        }
+    }
+
+    /// The same of one platform.
+    pub(super) fn look_at_one(&mut self, at: Moment, platform: u32, sight: Sight) {
+        let Some(known) = self.platforms.get_mut(platform as usize) else { return };
+        (known.seen, known.is_changed) = (Some(sight), false);
+        if self.is_on && self.prepare(at) {
+            self.compare(at, platform);
+        }
+    }
+
+    /// Records how a platform differs from what was recorded of it last.
+    fn compare(&mut self, at: Moment, platform: u32) {
+        let place = platform as usize;
+        let Known { seen: Some(sight), state, load, .. } = self.platforms[place] else { return };
+        if state != Some(sight.state) && self.put(at, &Record::State { platform, state: sight.state }) {
+            self.platforms[place].state = Some(sight.state);
+        }
+        let Sight { kb, running, .. } = sight;
+        let has_moved = load.is_none_or(|(_, old_kb, old_running)| {
+            let moved = old_kb.abs_diff(kb);
+            old_running != running || moved >= WEIGHT_MOVED_KB && moved >= old_kb / WEIGHT_MOVED_PARTS
+        });
+        if !has_moved {
             return;
         }
-        let span = self.span(WEIGHT_SPAN);
-        for place in 0..self.platforms.len() {
-            let Known { seen: Some(sight), state, load, .. } = self.platforms[place] else { continue };
-            let platform = place as u32;
-            if state != Some(sight.state) && self.put(at, &Record::State { platform, state: sight.state }) {
-                self.platforms[place].state = Some(sight.state);
-            }
-            let has_moved = load.is_none_or(|(_, kb, running)| {
-                let moved = kb.abs_diff(sight.kb);
-                running != sight.running || moved >= WEIGHT_MOVED_KB && moved >= kb / WEIGHT_MOVED_PARTS
-            });
-            match load {
-                Some((last, _, _)) if has_moved && at.now.since(last) < span => {
-                    self.look_at = Some(self.look_at.map_or(last + span, |look| look.min(last + span)));
-                }
-                _ if has_moved => {
-                    let Sight { kb, running, .. } = sight;
-                    if self.put(at, &Record::Weighed { platform, kb, running }) {
-                        self.platforms[place].load = Some((at.now, kb, running));
-                    }
-                }
-                _ => {}
-            }
+        let due = load.map_or(at.now, |(last, _, _)| last + self.span(WEIGHT_SPAN));
+        if due > at.now {
+            self.look_at = Some(self.look_at.map_or(due, |look| look.min(due)));
+        } else if self.put(at, &Record::Weighed { platform, kb, running }) {
+            self.platforms[place].load = Some((at.now, kb, running));
         }
     }
 
@@ -261,10 +293,16 @@ impl Recorder {
         let unix_day = at.unix_ms / DAY_MS;
         if unix_day != self.unix_day {
             (self.unix_day, self.day_bytes, self.told) = (unix_day, 0, Room::All);
-            self.wants_begin = true;
+            self.begin_at = Some(Time::ZERO);
         }
-        if self.wants_begin && !self.begin(at) {
-            return false;
+        if let Some(begin_at) = self.begin_at {
+            if at.now < begin_at {
+                return false;
+            }
+            if !self.begin(at) {
+                self.begin_at = Some(at.now + BEGIN_AGAIN);
+                return false;
+            }
         }
         let (since, unix_ms) = self.clock;
         let expected = unix_ms + at.real.since(since).as_millis() as u64;
@@ -299,7 +337,7 @@ impl Recorder {
             return false;
         }
         (self.writer, self.platforms, self.clock) = (writer, seen, (at.real, at.unix_ms));
-        (self.wants_begin, self.ram) = (false, None);
+        (self.begin_at, self.ram) = (None, None);
         self.write(|_, gathered| gathered.push_str(&text));
         true
     }
@@ -341,6 +379,7 @@ impl Recorder {
 
     /// Once until there is room again, and only where the clerk is to blame: what a day has room for is told by itself.
     fn drop_line(&mut self) {
+        self.dropped_total += 1;
         if self.waiting() < WAITING_BYTES_MAX {
             return;
         }
@@ -364,6 +403,11 @@ impl Recorder {
         }
     }
 
+    /// How long the file of the day is, with what waits for the clerk, bytes, and how many lines found no room since the start.
+    pub(super) fn counts(&self) -> (u64, u64) {
+        (self.day_bytes, self.dropped_total)
+    }
+
     /// So many bytes that were handed over for a day are lost. What follows them tells times from their end, so it is begun
     /// anew.
     pub(super) fn lost(&mut self, unix_day: u64, bytes: u64) {
@@ -371,7 +415,7 @@ impl Recorder {
         self.chunks.retain(|chunk| chunk.unix_day != unix_day);
         if unix_day == self.unix_day {
             self.day_bytes = self.day_bytes.saturating_sub(bytes + waiting);
-            self.wants_begin = true;
+            self.begin_at = Some(Time::ZERO);
         }
     }
 }

@@ -67,14 +67,13 @@ impl Shell {
         if let (State::Starting | State::Ready, Reason::Exited(_)) = (was, reason) {
             self.recorder.put(self.moment(), &Record::Died { platform });
         }
-        self.recorder.wants_look(self.now);
+        self.recorder.note_change(platform);
     }
 
     /// A platform was found, or is of another edition.
     pub(super) fn record_setup(&mut self, platform: u32) {
         let integration = integration(self.roster[platform as usize].platform());
         self.recorder.set_up(platform as usize, integration);
-        self.recorder.wants_look(self.now);
     }
 
     /// Records what has changed, and hands over what has gathered: each minute, and when it is much.
@@ -85,6 +84,9 @@ impl Shell {
         if is_minute || self.recorder.is_look_due(self.now) {
             let sights = (0..conductor.platform_count()).map(|platform| sight(platform, conductor));
             self.recorder.look(self.moment(), sights);
+        }
+        while let Some(platform) = self.recorder.next_changed() {
+            self.recorder.look_at_one(self.moment(), platform, sight(platform as usize, conductor));
         }
         if is_minute {
             self.recorder.count_requests(self.moment());

@@ -191,6 +191,29 @@ fn states_requests_orders_and_ends_are_recorded_as_they_come() {
 }
 
 #[test]
+fn one_that_changes_is_looked_at_by_itself_and_once() {
+    let mut bench = Bench::new(3);
+    bench.passes(Duration::from_secs(1));
+    for platform in [2, 1, 2, 9] {
+        bench.recorder.note_change(platform);
+    }
+    assert!(!bench.recorder.is_look_due(bench.at.now));
+    let mut looked_at = Vec::new();
+    while let Some(platform) = bench.recorder.next_changed() {
+        looked_at.push(platform);
+        bench.recorder.look_at_one(bench.at, platform, Sight { state: "running", running: 1, ..asleep() });
+    }
+    assert_eq!(looked_at, [1, 2]);
+    let expected = [1, 2].map(|platform| {
+        [Record::State { platform, state: "running" }, Record::Weighed { platform, kb: 0, running: 1 }]
+    });
+    assert_eq!(bench.records(), expected.concat());
+    bench.recorder.note_change(0);
+    bench.look();
+    assert_eq!(bench.recorder.next_changed(), None, "all were looked at");
+}
+
+#[test]
 fn a_state_is_the_best_of_those_of_its_slots() {
     let then = Then::Shed;
     let cases = [
@@ -348,6 +371,12 @@ fn what_was_recorded_before_a_restart_counts() {
     let mut bench = Bench::after(1, DAY_BYTES_MAX - 100);
     assert!(!bench.ordered(), "there is no room to begin");
     assert_eq!(bench.begins().len(), 0);
+    assert!(
+        !bench.recorder.is_look_due(bench.at.now) && bench.recorder.counts().1 > 0,
+        "it is not tried all the while"
+    );
+    bench.passes(MINUTE);
+    assert!(bench.recorder.is_look_due(bench.at.now));
 }
 
 #[test]
@@ -402,7 +431,7 @@ fn with_no_days_nothing_is_recorded() {
     bench.recorder = Recorder::new(Scaler { trace_days, ..Scaler::default() }, Vec::new(), (0, 0));
     bench.look();
     bench.measured(1_000);
-    assert!(!bench.ordered() && bench.recorder.waiting() == 0 && !bench.recorder.is_look_due(bench.at.now));
+    assert!(!bench.ordered() && bench.recorder.waiting() == 0);
 }
 
 /// A day of ten platforms with a sample every 30 s, weighed each second, of which five get requests; one in ten minutes something

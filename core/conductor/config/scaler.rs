@@ -47,10 +47,14 @@ pub struct Scaler {
     pub history_hours: Bounded<1, 1_344, 24>,
     /// How far ahead is forecast.
     pub horizon_ms: Bounded<10_000, HOUR_MS, 300_000>,
+    /// Whether forecasts have something shed early, and keep what was shed from coming back. They are made and judged anyway.
+    pub use_forecasts: bool,
     /// What least squares may explain RAM by.
     pub columns: Columns,
     /// The forecaster that is believed before any has proven itself.
     pub champion: Model,
+    /// Whether another takes its place that has forecast better.
+    pub may_promote: bool,
     /// By how much the mean error of another must be smaller for it to be promoted, in percent of the champion's…
     pub margin_percent: Bounded<1, 90, 10>,
     /// …without a break for this long.
@@ -83,8 +87,10 @@ impl Default for Scaler {
             window_ms: Bounded::default(),
             history_hours: Bounded::default(),
             horizon_ms: Bounded::default(),
+            use_forecasts: true,
             columns: Columns::default(),
             champion: Model::default(),
+            may_promote: true,
             margin_percent: Bounded::default(),
             lead_ms: Bounded::default(),
             pss: false,

@@ -170,6 +170,7 @@ pub struct Competition {
     horizon: Duration,
     gap_max: Duration,
     lead: Duration,
+    may_promote: bool,
     /// A challenger's error must be at most this part of the champion's.
     part_max: f64,
     champion: Model,
@@ -190,6 +191,7 @@ impl Competition {
             horizon: settings.horizon_ms.millis(),
             gap_max: gap_max(settings),
             lead: settings.lead_ms.millis(),
+            may_promote: settings.may_promote,
             part_max: 1.0 - settings.margin_percent.value() as f64 / 100.0,
             champion: settings.champion,
             pending: VecDeque::with_capacity(PENDING_MAX),
@@ -248,7 +250,7 @@ impl Competition {
                 continue;
             };
             let led = now - *self.leading[to as usize].get_or_insert(now);
-            if led >= self.lead && best.is_none_or(|(least, _)| error < least) {
+            if self.may_promote && led >= self.lead && best.is_none_or(|(least, _)| error < least) {
                 let milli = |points: f64| (points * 1000.0).round() as u32;
                 let (to_error_milli, from_error_milli) = (milli(error), from_error.map(milli));
                 best = Some((error, Promotion { to, from, to_error_milli, from_error_milli, rounds, led }));

@@ -145,7 +145,7 @@ impl Policy {
         if let (Some((from, to)), true) = (self.spike, ram_percent > restore) {
             return Finding::Short(Shortage::Spike { from, to });
         }
-        match forecast {
+        match forecast.filter(|_| settings.use_forecasts) {
             // Whoever has no interval has not shown yet how far off he is.
             Some(Forecast { ram_percent: ahead, interval: Some((low, _)), .. })
                 if *ahead >= shed && *low > restore && ram_percent > restore =>
@@ -158,7 +158,8 @@ impl Policy {
 
     /// Whether the forecast is a reason to restore nothing yet.
     pub fn delays(&self, forecast: Option<&Forecast>) -> bool {
-        forecast.is_some_and(|forecast| forecast.ram_percent > self.settings.restore_percent.value() as f64)
+        let restore = self.settings.restore_percent.value() as f64;
+        self.settings.use_forecasts && forecast.is_some_and(|forecast| forecast.ram_percent > restore)
     }
 
     /// Something came back: how RAM is with it has to be seen first.
@@ -246,6 +247,14 @@ mod tests {
             assert_eq!(matches!(found, Finding::Short(Shortage::Forecast { .. })), is_short, "{now} {ahead} {found:?}");
         }
         assert!(policy().delays(Some(&forecast(66.0, None))) && !policy().delays(Some(&forecast(65.0, None))));
+    }
+
+    #[test]
+    fn without_forecasts_only_what_is_counts() {
+        let settings = config::Scaler { use_forecasts: false, ..config::Scaler::default() };
+        let mut policy = Policy::new(&settings);
+        assert_eq!(policy.take(at(0), 75.0, Some(&forecast(84.0, Some(1.0)))), Finding::Fair);
+        assert!(!policy.delays(Some(&forecast(90.0, None))));
     }
 
     #[test]

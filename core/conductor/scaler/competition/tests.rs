@@ -47,6 +47,14 @@ fn two(last_value: f64, ols: f64) -> [Option<f64>; MODELS] {
 }
 
 #[test]
+fn a_champion_that_may_not_be_replaced_is_not() {
+    let mut bench = Bench::new(&Scaler { may_promote: false, ..Scaler::default() });
+    bench.steps(200, two(2.0, 0.1));
+    bench.steps(200, [None, None, None, Some(0.1), None]);
+    assert_eq!((bench.competition.champion(), bench.promoted()), (Model::LastValue, vec![]));
+}
+
+#[test]
 fn a_forecast_is_judged_at_its_time_on_the_line_between_the_samples_on_either_side() {
     let mut competition = Competition::new(&Scaler::default());
     let (made_at, due) = (Time::ZERO, Time::from_millis(300_000));

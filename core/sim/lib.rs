@@ -13,6 +13,7 @@
 //! | what goes wrong and how often | `faults.rs` |
 //! | configurations and requests, and how soon all must be well again | `workload.rs` |
 //! | what must hold, whatever goes wrong | `ledger.rs` |
+//! | what was recorded of a real machine, lived once more | `replay.rs` |
 //!
 //! A body whose head has been relayed has no deadline in the conductor: the world takes it that whoever carries the
 //! body ends it as broken when it does not move, as the reactor does.
@@ -22,6 +23,7 @@
 mod faults;
 mod ledger;
 mod machine;
+pub mod replay;
 mod report;
 #[cfg(test)]
 mod tests;

@@ -23,6 +23,7 @@ mod report;
 mod request;
 mod restart;
 mod route;
+mod scaler;
 mod spike;
 
 #[path = "../../benches/limit/forwarder.rs"]
@@ -40,7 +41,7 @@ pub type Outcome<T> = Result<T, String>;
 
 #[derive(FromArgs)]
 /// Measures a running Demi: latency, cost per request, memory, restarts, overload, messages and kills; and decisions, routing, health checks, discovery,
-/// forecasts.
+/// forecasts, what is done about RAM.
 struct Arguments {
     #[argh(subcommand)]
     command: Command,
@@ -62,6 +63,7 @@ enum Command {
     Queue(queue::Arguments),
     Restart(restart::Arguments),
     Route(route::Arguments),
+    Scaler(scaler::Arguments),
     Frozen(frozen::Arguments),
     Spike(spike::Arguments),
     HoldMemory(spike::Hold),
@@ -106,6 +108,7 @@ fn main() -> ExitCode {
         Command::Queue(arguments) => queue::run(&arguments),
         Command::Restart(arguments) => restart::run(&arguments),
         Command::Route(arguments) => route::run(&arguments),
+        Command::Scaler(arguments) => scaler::run(&arguments),
         Command::Frozen(arguments) => frozen::run(&arguments),
         Command::Spike(arguments) => spike::run(&arguments),
         Command::HoldMemory(arguments) => spike::hold(&arguments),

@@ -26,6 +26,7 @@ mod proxying;
 mod regressions;
 mod routing;
 mod scaling;
+mod scaling_kept;
 mod smuggling;
 mod sockets;
 mod sticky_cookies;

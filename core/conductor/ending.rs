@@ -40,7 +40,10 @@ impl Conductor {
             Phase::Draining => out.push(Action::Admit(false)),
             Phase::Stopping => self.refuse_all(out),
             Phase::Killing => self.kill_all(out),
-            Phase::Flushing => out.push(Action::Flush),
+            Phase::Flushing => {
+                self.keep_peaks(out);
+                out.push(Action::Flush);
+            }
             // `handle` says so when it has said everything else.
             Phase::Done => {}
         }

@@ -299,6 +299,15 @@ pub enum Event {
         /// How often.
         starts: u32,
     },
+    /// The store remembers what an instance of a platform has weighed at most. Before `Began`.
+    PeakRecalled {
+        /// Index of the platform.
+        platform: u32,
+        /// Bytes.
+        bytes: u64,
+        /// How long ago it was found to.
+        age: Duration,
+    },
     /// Another day has begun (UTC): what is counted by day starts anew.
     DayBegan,
     /// Time passed up to `deadline()`.
@@ -832,6 +841,13 @@ pub enum Action {
         platform: u32,
         /// How often.
         starts: u32,
+    },
+    /// Remember what an instance of a platform has weighed at most, as of now.
+    KeepPeak {
+        /// Index of the platform.
+        platform: u32,
+        /// Bytes.
+        bytes: u64,
     },
     /// Something was decided about RAM, of one platform or of all.
     Decide {

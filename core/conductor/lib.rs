@@ -22,7 +22,7 @@
 //! | what instances say of themselves to whoever balances requests | `reports.rs` |
 //! | the end, phase by phase | `ending.rs` |
 //!
-//! The leaves (`lifecycle`, `health`, `breaker`, `router`, `balance`, `queue`, `retry`, `dead_letter`, `scaler`,
+//! The leaves (`lifecycle`, `health`, `breaker`, `router`, `balance`, `ballast`, `queue`, `retry`, `dead_letter`, `scaler`,
 //! `shutdown`) answer questions and take facts. They know no other leaf and emit no action.
 
 #![forbid(unsafe_code)]
@@ -30,6 +30,7 @@
 pub mod balance;
 #[cfg(test)]
 mod balancing;
+mod ballast;
 pub mod breaker;
 pub mod config;
 mod cutoffs;
@@ -86,6 +87,7 @@ pub use time::Time;
 pub use timers::{Timer, Timers};
 
 use balance::{fingerprint, Turns};
+use ballast::Ballast;
 use breaker::{Breaker, Cause, Rules};
 use config::{Balance, Config, Host, Start};
 use health::Health;
@@ -96,7 +98,7 @@ use queue::Queue;
 use reach::Target;
 use requests::Request;
 use retry::Budget;
-use shedding::{Ballast, Scaling};
+use shedding::Scaling;
 use stats::{PlatformStats, Stats};
 use swap::Swap;
 
@@ -504,6 +506,7 @@ impl Conductor {
             Event::Stored { errand, done } => self.stored(errand, done, out),
             Event::Ordered(order) => self.ordered(order, out),
             Event::Recalled { platform, starts } => self.recalled(platform, starts),
+            Event::PeakRecalled { platform, bytes, age } => self.peak_recalled(platform, bytes, age),
             Event::DayBegan => self.day_began(out),
             Event::Elapsed => {}
         }

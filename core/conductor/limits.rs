@@ -40,8 +40,7 @@ impl Conductor {
             self.forget_weights();
         }
         self.set_weight(slot, Some(weight));
-        let now = self.now;
-        self.platform_at(slot).ballast.weigh(now, weight.rss_bytes);
+        self.note_peak(slot, weight.rss_bytes, out);
         self.note_weight();
         let terms = self.terms_of(slot);
         let reason = match terms {

@@ -42,8 +42,6 @@ const TELL_AGAIN: Duration = Duration::from_secs(600);
 const MOVED_PERMILLE: u64 = 20;
 /// What something is worth is divided by bytes, and is still to differ.
 const WORTH: u64 = 1 << 50;
-/// What a platform has weighed at most counts for half a day later.
-const PEAK_HALF_LIFE_S: u64 = 86_400;
 
 /// What is known of RAM, and what was done about it.
 #[derive(Debug)]
@@ -90,35 +88,6 @@ impl Scaling {
             log: VecDeque::with_capacity(LOG_MAX),
             asked: (0, Time::ZERO),
             moved_from: (0, None),
-        }
-    }
-}
-
-/// What a platform is known to weigh, and how it has fared.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Ballast {
-    /// The most that one of its instances has weighed, bytes, and when.
-    peak: (u64, Time),
-    restored_at: Option<Time>,
-    /// How often in a row it was shed soon after it came back.
-    relapses: u32,
-    /// A person started it last then.
-    by_hand_at: Option<Time>,
-    refusal_told_at: Option<Time>,
-}
-
-impl Ballast {
-    /// The most that one instance is expected to weigh: halved with each day.
-    fn peak(&self, now: Time) -> u64 {
-        let (peak, at) = self.peak;
-        let seconds = (now - at).as_secs();
-        let halved = peak.checked_shr((seconds / PEAK_HALF_LIFE_S) as u32).unwrap_or(0);
-        halved - (halved / 2 / PEAK_HALF_LIFE_S) * (seconds % PEAK_HALF_LIFE_S)
-    }
-
-    pub(crate) fn weigh(&mut self, now: Time, bytes: u64) {
-        if bytes >= self.peak(now) {
-            self.peak = (bytes, now);
         }
     }
 }
@@ -207,6 +176,32 @@ impl Conductor {
     fn sample_now(&mut self) {
         if self.phase == Phase::Running {
             self.set_timer(Timer::Sample, self.now);
+        }
+    }
+
+    /// An instance was found to weigh so much: it may be the most that one of its platform has.
+    pub(crate) fn note_peak(&mut self, slot: usize, bytes: u64, out: &mut Vec<Action>) {
+        let (now, platform) = (self.now, self.slots[slot].platform);
+        let is_watched = self.scaling.is_some();
+        let kept = self.platforms[platform as usize].ballast.weigh(now, bytes).filter(|_| is_watched);
+        out.extend(kept.map(|bytes| Action::KeepPeak { platform, bytes }));
+    }
+
+    /// Demi ends: what had to wait to be kept is kept now.
+    pub(crate) fn keep_peaks(&mut self, out: &mut Vec<Action>) {
+        let now = self.now;
+        let peaks = (0..).zip(&mut self.platforms).filter_map(|(platform, entry)| {
+            entry.ballast.at_end(now).map(|bytes| Action::KeepPeak { platform, bytes })
+        });
+        if self.scaling.is_some() {
+            out.extend(peaks);
+        }
+    }
+
+    pub(crate) fn peak_recalled(&mut self, platform: u32, bytes: u64, age: Duration) {
+        let now = self.now;
+        if let Some(platform) = self.platforms.get_mut(platform as usize) {
+            platform.ballast.recall(now, bytes, age);
         }
     }
 

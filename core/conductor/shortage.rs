@@ -496,6 +496,30 @@ fn a_platform_that_is_lazy_is_not_woken_where_it_does_not_fit() {
 }
 
 #[test]
+fn what_was_learned_before_demi_began_counts_and_what_is_learned_is_to_be_kept() {
+    let mut machine = Machine::begin(vec![Platform { start: Start::Lazy, ..child("voice") }], Scaler::default());
+    machine.happens(Event::PeakRecalled { platform: 0, bytes: 4_000 * MEGABYTE, age: Duration::from_secs(86_400) });
+    machine.background = 6_500;
+    machine.passes(60);
+    let (ticket, actions) = machine.ask(0);
+    assert_eq!(refusal(&actions, ticket).map(|(refusal, _)| refusal), Some(Refusal::Shed), "half of it does not fit");
+    machine.background = 5_500;
+    machine.passes(60);
+    let (ticket, _) = machine.ask(0);
+    machine.weights[0] = 2_200;
+    let is_kept = |action: &Action| matches!(action, Action::KeepPeak { .. });
+    let actions = machine.passes(10);
+    machine.answers(ticket, 0);
+    assert_eq!(machine.states(), ["ready"]);
+    let kept: Vec<&Action> = actions.iter().filter(|action| is_kept(action)).collect();
+    assert_eq!(kept, [&Action::KeepPeak { platform: 0, bytes: 2_200 * MEGABYTE }], "it was a day ago");
+    machine.weights[0] = 2_400;
+    assert!(!machine.passes(20).iter().any(is_kept), "too soon");
+    let actions = machine.happens(Event::Ordered(Order::Shutdown));
+    assert!(actions.contains(&Action::KeepPeak { platform: 0, bytes: 2_400 * MEGABYTE }), "{actions:?}");
+}
+
+#[test]
 fn a_scaler_that_is_off_does_nothing() {
     let scaler = Scaler { enabled: false, ..Scaler::default() };
     let mut machine = Machine::begin(three(), scaler);

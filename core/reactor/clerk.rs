@@ -15,7 +15,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{bounded, unbounded, Receiver, RecvTimeoutError, Sender};
-use demi_conductor::{config, Errand, Instance, Ticket};
+use demi_conductor::{config, Errand, Event, Instance, Ticket};
 use demi_platform::Fault;
 use serde_json::value::RawValue;
 
@@ -25,7 +25,7 @@ use crate::mailbox::{Letter, PluginStored, Postbox};
 use crate::plugins::{self, Change, Rescan};
 use crate::problem::Problem;
 use crate::sampler::{Sampler, Site};
-use crate::store::{DeadLetter, LetterFilter, LetterPage, Minute, Store, StoreError};
+use crate::store::{DeadLetter, KeptPeak, LetterFilter, LetterPage, Minute, Store, StoreError};
 
 pub(crate) use archive::Archive;
 use posts::TakenIn;
@@ -71,6 +71,7 @@ enum Order {
     Minutes { unix_minute: u32, minutes: Vec<(String, Minute)> },
     Trace { unix_day: u64, text: String },
     Spend { platform: String, unix_day: u32, starts: u32 },
+    KeepPeak { platform: String, unix_s: u64, bytes: u64 },
     Rescan { unix_day: u32, refused: Vec<PathBuf> },
     Reread { number: u64, unix_day: u32, manifest: Option<PathBuf>, refused: Vec<PathBuf> },
 }
@@ -123,15 +124,27 @@ pub(crate) struct Memory {
     pub(crate) history: Vec<Entry>,
     /// How often it was started today.
     pub(crate) starts: u32,
+    /// What an instance of it has weighed at most, and how long ago.
+    pub(crate) peak: Option<KeptPeak>,
 }
 
 impl Memory {
     /// Blocks for the disk. What cannot be read is logged and left out.
     pub(crate) fn of(platform: &str, unix_day: u32, store: &Store) -> Memory {
-        let failed = |error: &StoreError| log::error!("what happened to {platform} cannot be read: {error}");
+        let failed = |error: &StoreError| log::error!("what is known of {platform} cannot be read: {error}");
         let history = store.history(platform, EVENTS_MAX).inspect_err(failed).unwrap_or_default();
         let starts = store.starts(platform, unix_day).inspect_err(failed).unwrap_or_default();
-        Memory { history, starts }
+        let peak = store.peak(platform, unix_ms() / 1000).inspect_err(failed).unwrap_or_default();
+        Memory { history, starts, peak }
+    }
+}
+
+impl Memory {
+    /// What the conductor is to know of it, of the platform with this index.
+    pub(crate) fn events(&self, platform: u32) -> impl Iterator<Item = Event> {
+        let starts = (self.starts > 0).then_some(Event::Recalled { platform, starts: self.starts });
+        let peak = self.peak.map(|KeptPeak { bytes, age }| Event::PeakRecalled { platform, bytes, age });
+        starts.into_iter().chain(peak)
     }
 }
 
@@ -282,6 +295,12 @@ impl Clerk {
     /// Has it kept how often a platform was started on a day; no answer. False if too much is waiting.
     pub(crate) fn spend(&self, platform: &str, unix_day: u32, starts: u32) -> bool {
         self.send(Order::Spend { platform: platform.to_owned(), unix_day, starts }, ERRANDS_MAX)
+    }
+
+    /// Has it kept what an instance of a platform has weighed at most, as of a date in unix seconds; no answer. False if too much
+    /// is waiting: what must be kept goes before.
+    pub(crate) fn keep_peak(&self, platform: &str, unix_s: u64, bytes: u64) -> bool {
+        self.send(Order::KeepPeak { platform: platform.to_owned(), unix_s, bytes }, ERRANDS_BEFORE_NOTES_MAX)
     }
 
     /// Has the plugin folders looked at; `refused` are those that were refused before. False if too much is waiting.
@@ -477,6 +496,7 @@ impl Office<'_> {
                     log::error!("that {platform} was started {starts} times today is not kept: {error}");
                 }
             }
+            Order::KeepPeak { platform, unix_s, bytes } => self.keep_peak(&platform, unix_s, bytes),
             Order::Rescan { unix_day, refused } => {
                 let changes = self.rescan.rescan();
                 self.tell_changes(changes, unix_day, refused);
@@ -570,6 +590,21 @@ impl Office<'_> {
             (Ok(()), false) | (Err(_), true) => {}
         }
         self.minutes_fail = kept.is_err();
+    }
+
+    fn keep_peak(&mut self, platform: &str, unix_s: u64, bytes: u64) {
+        if !self.spending.allows_more() {
+            return;
+        }
+        let kept = self.vault.ask(|store| {
+            store.keep_peak(platform, unix_s, bytes)?;
+            store.hand_over()
+        });
+        match kept {
+            Ok(()) => log::debug!("{platform}: it is kept that an instance weighs {bytes} bytes at most"),
+            Err(StoreError::Shut(_)) => {}
+            Err(error) => log::error!("{platform}: that an instance weighs {bytes} bytes at most is not kept: {error}"),
+        }
     }
 
     fn note(&mut self, notes: &[Note]) {

@@ -517,6 +517,7 @@ impl Shell {
                 self.log_decision(&decision);
                 self.record_decision(&decision);
             }
+            Action::KeepPeak { platform, bytes } => self.keep_peak(platform, bytes),
             Action::Tell { platform, instance, news } => self.hear_news(platform, instance, &news, conductor),
         }
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use demi_conductor::config::{Config, Host, Mistake, Platform};
-use demi_conductor::{Conductor, Event, Time};
+use demi_conductor::{Conductor, Time};
 use demi_platform::Adapter;
 use mio::{Events, Poll, Waker};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -159,14 +159,14 @@ impl Reactor {
             None => std::env::current_exe()?,
         };
         let today = unix_day();
-        let mut starts = Vec::new();
-        let list = |platform: &Platform| {
+        let mut recalled = Vec::new();
+        let list = |(index, platform): (u32, &Platform)| {
             let memory = Memory::of(&platform.name, today, &store);
-            starts.push(memory.starts);
+            recalled.extend(memory.events(index));
             let blueprint = blueprint(platform, adapters, &executable, &options.base);
             Listed::new(blueprint, platform.clone(), memory.history)
         };
-        let roster: Vec<Listed> = config.platforms.iter().map(list).collect();
+        let roster: Vec<Listed> = (0..).zip(&config.platforms).map(list).collect();
         let (postbox, mailbox) = mailbox(Waker::new(poll.registry(), Source::Mailbox.into())?);
         let configured = || Rescan::new(Vec::new(), PathBuf::new(), config, Discovery::default());
         let rescan = options.rescan.unwrap_or_else(configured);
@@ -189,8 +189,7 @@ impl Reactor {
         };
         let yard = Yard::new(&path, plan, postbox.clone())?;
         let mut kit = Kit::new(poll.registry().try_clone()?);
-        let recalled = (0..).zip(starts).filter(|(_, starts)| *starts > 0);
-        kit.events.extend(recalled.map(|(platform, starts)| Event::Recalled { platform, starts }));
+        kit.events.extend(recalled);
         steps.done("platforms");
         let desk = Desk::new(executable, options.base, options.refused, config.plugins.rescan_ms.value(), today);
         let mut shell = Shell::new(

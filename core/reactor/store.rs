@@ -15,8 +15,8 @@
 //! The trees: `history` and `starts` are told of in `history.rs`, `plugin_values` in `values.rs`; `meta` holds `schema`,
 //! the version of this layout (u32, big endian); `dead_letters` holds the letters by
 //! id (u64, big endian). The tally (next id, count) sits there under the last key of all, thus in the page a new letter
-//! goes to anyway, and is written in one batch with it: both survive a crash or neither does. Three more, for what may be
-//! lost with the machine, are described in `history.rs` and `minutes.rs`.
+//! goes to anyway, and is written in one batch with it: both survive a crash or neither does. Those for what may be lost with the
+//! machine are described in `history.rs`, `minutes.rs` and `peaks.rs`.
 //!
 //! A letter longer than `INLINE_BYTES` has a file of its own, synced before the entry that names it. Why: sled 0.34
 //! splits a page by the number of its items (more than 16), whatever their size, rewrites it whole every ten changes,
@@ -32,6 +32,7 @@ mod letter;
 mod letters;
 mod migrations;
 mod minutes;
+mod peaks;
 mod posts;
 mod values;
 
@@ -53,6 +54,7 @@ use given::{Given, GivenFile};
 pub use letter::{DeadLetter, LetterFilter};
 pub use letters::LetterPage;
 pub(crate) use minutes::{Minute, Span};
+pub(crate) use peaks::KeptPeak;
 pub(crate) use posts::{cut as cut_error, Post, PostEnd, PostResult, Posted};
 pub use values::check_value;
 
@@ -90,6 +92,9 @@ pub struct Store {
     history: sled::Tree,
     starts: sled::Tree,
     minutes: sled::Tree,
+    peaks: sled::Tree,
+    /// Peaks that are of no use any more were looked for.
+    has_forgotten_peaks: Cell<bool>,
     metrics_days: u64,
     /// The hour in which old minutes were last looked for.
     minutes_forgotten_at: Cell<Option<u32>>,
@@ -300,6 +305,8 @@ impl Store {
             history: opened.history,
             starts: opened.starts,
             minutes: opened.minutes,
+            peaks: opened.peaks,
+            has_forgotten_peaks: Cell::new(false),
             metrics_days: settings.metrics_days.value(),
             minutes_forgotten_at: Cell::new(None),
             noted: RefCell::default(),
@@ -575,6 +582,7 @@ struct Opened {
     history: sled::Tree,
     starts: sled::Tree,
     minutes: sled::Tree,
+    peaks: sled::Tree,
     database: File,
     tally: Tally,
     census: letters::Census,
@@ -637,6 +645,7 @@ fn open_database(path: &Path, cache_bytes: u64) -> Result<Opened, StoreError> {
     let history = guarded(path, || db.open_tree("history"))?;
     let starts = guarded(path, || db.open_tree("starts"))?;
     let minutes = guarded(path, || db.open_tree("minutes"))?;
+    let peaks = guarded(path, || db.open_tree("peaks"))?;
 
     if new {
         sync()?;
@@ -669,7 +678,21 @@ fn open_database(path: &Path, cache_bytes: u64) -> Result<Opened, StoreError> {
     letters::remove_strays(&post_files, |id| guarded(path, || posts.contains_key(posts::name_of(id))))?;
     let (census, burials) = letters::count(path, &letters)?;
     letters::remove_strays(&path.join("letters"), |id| guarded(path, || letters.contains_key(id.to_be_bytes())))?;
-    Ok(Opened { db, letters, history, starts, minutes, database, tally, census, posts, posts_tally, last_end, burials })
+    Ok(Opened {
+        db,
+        letters,
+        history,
+        starts,
+        minutes,
+        peaks,
+        database,
+        tally,
+        census,
+        posts,
+        posts_tally,
+        last_end,
+        burials,
+    })
 }
 
 /// Makes the files of a new database durable: sled syncs neither its settings nor the directories.

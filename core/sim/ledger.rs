@@ -180,6 +180,9 @@ struct Platform {
     ordered_at: Option<Time>,
     /// The most that one of its instances was found to weigh, bytes, and when.
     peak: (u64, Time),
+    /// What it had weighed before Demi began, bytes, and when that was last kept anew.
+    recalled: u64,
+    kept_at: Option<Time>,
 }
 
 /// See the module's documentation.
@@ -249,6 +252,8 @@ impl Ledger {
                 has_come_back: false,
                 ordered_at: None,
                 peak: (0, Time::ZERO),
+                recalled: 0,
+                kept_at: None,
             });
         }
         let promises: Vec<Promise> = config
@@ -433,6 +438,7 @@ impl Ledger {
                 }
             }
             Event::Recalled { platform, starts } => self.platforms[platform as usize].starts = Some(starts),
+            Event::PeakRecalled { platform, bytes, .. } => self.platforms[platform as usize].recalled = bytes,
             Event::DayBegan => {
                 for (index, platform) in self.platforms.iter_mut().enumerate() {
                     let spends = |action: &Action| matches!(action, Action::Spend { platform, .. } if *platform as usize == index);
@@ -669,6 +675,15 @@ impl Ledger {
                     entry.starts = Some(starts);
                 }
                 assert!(starts <= entry.start_budget, "a platform was started beyond its budget");
+            }
+            Action::KeepPeak { platform, bytes } => {
+                let is_ending = self.phase != Phase::Running || rest.contains(&Action::Flush);
+                let entry = &mut self.platforms[platform as usize];
+                let is_known = bytes <= entry.peak.0.max(entry.recalled);
+                let is_soon = entry.kept_at.is_some_and(|at| now - at < Duration::from_secs(60)) && !is_ending;
+                assert!(is_known && !is_soon, "{platform} keeps {bytes} and had {:?}", entry.peak);
+                entry.kept_at = Some(now);
+                self.saw(Sight::KeptPeak);
             }
             Action::Trim { .. } => self.saw(Sight::Trimmed),
             Action::Decide { decision } => self.note_decision(now, &decision, turn, conductor),

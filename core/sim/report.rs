@@ -107,6 +107,7 @@ kinds! {
         PutDown => "RAM had nearly run out and a platform was killed",
         Exhausted => "RAM was short and nobody was left to be shed",
         Restored => "a platform that was shed came back",
+        KeptPeak => "what a platform weighs at most was kept",
         WouldHave => "what would have been done about RAM was told and not done",
         TooHeavy => "a platform was not started: there was no RAM for it",
         Leaked => "an instance was replaced for its descriptors",

@@ -12,7 +12,7 @@ use demi_conductor::{Action, Conductor, Event, Instance, Order, Phase, Random, R
 
 use crate::faults::{Dice, Fault};
 use crate::ledger::Ledger;
-use crate::machine::Model;
+use crate::machine::{Model, WEIGHT_LEAKED_MAX};
 use crate::report::{Fnv1a, Report, Sight};
 use crate::workload::{self, Workload};
 use mail::Mail;
@@ -73,6 +73,8 @@ pub struct World {
     background_goal: u64,
     /// What the wall clock shows at the beginning of time, seconds since 1970: it is set now and then.
     date_s: u64,
+    /// What is kept of what each platform has weighed at most, bytes, and when.
+    peaks: Vec<Option<(u64, Time)>>,
     hash: Fnv1a,
     trace: Option<Vec<String>>,
 }
@@ -115,6 +117,7 @@ impl World {
             background: BACKGROUND_CALM,
             background_goal: BACKGROUND_CALM,
             date_s: DATE_S,
+            peaks: vec![None; config.platforms.len()],
             hash: Fnv1a::default(),
             trace: None,
             config,
@@ -177,6 +180,14 @@ impl World {
             let starts = self.random.below(20) as u32;
             if self.random.below(4) == 0 {
                 self.handle(Event::Recalled { platform: platform as u32, starts });
+            }
+            if self.peaks[platform].is_none() && self.random.below(4) == 0 {
+                // It may have been more than it ever will be now.
+                let bytes = 1 + self.random.below(2 * WEIGHT_LEAKED_MAX);
+                let age = workload::span(&mut self.random, 1, 7 * 86_400_000);
+                self.handle(Event::PeakRecalled { platform: platform as u32, bytes, age });
+            } else if let Some((bytes, at)) = self.peaks[platform] {
+                self.handle(Event::PeakRecalled { platform: platform as u32, bytes, age: self.now - at });
             }
         }
         self.handle(Event::Began);

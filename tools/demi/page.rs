@@ -25,6 +25,8 @@ pub(crate) struct PlatformPage {
     pub(crate) queued: u64,
     pub(crate) requests: u64,
     pub(crate) restarts: u64,
+    /// What an instance is expected to weigh at most, if that is known.
+    pub(crate) memory_peak_mb: Option<f64>,
     pub(crate) version: Option<String>,
     pub(crate) plugin_folder: Option<String>,
     pub(crate) capabilities: Vec<String>,

@@ -149,6 +149,9 @@ fn describe(platform: &PlatformPage) -> String {
     if let Some(memory) = memory(&platform.instances) {
         line("memory", &memory);
     }
+    if let Some(peak) = platform.memory_peak_mb {
+        line("memory peak", &format!("{peak:.1} MB in one instance, halved with each day"));
+    }
     let notes = notes(platform);
     if !notes.is_empty() {
         line("note", &notes);
@@ -221,7 +224,7 @@ mod tests {
 
     const PAGE: &str = r#"{"name":"weather","host":"mcp","ready":true,"start":"lazy","isolated":false,
         "breaker":"open","breaker_open_for_ms":12400,"unreachable":["internet","vpn"],"reloading":true,
-        "update_waiting":true,"edition":2,"starts_today":3,"start_budget_per_day":1000,"queued":1,"requests":12,"restarts":1,
+        "update_waiting":true,"edition":2,"starts_today":3,"start_budget_per_day":1000,"queued":1,"requests":12,"restarts":1,"memory_peak_mb":24.6,
         "version":"1.0.0","plugin_folder":"/p/weather","capabilities":["cancel"],"needs":["store","clock"],
         "instances":[{"instance":0,"state":"ready","serving":true,"since_s_ago":1.2,"why":"it has started","run":1,
         "breaker":"closed","accused_of":"requests in a row failed","health":"up","in_flight":1,"probe_ms":0.3,"next":"its health is checked in 3.1 s","edition":2,
@@ -262,6 +265,7 @@ mod tests {
             "unreachable   internet, vpn",
             "starts today  3 of at most 1000",
             "requests      12, 1 waiting",
+            "memory peak   24.6 MB in one instance, halved with each day",
             "limits        memory_max_mb: 100",
             "weather/0",
             "  state       ready since 1.2 s, serving",

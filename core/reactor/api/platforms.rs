@@ -132,6 +132,9 @@ struct PlatformPage<'s> {
     queued: usize,
     requests: u64,
     restarts: u64,
+    /// What an instance is expected to weigh at most: what one has, halved with each day since. Only if that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory_peak_mb: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     version: Option<&'s str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -190,6 +193,7 @@ fn platform_page<'s>((status, listed): Known<'s>, facts: &Facts<'_>, in_full: bo
         queued: status.queued,
         requests: status.stats.asked,
         restarts: status.stats.restarts.iter().sum(),
+        memory_peak_mb: (status.peak_bytes > 0).then(|| megabytes(status.peak_bytes)),
         version: plugin.map(|plugin| plugin.version.as_str()),
         plugin_folder: plugin.map(|plugin| plugin.folder.display().to_string()),
         plugin_folder_gone: listed.is_gone,
@@ -305,6 +309,12 @@ fn why<'w>((status, listed): &'w Known<'_>, conductor: &Conductor, facts: &Facts
         now.push(format!("{title} is {state} since {since}: {}", instance.why));
         let upcoming = next_of(instance, name, listed, conductor, facts);
         next.extend(upcoming.map(|upcoming| format!("{title}: {upcoming}")));
+    }
+    if status.peak_bytes > 0 {
+        let peak = megabytes(status.peak_bytes);
+        now.push(format!(
+            "an instance of {name} is expected to use {peak} MB at most: what one has, halved with each day since"
+        ));
     }
     let entry = |line: &'w chronicle::Line| LogEntry {
         unix_ms: line.unix_ms,

@@ -501,10 +501,10 @@ impl Shell {
         let blueprint = start::blueprint(&platform, &[], &self.desk.executable, &self.desk.base);
         self.bays.extend((0..platform.slots()).map(|slot| Bay::new(&platform.name, index, slot)));
         let start = platform.start;
+        self.kit.events.extend(memory.events(index));
         self.roster.push(Listed::new(blueprint, platform, memory.history));
         self.record_setup(index);
         self.remark(index, "its folder was found".to_owned());
-        self.kit.events.push_back(Event::Recalled { platform: index, starts: memory.starts });
         if start == Start::Eager {
             self.kit.events.push_back(Event::Ordered(Order::Start { platform: index }));
         }

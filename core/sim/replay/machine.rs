@@ -366,6 +366,7 @@ impl Machine<'_, '_, '_> {
             | Action::Adopt { .. }
             | Action::Reject { .. }
             | Action::Spend { .. }
+            | Action::KeepPeak { .. }
             | Action::Admit(_)
             | Action::Flush
             | Action::Exit(_) => {}
@@ -416,6 +417,9 @@ impl Machine<'_, '_, '_> {
         if self.coming.len() == count {
             self.coming.extend(unchanged);
         }
+        let ((used_kb, total_kb), _) = self.ram();
+        let available = ((total_kb as f64 - used_kb) * KILOBYTE) as u64;
+        self.coming.push_back(Event::Glanced { available });
     }
 
     fn decided(&mut self, decision: &Decision) {

@@ -135,6 +135,7 @@ impl World {
             Action::Settle { post, .. } => self.close_post(post, End::Delivered),
             Action::NoteTries { post, tries } => self.note_tries(post, tries),
             Action::BuryPost { post, grave, .. } => self.close_post(post, End::Dead(grave)),
+            Action::KeepPeak { platform, bytes } => self.peaks[platform as usize] = Some((bytes, self.now)),
             Action::Weigh => self.weigh(),
             Action::Flush => self.store(Errand::Flush, 5),
             Action::Exit(code) => self.exit = Some(code),

@@ -12,7 +12,7 @@ fn with_little_ram(directory: &Arc<Directory>, scaler: &str) -> Demi {
     let bad = misbehaving();
     let sections = format!(
         r#"scaler: (ram_total_mb: 200, interval_ms: 200, fast_interval_ms: 200, cooldown_ms: 400, calm_ms: 2000,
-            smoothing_ms: 1, spike_times: 0, emergency_percent: 100, {scaler}),
+            smoothing_ms: 1, spike_times: 0, {scaler}),
         platforms: [
             (name: "voice", host: Process(1), command: [{bad:?}, "hogs", "120"]),
         ],
@@ -34,7 +34,7 @@ fn told(demi: &Demi, arguments: &[&str]) -> String {
 #[test]
 fn what_a_platform_weighs_at_most_is_known_after_a_restart_and_after_a_kill() {
     let directory = Arc::new(Directory::new());
-    let mut demi = with_little_ram(&directory, "");
+    let mut demi = with_little_ram(&directory, "emergency_percent: 100");
     until("the first weighing is kept", || {
         demi.log().contains("voice: it is kept that an instance weighs").then_some(())
     });
@@ -42,7 +42,7 @@ fn what_a_platform_weighs_at_most_is_known_after_a_restart_and_after_a_kill() {
     assert!(first > 0.5, "{first}");
     demi.signal(Signal::KILL);
     demi.wait();
-    let mut demi = with_little_ram(&directory, "shed_percent: 98, restore_percent: 97");
+    let mut demi = with_little_ram(&directory, "emergency_percent: 100, shed_percent: 98, restore_percent: 97");
     until("Demi is ready", || (demi.get("/readyz").status == 200).then_some(()));
     assert!(peak_mb(&demi) > 0.5, "it was killed and knows nothing");
     demi.post("/v1/requests", r#"{"to":"voice","content":"hello"}"#);
@@ -56,4 +56,82 @@ fn what_a_platform_weighs_at_most_is_known_after_a_restart_and_after_a_kill() {
     let page: Value = demi.json("/v1/platforms/voice");
     let shown = told(&demi, &["platforms", "voice"]);
     assert!(shown.contains("memory peak"), "{shown} of {page}");
+}
+
+fn decisions(demi: &Demi, query: &str) -> Vec<Value> {
+    demi.json(&format!("/v1/scaling{query}"))["decisions"].as_array().cloned().unwrap_or_default()
+}
+
+/// What is decided is shown at once, and kept a moment later.
+fn wait_until_kept(demi: &Demi) {
+    let count = decisions(demi, "?limit=1000").len();
+    let line = format!("is kept up to number {count}");
+    until("all of it is kept", || demi.log().lines().any(|told| told.ends_with(&line)).then_some(()));
+}
+
+#[test]
+fn what_was_decided_about_ram_is_known_after_a_kill_with_its_figures() {
+    let directory = Arc::new(Directory::new());
+    let mut demi = with_little_ram(&directory, "emergency_percent: 100");
+    until("it runs", || (demi.instance("voice", 0)["state"] == "ready").then_some(()));
+    demi.post("/v1/requests", r#"{"to":"voice","content":"hello"}"#);
+    until("it is told why it does not come back", || {
+        decisions(&demi, "").iter().any(|one| one["act"] == "wait").then_some(())
+    });
+    wait_until_kept(&demi);
+    demi.signal(Signal::KILL);
+    demi.wait();
+    // Nothing is decided any more.
+    let demi = with_little_ram(
+        &directory,
+        "emergency_percent: 100, shed_percent: 99, restore_percent: 98, horizon_ms: 3600000",
+    );
+    let known = decisions(&demi, "");
+    let acts: Vec<&str> = known.iter().rev().filter_map(|one| one["act"].as_str()).collect();
+    let of_voice = |act: &str| known.iter().find(|one| one["act"] == act && one["platform"] == "voice");
+    let (shed, won, wait) = (of_voice("shed"), of_voice("won"), of_voice("wait"));
+    let place = |act: &str| acts.iter().position(|other| *other == act);
+    assert!(place("trim") < place("shed") && place("shed") < place("wait"), "{acts:?}");
+    let shed = shed.unwrap_or_else(|| panic!("{acts:?}"));
+    assert!(shed["ram_percent"].as_f64() >= Some(80.0) && shed["threshold_percent"] == 80, "{shed}");
+    assert!(shed["unix_ms"].as_u64() > Some(1_600_000_000_000) && shed["ram_total_mb"] == 200, "{shed}");
+    assert!(won.is_none_or(|won| won["won_mb"].is_i64()) && wait.is_some_and(|wait| wait["missing_mb"].is_u64()));
+    assert_eq!(decisions(&demi, "?limit=1"), known[..1]);
+    assert!(decisions(&demi, "?limit=1000").ends_with(&known));
+    let told = told(&demi, &["scaling", "log", "--limit", "2"]);
+    let first = known[0]["text"].as_str().unwrap_or_default();
+    assert!(told.contains(first) && told.lines().filter(|line| line.starts_with("20")).count() == 2, "{told}");
+    for query in ["limit=0", "limit=1001", "limit=all", "last=3"] {
+        let refused = demi.get(&format!("/v1/scaling?{query}"));
+        let (name, _) = query.split_once('=').unwrap_or_default();
+        assert!(refused.status == 400 && refused.body.contains(name), "{refused:?}");
+    }
+}
+
+#[test]
+fn more_decisions_than_are_in_memory_are_read_from_the_store() {
+    let directory = Arc::new(Directory::new());
+    let start = |scaler: &str| {
+        let platform = r#"(name: "light", host: Threads(1), adapter: "echo", shed: true, start_budget_per_day: 10000)"#;
+        let sections = format!("scaler: (ram_total_mb: 64, {scaler}), platforms: [{platform}]");
+        Demi::start_in(Arc::clone(&directory), "", &sections)
+    };
+    // Demi alone is more than may be, so that whoever starts anything overrules that.
+    let mut demi = start("interval_ms: 1000, shed_percent: 2, restore_percent: 1, emergency_percent: 100");
+    until("RAM was measured", || demi.json("/v1/scaling")["now"].is_object().then_some(()));
+    let is = |demi: &Demi, state: &str| demi.instance("light", 0)["state"] == state;
+    for _ in 0..140 {
+        demi.post("/v1/platforms/light/stop", "");
+        until("it is stopped", || is(&demi, "stopped").then_some(()));
+        demi.post("/v1/platforms/light/start", "");
+        until("it is started", || (!is(&demi, "stopped")).then_some(()));
+    }
+    let count = decisions(&demi, "?limit=1000").len();
+    assert!(count >= 140, "{count} of {}", demi.json("/v1/scaling"));
+    assert_eq!((decisions(&demi, "").len(), decisions(&demi, "?limit=139").len()), (128, 139));
+    wait_until_kept(&demi);
+    demi.signal(Signal::KILL);
+    demi.wait();
+    let demi = start("enabled: false");
+    assert_eq!((decisions(&demi, "").len(), decisions(&demi, "?limit=1000").len()), (128, count));
 }

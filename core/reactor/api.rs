@@ -34,6 +34,7 @@ pub(crate) use events::{attempt_event, check_accept, ended_event, last_event_id,
 pub(crate) use history::{history_json, read_history, History};
 pub(crate) use messages::{ended_json, idempotency_key, no_message, queued_json, read_message, waiting_json, Wishes};
 pub(crate) use platforms::{no_platform, Topic};
+pub(crate) use scaling::{decision_json, read_scaling, ScalingPage};
 
 /// A page of the API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +51,7 @@ pub(crate) enum Page<'p> {
     Status,
     /// `GET /v1/health`.
     Health,
-    /// `GET /v1/scaling`.
+    /// `GET /v1/scaling`, for which the clerk may be asked.
     Scaling,
     /// `GET /v1/platforms`.
     Platforms,
@@ -222,7 +223,6 @@ pub(crate) fn answer(
         }
         Page::Status => json(&status(conductor, facts)),
         Page::Health => health::page(request.query(), conductor, facts)?,
-        Page::Scaling => scaling::page(conductor, facts),
         Page::Platforms => platforms::all(conductor, facts),
         Page::Platform(name, topic) => platforms::one(name, topic, request.query(), conductor, facts)?,
         Page::Plugins => platforms::plugins(facts),
@@ -235,6 +235,7 @@ pub(crate) fn answer(
         | Page::DeadLetters
         | Page::DeadLetter(_)
         | Page::Replay(_)
+        | Page::Scaling
         | Page::MetricsHistory => return Err(Problem::new(404, "there is no such page; see GET /v1/status")),
     })
 }

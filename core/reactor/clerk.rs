@@ -19,13 +19,13 @@ use demi_conductor::{config, Errand, Event, Instance, Ticket};
 use demi_platform::Fault;
 use serde_json::value::RawValue;
 
-use crate::api::{self, History, Listing};
+use crate::api::{self, History, Listing, ScalingPage};
 use crate::chronicle::{unix_ms, Entry, EVENTS_MAX};
 use crate::mailbox::{Letter, PluginStored, Postbox};
 use crate::plugins::{self, Change, Rescan};
 use crate::problem::Problem;
 use crate::sampler::{Sampler, Site};
-use crate::store::{DeadLetter, KeptPeak, LetterFilter, LetterPage, Minute, Store, StoreError};
+use crate::store::{DeadLetter, KeptDecision, KeptPeak, LetterFilter, LetterPage, Minute, Store, StoreError};
 
 pub(crate) use archive::Archive;
 use posts::TakenIn;
@@ -72,6 +72,8 @@ enum Order {
     Trace { unix_day: u64, text: String },
     Spend { platform: String, unix_day: u32, starts: u32 },
     KeepPeak { platform: String, unix_s: u64, bytes: u64 },
+    Decided(Vec<KeptDecision>),
+    Decisions { place: usize, serial: u64, page: Box<ScalingPage>, before: u64 },
     Rescan { unix_day: u32, refused: Vec<PathBuf> },
     Reread { number: u64, unix_day: u32, manifest: Option<PathBuf>, refused: Vec<PathBuf> },
 }
@@ -303,6 +305,16 @@ impl Clerk {
         self.send(Order::KeepPeak { platform: platform.to_owned(), unix_s, bytes }, ERRANDS_BEFORE_NOTES_MAX)
     }
 
+    /// Has it kept what was decided about RAM; no answer. False if too much is waiting: what must be kept goes before.
+    pub(crate) fn decided(&self, decisions: Vec<KeptDecision>) -> bool {
+        self.send(Order::Decided(decisions), ERRANDS_BEFORE_NOTES_MAX)
+    }
+
+    /// Has a page completed with what was decided before this number, for the client at a place. False if too much is waiting.
+    pub(crate) fn decisions(&self, place: usize, serial: u64, page: Box<ScalingPage>, before: u64) -> bool {
+        self.send(Order::Decisions { place, serial, page, before }, ERRANDS_BEFORE_LISTING_MAX)
+    }
+
     /// Has the plugin folders looked at; `refused` are those that were refused before. False if too much is waiting.
     pub(crate) fn rescan(&self, unix_day: u32, refused: Vec<PathBuf>) -> bool {
         self.send(Order::Rescan { unix_day, refused }, ERRANDS_BEFORE_LISTING_MAX)
@@ -497,6 +509,17 @@ impl Office<'_> {
                 }
             }
             Order::KeepPeak { platform, unix_s, bytes } => self.keep_peak(&platform, unix_s, bytes),
+            Order::Decided(decisions) => self.keep_decisions(&decisions),
+            Order::Decisions { place, serial, page, before } => {
+                let older = self.vault.ask(|store| store.decisions(before, page.room()));
+                let page = older.map(|older| page.complete(older)).map_err(|error| {
+                    if !matches!(error, StoreError::Shut(_)) {
+                        log::error!("what was decided about RAM cannot be read: {error}");
+                    }
+                    Box::new(store_problem(error))
+                });
+                self.postbox.post(Letter::Listed { place, serial, page });
+            }
             Order::Rescan { unix_day, refused } => {
                 let changes = self.rescan.rescan();
                 self.tell_changes(changes, unix_day, refused);
@@ -604,6 +627,21 @@ impl Office<'_> {
             Ok(()) => log::debug!("{platform}: it is kept that an instance weighs {bytes} bytes at most"),
             Err(StoreError::Shut(_)) => {}
             Err(error) => log::error!("{platform}: that an instance weighs {bytes} bytes at most is not kept: {error}"),
+        }
+    }
+
+    fn keep_decisions(&mut self, decisions: &[KeptDecision]) {
+        if !self.spending.allows_more() {
+            return;
+        }
+        let kept = self.vault.ask(|store| {
+            decisions.iter().try_for_each(|decision| store.keep_decision(decision))?;
+            store.hand_over()
+        });
+        match (kept, decisions.last()) {
+            (Ok(()), Some(last)) => log::debug!("what was decided about RAM is kept up to number {}", last.number),
+            (Ok(()), None) | (Err(StoreError::Shut(_)), _) => {}
+            (Err(error), _) => log::error!("what was decided about RAM is not kept: {error}"),
         }
     }
 

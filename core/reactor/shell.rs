@@ -57,6 +57,7 @@ pub(crate) use posts::{Deliveries, PostCounts};
 use recorder::Recorder;
 pub(crate) use recording::integration;
 pub(crate) use roster::Listed;
+pub(crate) use scaling::DECISIONS_SHOWN;
 
 /// What is needed to start an instance of a platform.
 pub(crate) struct Blueprint {
@@ -154,6 +155,7 @@ pub(crate) struct Shell {
     recorder: Recorder,
     /// By how much `now` is before the time that it is.
     lag: Duration,
+    decisions: scaling::Decisions,
     /// What the clerk last said of the store.
     store_facts: StoreFacts,
 }
@@ -214,6 +216,7 @@ impl Shell {
             minutes: MinuteBook::new(config.store.metrics_days.value()),
             recorder,
             lag: Duration::ZERO,
+            decisions: scaling::Decisions::default(),
             store_facts,
         }
     }
@@ -396,6 +399,7 @@ impl Shell {
         self.take_log_lines();
         self.take_complaints();
         self.keep_notes();
+        self.keep_decisions();
         self.listener.flush(self.now, &mut self.kit);
         self.read_on_for_followers();
         let (calls, listener, upstreams) = (&mut self.kit.calls, &self.listener, &mut self.upstreams);
@@ -497,6 +501,7 @@ impl Shell {
             }
             Action::Flush => {
                 self.keep_notes();
+                self.keep_decisions();
                 self.keep_minutes(unix_ms(), conductor);
                 self.record_end(conductor);
                 if !self.clerk.as_ref().is_some_and(Clerk::flush) {
@@ -514,7 +519,7 @@ impl Shell {
             Action::Reject { platform, edition } => self.reject(platform, edition),
             Action::Spend { platform, starts } => self.spend(platform, starts),
             Action::Decide { decision } => {
-                self.log_decision(&decision);
+                self.hear_decision(&decision);
                 self.record_decision(&decision);
             }
             Action::KeepPeak { platform, bytes } => self.keep_peak(platform, bytes),

@@ -18,7 +18,7 @@ use crate::mailbox::mailbox;
 use crate::plugins::{self, Discovery, Refused, Rescan};
 use crate::port;
 use crate::sampler::Site;
-use crate::shell::{unix_day, Blueprint, Deliveries, Desk, Listed, Shell};
+use crate::shell::{unix_day, Blueprint, Deliveries, Desk, Listed, Shell, DECISIONS_SHOWN};
 use crate::spawn::{Plan, Protocol, Recipe, Yard};
 use crate::store::{Store, StoreError};
 use crate::tokens::Source;
@@ -174,6 +174,8 @@ impl Reactor {
         let mut conductor = Conductor::new(config, seed);
         let mut actions = Vec::new();
         let deliveries = Deliveries::recall(&store, &mut conductor, &mut actions)?;
+        let failed = |error: &StoreError| log::error!("what was decided about RAM cannot be read: {error}");
+        let decisions = store.decisions(u64::MAX, DECISIONS_SHOWN).inspect_err(failed).unwrap_or_default();
         steps.done("messages");
         let ram_total_mb = config.scaler.ram_total_mb.map(|total| total.value());
         let site = Site { root: PathBuf::from("/"), ram_total_mb, data: path.clone() };
@@ -207,6 +209,7 @@ impl Reactor {
             trace_bytes,
             config,
         );
+        shell.recall_decisions(decisions);
         shell.set_now(Time::ZERO, Duration::ZERO);
         log::info!("assembled in {:.1} ms ({})", millis(steps.last - steps.began), steps.text);
         Ok(Reactor {

@@ -16,7 +16,7 @@
 //! the version of this layout (u32, big endian); `dead_letters` holds the letters by
 //! id (u64, big endian). The tally (next id, count) sits there under the last key of all, thus in the page a new letter
 //! goes to anyway, and is written in one batch with it: both survive a crash or neither does. Those for what may be lost with the
-//! machine are described in `history.rs`, `minutes.rs` and `peaks.rs`.
+//! machine are described in `history.rs`, `minutes.rs`, `peaks.rs` and `decisions.rs`.
 //!
 //! A letter longer than `INLINE_BYTES` has a file of its own, synced before the entry that names it. Why: sled 0.34
 //! splits a page by the number of its items (more than 16), whatever their size, rewrites it whole every ten changes,
@@ -26,6 +26,7 @@
 //! An error of the disk (full, failed) stays with sled until the store is dropped and opened again.
 
 mod coding;
+mod decisions;
 mod given;
 mod history;
 mod letter;
@@ -50,6 +51,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use demi_conductor::config::Store as Settings;
 use rustix::fs::{flock, FlockOperation};
 
+pub(crate) use decisions::{KeptDecision, DECISIONS_MAX};
 use given::{Given, GivenFile};
 pub use letter::{DeadLetter, LetterFilter};
 pub use letters::LetterPage;
@@ -92,6 +94,7 @@ pub struct Store {
     history: sled::Tree,
     starts: sled::Tree,
     minutes: sled::Tree,
+    decisions: sled::Tree,
     peaks: sled::Tree,
     /// Peaks that are of no use any more were looked for.
     has_forgotten_peaks: Cell<bool>,
@@ -305,6 +308,7 @@ impl Store {
             history: opened.history,
             starts: opened.starts,
             minutes: opened.minutes,
+            decisions: opened.decisions,
             peaks: opened.peaks,
             has_forgotten_peaks: Cell::new(false),
             metrics_days: settings.metrics_days.value(),
@@ -582,6 +586,7 @@ struct Opened {
     history: sled::Tree,
     starts: sled::Tree,
     minutes: sled::Tree,
+    decisions: sled::Tree,
     peaks: sled::Tree,
     database: File,
     tally: Tally,
@@ -645,6 +650,7 @@ fn open_database(path: &Path, cache_bytes: u64) -> Result<Opened, StoreError> {
     let history = guarded(path, || db.open_tree("history"))?;
     let starts = guarded(path, || db.open_tree("starts"))?;
     let minutes = guarded(path, || db.open_tree("minutes"))?;
+    let decisions = guarded(path, || db.open_tree("decisions"))?;
     let peaks = guarded(path, || db.open_tree("peaks"))?;
 
     if new {
@@ -684,6 +690,7 @@ fn open_database(path: &Path, cache_bytes: u64) -> Result<Opened, StoreError> {
         history,
         starts,
         minutes,
+        decisions,
         peaks,
         database,
         tally,

@@ -438,7 +438,11 @@ enum RawScalingCommand {
     Log(RawScalingLog),
 }
 
-remote!(RawScalingLog, "log", "Tell how RAM is, and what was decided about it lately, with the figures.", {});
+remote!(RawScalingLog, "log", "Tell how RAM is, and what was decided about it lately, with the figures.", {
+    /// so many decisions, newest first, 1 to 1000; default: 128. Demi keeps the last 1000, over restarts
+    #[argh(option, default = "128", from_str_fn(decisions))]
+    limit: usize,
+});
 
 /// What the command line asks for.
 pub(crate) enum Command {
@@ -464,6 +468,7 @@ pub(crate) enum Command {
     },
     ScalingLog {
         remote: Remote,
+        limit: usize,
     },
     Why {
         remote: Remote,
@@ -622,7 +627,7 @@ impl From<Raw> for Command {
                 Command::History { remote, name: raw.name, last: raw.last, step: raw.step }
             }
             RawCommand::Scaling(RawScaling { command: RawScalingCommand::Log(raw) }) => {
-                Command::ScalingLog { remote: raw.remote(config) }
+                Command::ScalingLog { remote: raw.remote(config), limit: raw.limit }
             }
             RawCommand::Why(raw) => Command::Why { remote: raw.remote(config), name: raw.name },
             RawCommand::Logs(raw) => {
@@ -706,6 +711,13 @@ fn lines(word: &str) -> Result<usize, String> {
     match word.parse() {
         Ok(count @ 1..=1000) => Ok(count),
         _ => Err(format!("{word:?} is not a number of lines from 1 to 1000")),
+    }
+}
+
+fn decisions(word: &str) -> Result<usize, String> {
+    match word.parse() {
+        Ok(count @ 1..=1000) => Ok(count),
+        _ => Err(format!("{word:?} is not a number of decisions from 1 to 1000")),
     }
 }
 

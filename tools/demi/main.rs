@@ -55,7 +55,7 @@ fn main() -> ExitCode {
         Command::Health { remote, name } => health::show(&remote, name.as_deref()),
         Command::Dead { remote, dead } => dead::see_to(&remote, dead),
         Command::History { remote, name, last, step } => history::show(&remote, &name, &last, step.as_deref()),
-        Command::ScalingLog { remote } => scaling::log(&remote),
+        Command::ScalingLog { remote, limit } => scaling::log(&remote, limit),
         Command::Why { remote, name } => why::tell(&remote, &name),
         Command::Logs { remote, name, follow, lines } => logs::print_lines(&remote, &name, follow, lines),
         Command::Order { remote, order, name, wait } => order::give(&remote, order, &name, wait),

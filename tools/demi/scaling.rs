@@ -41,20 +41,21 @@ struct Decision {
     text: String,
 }
 
-/// Prints how RAM is, and the decisions, newest first.
-pub(crate) fn log(remote: &Remote) -> ExitCode {
-    match Client::find(remote).and_then(|client| text(&client, remote.json)) {
+/// Prints how RAM is, and so many decisions, newest first.
+pub(crate) fn log(remote: &Remote, limit: usize) -> ExitCode {
+    match Client::find(remote).and_then(|client| text(&client, limit, remote.json)) {
         Ok(text) => print(&text),
         Err(failure) => failure.tell(),
     }
 }
 
-fn text(client: &Client, json: bool) -> Result<String, Failure> {
+fn text(client: &Client, limit: usize, json: bool) -> Result<String, Failure> {
+    let path = format!("/v1/scaling?limit={limit}");
     if json {
-        let body = client.get("/v1/scaling")?;
+        let body = client.get(&path)?;
         return Ok(String::from_utf8_lossy(&body).trim_end().to_owned() + "\n");
     }
-    Ok(told(&client.read("/v1/scaling")?))
+    Ok(told(&client.read(&path)?))
 }
 
 fn told(page: &ScalingPage) -> String {

@@ -130,6 +130,8 @@ impl Shell {
             self.ask_for_letters(place, serial, page, &view);
         } else if page == Page::MetricsHistory {
             self.show_minutes(place, serial, view.query(), conductor);
+        } else if page == Page::Scaling {
+            self.show_scaling(place, serial, view.query(), conductor);
         } else if let Page::Order(name, order) = page {
             self.order(name, order, origin, conductor);
         } else {

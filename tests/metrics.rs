@@ -16,6 +16,7 @@ fn used() -> Demi {
     let demi = Demi::start(&format!(
         r#"
             health: (interval_ms: 100, timeout_ms: 1000),
+            scaler: (forecast_only: true),
             reachability: [(name: "answers", check: Platform("echo"))],
             platforms: [
                 (name: "echo", host: Inline),
@@ -37,6 +38,7 @@ fn used() -> Demi {
         ("demi_health_check_duration_seconds_count", 3),
         ("demi_reachable", 1),
         ("demi_plugin_memory_bytes", 2),
+        ("demi_plugin_memory_peak_bytes", 1),
         ("demi_system_resources{resource=\"ram_total_bytes\"}", 1),
     ];
     until("all there is has been looked at", || {
@@ -109,6 +111,7 @@ fn both_formats_are_read_by_the_parsers_of_prometheus_client_and_say_the_same() 
         families.iter().map(|(name, (kind, _, samples))| (name.clone(), (kind.clone(), *samples))).collect()
     };
     assert_eq!(of(&plain), of(&open));
+    assert_eq!(open["demi_scaler_decisions"], ("counter".to_owned(), "-".to_owned(), 12));
     assert_eq!(open["demi_plugin_failure"], ("counter".to_owned(), "-".to_owned(), 16));
     let (kind, unit, _) = &open["demi_health_check_duration_seconds"];
     assert_eq!((kind.as_str(), unit.as_str()), ("histogram", "seconds"));
@@ -136,6 +139,16 @@ fn what_happened_is_counted_by_kind_and_cause() {
     assert_eq!(value(r#"demi_reachable{target="answers"}"#), 1.0);
     assert_eq!(value(r#"demi_platform_breaker_state{platform="echo",state="closed"}"#), 1.0);
     assert_eq!(value(r#"demi_retry_tokens{platform="echo"}"#), 500.0);
+    assert!((0.001..1.0).contains(&value("demi_scaler_ram_ratio")));
+    assert!((0.001..1.0).contains(&value("demi_scaler_forecast_ratio")), "the last value is a forecast");
+    let champions = ["last_value", "ewma", "holt", "ols", "ols_seasons"];
+    let champions = champions.map(|model| value(&format!(r#"demi_scaler_champion{{model="{model}"}}"#)));
+    assert_eq!(champions.iter().sum::<f64>(), 1.0);
+    assert!(value(r#"demi_scaler_forecast_error_points{model="ols"}"#).is_nan(), "nothing was judged yet");
+    assert_eq!(value(r#"demi_scaler_forecasts_judged{model="ols"}"#), 0.0);
+    assert_eq!(value("demi_scaler_platforms_shed"), 0.0);
+    assert!((10_000.0..1_000_000.0).contains(&value("demi_scaler_memory_bytes")));
+    assert!(value(r#"demi_plugin_memory_peak_bytes{platform="fails"}"#) > 100_000.0);
     assert!(value("demi_turn_duration_seconds_count") > value("demi_loop_lag_seconds_count"));
     assert!(value("demi_loop_lag_seconds_count") > 0.0 && value("demi_loop_lag_seconds_sum") > 0.0);
 }

@@ -57,6 +57,8 @@ pub(crate) struct Scaling {
     /// What the last one that could not come back was told, when.
     held: Option<(u32, Act, Time)>,
     log: VecDeque<Decision>,
+    /// How many there were, by the index of their act.
+    counts: [u64; Act::NAMES.len()],
     /// Requests that had come at the last sample, and when that was.
     asked: (u64, Time),
     /// What all children weighed at the last sample, and what the first look at the machine after it said was available.
@@ -86,6 +88,7 @@ impl Scaling {
             is_exhausted: false,
             held: None,
             log: VecDeque::with_capacity(LOG_MAX),
+            counts: [0; Act::NAMES.len()],
             asked: (0, Time::ZERO),
             moved_from: (0, None),
         }
@@ -670,6 +673,7 @@ impl Conductor {
             scaling.log.pop_front();
         }
         scaling.log.push_back(decision);
+        scaling.counts[act.index()] += 1;
         out.push(Action::Decide { decision });
         if let Some(platform) = platform {
             self.tell_platform(platform, News::Scaled { decision }, out);
@@ -679,6 +683,11 @@ impl Conductor {
     /// What was decided about RAM lately, oldest first.
     pub fn decisions(&self) -> impl Iterator<Item = &Decision> {
         self.scaling.iter().flat_map(|scaling| &scaling.log)
+    }
+
+    /// How many decisions about RAM there were, in the order of [`Act::NAMES`]; `None` if `scaler.enabled` is false.
+    pub fn decision_counts(&self) -> Option<&[u64; Act::NAMES.len()]> {
+        self.scaling.as_ref().map(|scaling| &scaling.counts)
     }
 
     /// What forecasts RAM; `None` if `scaler.enabled` is false.

@@ -5,6 +5,8 @@ use std::fmt::{Display, Write};
 use std::time::Duration;
 
 use demi_conductor::breaker::CAUSES;
+use demi_conductor::config::Model;
+use demi_conductor::scaler::Act;
 use demi_conductor::stats::{Histogram, PlatformStats, BUCKETS_US, OUTCOMES, RESTARTS, TRIALS};
 use demi_conductor::{Conductor, Outcome, PlatformStatus, RamSource, Refusal, Weight, INSTANCE_STATES};
 
@@ -99,6 +101,7 @@ pub(crate) fn render(conductor: &Conductor, facts: &Facts<'_>, format: Format) -
     of_dead_letters(&mut page, &platforms, facts.store);
     of_posts(&mut page, conductor, facts.posts);
     of_surroundings(&mut page, conductor);
+    of_scaler(&mut page, conductor, &platforms);
     of_requests(&mut page, &platforms);
     of_health(&mut page, &platforms);
     of_breakers(&mut page, &platforms);
@@ -239,6 +242,64 @@ fn of_surroundings(page: &mut Page, conductor: &Conductor) {
     page.family("demi_ram_source", "gauge", "1 for where the figures of RAM come from.");
     for source in RamSource::ALL {
         page.line("demi_ram_source", &[("source", source.name())], u8::from(source == sample.ram_source));
+    }
+}
+
+/// RAM as decisions see it, what is forecast, and what was decided. What is not known yet is NaN, so that its series is there.
+fn of_scaler(page: &mut Page, conductor: &Conductor, platforms: &[PlatformStatus<'_>]) {
+    let (Some(outlook), Some(counts)) = (conductor.outlook(), conductor.decision_counts()) else { return };
+    let ratio = |percent: f64| percent / 100.0;
+    let used = conductor.ram_figures().map(|figures| figures.ram_used as f64 / figures.ram_total.max(1) as f64);
+    let help = "Used RAM as decisions about it see it, share of 1.";
+    page.gauge("demi_scaler_ram_ratio", help, used.unwrap_or(f64::NAN));
+    let forecast = outlook.forecast();
+    let ahead = forecast.map(|forecast| ratio(forecast.ram_percent));
+    let help = "Used RAM in scaler.horizon_ms, as the champion forecast it at the last sample.";
+    page.gauge("demi_scaler_forecast_ratio", help, ahead.unwrap_or(f64::NAN));
+    let (low, high) = forecast.and_then(|forecast| forecast.interval).unwrap_or((f64::NAN, f64::NAN));
+    let name = "demi_scaler_forecast_interval_ratio";
+    page.family(name, "gauge", "Between which that lies with 95 %.");
+    for (bound, percent) in [("low", low), ("high", high)] {
+        page.line(name, &[("bound", bound)], ratio(percent));
+    }
+    page.family("demi_scaler_champion", "gauge", "1 for the forecaster that is believed.");
+    for model in Model::ALL {
+        let is_it = u8::from(model == outlook.champion());
+        page.line("demi_scaler_champion", &[("model", model.name())], is_it);
+    }
+    let scores = Model::ALL.map(|model| (model.name(), outlook.score(model)));
+    let name = "demi_scaler_forecast_error_points";
+    page.family(name, "gauge", "Mean absolute error of the last forecasts, points of percent of RAM.");
+    for (model, score) in scores {
+        page.line(name, &[("model", model)], score.mean_error.unwrap_or(f64::NAN));
+    }
+    let name = "demi_scaler_forecast_coverage_ratio";
+    page.family(name, "gauge", "Part of the last 95 % intervals that held.");
+    for (model, score) in scores {
+        page.line(name, &[("model", model)], score.coverage.unwrap_or(f64::NAN));
+    }
+    let name = "demi_scaler_forecasts_judged";
+    page.family(name, "gauge", "How many forecasts these two were taken from.");
+    for (model, score) in scores {
+        page.line(name, &[("model", model)], score.rounds);
+    }
+    page.family("demi_scaler_decisions_total", "counter", "Decisions about RAM.");
+    for (act, count) in Act::NAMES.iter().zip(counts) {
+        page.line("demi_scaler_decisions_total", &[("act", act)], count);
+    }
+    let is_shed = |platform: &&PlatformStatus<'_>| platform.instances.iter().any(|instance| instance.state == "shed");
+    let help = "Platforms that are shed for want of RAM.";
+    page.gauge("demi_scaler_platforms_shed", help, platforms.iter().filter(is_shed).count());
+    let help = "Memory that forecasting takes of Demi itself.";
+    page.gauge("demi_scaler_memory_bytes", help, outlook.bytes());
+    let name = "demi_plugin_memory_peak_bytes";
+    page.family(
+        name,
+        "gauge",
+        "What an instance is expected to use at most: what one has, halved with each day since.",
+    );
+    for platform in platforms.iter().filter(|platform| platform.peak_bytes > 0) {
+        page.line(name, &[("platform", platform.name)], platform.peak_bytes);
     }
 }
 

@@ -81,22 +81,43 @@ pub enum Step {
 }
 
 impl Act {
+    /// Every name, for tables of counters.
+    pub const NAMES: [&str; 12] = [
+        "trim",
+        "sleep",
+        "shed",
+        "kill",
+        "exhausted",
+        "won",
+        "restore",
+        "wait",
+        "delay",
+        "refuse",
+        "overrule",
+        "believe",
+    ];
+
+    /// Where its name stands among all.
+    pub const fn index(self) -> usize {
+        match self {
+            Act::Trim => 0,
+            Act::Sleep => 1,
+            Act::Shed => 2,
+            Act::Kill => 3,
+            Act::Exhausted => 4,
+            Act::Won { .. } => 5,
+            Act::Restore => 6,
+            Act::Wait { .. } => 7,
+            Act::Delay => 8,
+            Act::Refuse { .. } => 9,
+            Act::Overrule { .. } => 10,
+            Act::Believe(_) => 11,
+        }
+    }
+
     /// The name in the audit log.
     pub const fn name(self) -> &'static str {
-        match self {
-            Act::Trim => "trim",
-            Act::Sleep => "sleep",
-            Act::Shed => "shed",
-            Act::Kill => "kill",
-            Act::Exhausted => "exhausted",
-            Act::Won { .. } => "won",
-            Act::Restore => "restore",
-            Act::Wait { .. } => "wait",
-            Act::Delay => "delay",
-            Act::Refuse { .. } => "refuse",
-            Act::Overrule { .. } => "overrule",
-            Act::Believe(_) => "believe",
-        }
+        Act::NAMES[self.index()]
     }
 }
 

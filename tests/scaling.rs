@@ -83,7 +83,7 @@ fn what_gives_way_to_one_that_grows_is_shed_in_order_keeps_its_messages_and_come
     let bad = misbehaving();
     let demi = Demi::start(&format!(
         r#"scaler: (ram_total_mb: 390, interval_ms: 200, fast_interval_ms: 200, cooldown_ms: 400, calm_ms: 1000,
-            smoothing_ms: 1, emergency_percent: 100),
+            smoothing_ms: 1, emergency_percent: 100, use_forecasts: false),
         platforms: [
             (name: "files", host: Process(1), command: [{bad:?}, "grows", "200"]),
             (name: "android", host: Process(1), command: [{bad:?}, "hogs", "100"]),
@@ -124,4 +124,38 @@ fn what_gives_way_to_one_that_grows_is_shed_in_order_keeps_its_messages_and_come
         .collect();
     let expected = [("shed", "voice"), ("shed", "android"), ("restore", "android"), ("restore", "voice")];
     assert_eq!(acts, expected, "in order, and once each");
+}
+
+#[test]
+fn one_that_would_use_up_what_is_left_goes_out_of_turn_keeps_its_messages_and_comes_back_for_good() {
+    let bad = misbehaving();
+    let demi = Demi::start(&format!(
+        r#"scaler: (ram_total_mb: 390, interval_ms: 200, fast_interval_ms: 200, cooldown_ms: 400, calm_ms: 1000,
+            smoothing_ms: 1, emergency_percent: 100),
+        platforms: [
+            (name: "files", host: Process(1), command: [{bad:?}, "grows", "2000"], priority: 900),
+            (name: "voice", host: Process(1), command: [{bad:?}, "hogs", "100"]),
+        ],
+        routes: [(to: "files")],"#
+    ));
+    let are =
+        |wanted: [&str; 2]| ["files", "voice"].iter().zip(wanted).all(|(name, wanted)| state(&demi, name) == wanted);
+    until("both are ready", || are(["ready"; 2]).then_some(()));
+    for name in ["voice", "files"] {
+        assert_eq!(ask(&demi, name).status, 200, "{name}");
+    }
+    until("it is shed", || (state(&demi, "files") == "shed").then_some(()));
+    assert_eq!(state(&demi, "voice"), "ready", "whose priority is lower, and which has not grown");
+    let kept = demi.post("/v1/messages", r#"{"content":"a message"}"#);
+    let post = kept.json()["id"].as_str().expect("a message has a number").to_owned();
+    until("its message is delivered", || {
+        let status = demi.get(&format!("/v1/messages/{post}")).json()["status"].clone();
+        (status == "delivered").then_some(())
+    });
+    assert!(are(["ready"; 2]), "it has come back");
+    let page = scaling(&demi);
+    let acts = page["decisions"].as_array().expect("there are decisions").iter().rev();
+    let acts = acts.filter(|decision| ["shed", "kill", "restore"].iter().any(|act| decision["act"] == *act));
+    let acts: Vec<&Value> = acts.flat_map(|decision| [&decision["act"], &decision["platform"]]).collect();
+    assert_eq!(acts, ["shed", "files", "restore", "files"]);
 }

@@ -1,15 +1,27 @@
 //! What a platform is known to weigh at most, and how it has fared when RAM ran short.
 //!
-//! A peak counts for half a day later, whether Demi was ended in between or not. It is kept when it says more than what was
+//! A peak fades to what an instance usually weighs, half in an hour, so that what has leaked does not stay away for what it will
+//! not weigh again soon; where nothing is known of that, it counts for half a day later, whether Demi was ended in between or not.
+//! It is kept when it says more than what was
 //! kept before: when it has risen by a twentieth, and once a day while it still stands; so a store on an SD card has a few
 //! writes a day of it.
 
 use std::time::Duration;
 
+use crate::scaler::smoothing::Ewma;
 use crate::time::Time;
 
-/// What a platform has weighed at most counts for half a day later.
+/// What a platform has weighed at most counts for half a day later, where nobody knows what it usually weighs.
 const HALF_LIFE_S: u64 = 86_400;
+/// What it has weighed above the usual counts for half an hour later.
+const EXCESS_HALF_LIFE_S: f64 = 1_200.0;
+/// Half-life of the average that is the usual, while it runs.
+const USUAL_HALF_LIFE: Duration = Duration::from_secs(3_600);
+/// Two weighings further apart than this have none between them that was missed, but a time in which nothing ran.
+const WEIGHED_EVERY_MAX: Duration = Duration::from_secs(5);
+/// Half-lives of two averages whose difference tells how fast it grows: of a line, the longer lags behind by more.
+const SHORT_HALF_LIFE: Duration = Duration::from_secs(10);
+const LONG_HALF_LIFE: Duration = Duration::from_secs(60);
 /// A peak is kept again after this, if it was confirmed.
 const KEPT_AGAIN: Duration = Duration::from_secs(86_400);
 /// No two of a platform are kept closer together than this.
@@ -40,9 +52,18 @@ impl Peak {
 }
 
 /// What a platform is known to weigh, and how it has fared.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Ballast {
     peak: Peak,
+    /// What an instance weighs on average, bytes, over how long any has run; and when one was last weighed.
+    usual: f64,
+    ran: Duration,
+    weighed_at: Option<Time>,
+    /// What was found then, bytes.
+    weighs: f64,
+    /// Averages of the present run.
+    short: Ewma,
+    long: Ewma,
     /// What was kept last.
     kept: Option<Peak>,
     pub(crate) restored_at: Option<Time>,
@@ -53,14 +74,62 @@ pub(crate) struct Ballast {
     pub(crate) refusal_told_at: Option<Time>,
 }
 
+impl Default for Ballast {
+    fn default() -> Ballast {
+        Ballast {
+            peak: Peak::default(),
+            usual: 0.0,
+            ran: Duration::ZERO,
+            weighed_at: None,
+            weighs: 0.0,
+            short: Ewma::new(SHORT_HALF_LIFE),
+            long: Ewma::new(LONG_HALF_LIFE),
+            kept: None,
+            restored_at: None,
+            relapses: 0,
+            by_hand_at: None,
+            refusal_told_at: None,
+        }
+    }
+}
+
 impl Ballast {
     /// The most that one instance is expected to weigh, bytes; 0 if nobody knows.
     pub(crate) fn peak(&self, now: Time) -> u64 {
-        self.peak.now(now)
+        if self.weighed_at.is_none() {
+            return self.peak.now(now);
+        }
+        let usual = self.usual as u64;
+        let excess = self.peak.bytes.saturating_sub(usual) as f64;
+        let left = (-self.peak.age(now).as_secs_f64() / EXCESS_HALF_LIFE_S).exp2();
+        usual + (excess * left) as u64
+    }
+
+    /// How fast one instance grows beyond what it usually weighs, bytes a second; 0 if it does not.
+    pub(crate) fn growth(&self) -> u64 {
+        let (Some(short), Some(long)) = (self.short.level(), self.long.level()) else { return 0 };
+        // An average lags behind a line by its half-life over ln 2.
+        let lag = (LONG_HALF_LIFE - SHORT_HALF_LIFE).as_secs_f64() / std::f64::consts::LN_2;
+        if short > self.usual {
+            ((short - long) / lag).max(0.0) as u64
+        } else {
+            0
+        }
+    }
+
+    /// How much more one instance weighs than it did on average in the last minute or two, bytes.
+    pub(crate) fn risen(&self) -> u64 {
+        self.long.level().map_or(0, |long| (self.weighs - long).max(0.0) as u64)
+    }
+
+    /// Another run weighs something else from its beginning, and that is no growth.
+    pub(crate) fn begin(&mut self) {
+        (self.short, self.long) = (Ewma::new(SHORT_HALF_LIFE), Ewma::new(LONG_HALF_LIFE));
     }
 
     /// One of its instances was found to weigh so much. Returns what is to be kept, bytes, if something is.
     pub(crate) fn weigh(&mut self, now: Time, bytes: u64) -> Option<u64> {
+        self.average(now, bytes as f64);
         if bytes >= self.peak(now) {
             self.peak = Peak { bytes, at: now, before: Duration::ZERO };
         }
@@ -71,6 +140,19 @@ impl Ballast {
             age >= KEPT_AGAIN || age >= KEPT_APART && self.has_risen_above(kept)
         });
         (is_new && is_worth_it).then(|| self.keep(now))
+    }
+
+    fn average(&mut self, now: Time, bytes: f64) {
+        // While none ran there was nothing to average.
+        let span = self.weighed_at.replace(now).map_or(WEIGHED_EVERY_MAX, |at| (now - at).min(WEIGHED_EVERY_MAX));
+        self.ran = self.ran.saturating_add(span);
+        // As much as a first hour's mean, and later one that forgets.
+        let gain = 1.0 - (-span.as_secs_f64() / USUAL_HALF_LIFE.as_secs_f64()).exp2();
+        let share = span.as_secs_f64() / self.ran.as_secs_f64().max(f64::MIN_POSITIVE);
+        self.usual += gain.max(share) * (bytes - self.usual);
+        self.weighs = bytes;
+        self.short.take(now, bytes);
+        self.long.take(now, bytes);
     }
 
     /// What is still to be kept at the end, bytes, if something is: there is no later turn for it.
@@ -108,20 +190,56 @@ mod tests {
         Time::ZERO + Duration::from_secs(seconds)
     }
 
-    #[test]
-    fn a_peak_fades_by_half_a_day_whether_demi_was_ended_in_between_or_not() {
-        let mut lasting = Ballast::default();
-        lasting.weigh(at(0), GIGABYTE);
-        let mut ended = Ballast::default();
-        ended.recall(at(0), GIGABYTE, Duration::from_secs(86_400 / 2));
-        for hours in [0, 6, 12, 24, 48, 1_000_000] {
-            let later = at((hours + 12) * 3_600);
-            assert_eq!(lasting.peak(later), ended.peak(at(hours * 3_600)), "{hours} hours later");
+    /// One that weighs so much every second, so long.
+    fn weigh_for(ballast: &mut Ballast, from: u64, seconds: u64, bytes: impl Fn(u64) -> u64) {
+        for second in 0..seconds {
+            ballast.weigh(at(from + second), bytes(second));
         }
-        assert_eq!((lasting.peak(at(86_400)), lasting.peak(at(2 * 86_400))), (GIGABYTE / 2, GIGABYTE / 4));
-        assert!((749..=751).contains(&(lasting.peak(at(43_200)) / 1_000_000)));
-        ended.recall(at(5), GIGABYTE, Duration::MAX);
-        assert!(ended.peak(at(5)) > 0, "what is older takes nothing away");
+    }
+
+    #[test]
+    fn what_was_learned_before_demi_began_fades_by_half_a_day_until_something_is_weighed() {
+        let recalled = |hours: u64| {
+            let mut ballast = Ballast::default();
+            ballast.recall(at(0), GIGABYTE, Duration::from_secs(hours * 3_600));
+            ballast.peak(at(12 * 3_600))
+        };
+        assert_eq!([recalled(12), recalled(36)], [GIGABYTE / 2, GIGABYTE / 4]);
+        assert!((749..=751).contains(&(recalled(0) / 1_000_000)));
+        let mut ballast = Ballast::default();
+        ballast.recall(at(0), GIGABYTE, Duration::ZERO);
+        ballast.recall(at(5), GIGABYTE, Duration::MAX);
+        assert_eq!(ballast.peak(at(5)), GIGABYTE - GIGABYTE / 2 / 86_400 * 5, "what is older takes nothing away");
+    }
+
+    #[test]
+    fn a_peak_fades_to_what_is_usual_by_half_in_twenty_minutes() {
+        let mut ballast = Ballast::default();
+        weigh_for(&mut ballast, 0, 7_200, |_| GIGABYTE / 10);
+        assert_eq!(ballast.peak(at(7_200)), GIGABYTE / 10, "it is always the same");
+        weigh_for(&mut ballast, 7_200, 60, |second| GIGABYTE / 10 + second * 15_000_000);
+        let usual = ballast.usual as u64;
+        assert!((100..=106).contains(&(usual / 1_000_000)), "a minute changes little: {usual}");
+        let excess = |minutes: u64| (ballast.peak(at(7_259 + minutes * 60)) - usual) / 1_000_000;
+        let top = excess(0);
+        assert!((875..=885).contains(&top), "{top}");
+        assert_eq!([excess(20), excess(40)].map(|left| left.abs_diff(top / 2).min(left.abs_diff(top / 4))), [0, 0]);
+        weigh_for(&mut ballast, 50_000, 10, |_| 1_000_000);
+        assert!(ballast.usual as u64 > usual / 100 * 98, "while it did not run there was nothing to average");
+    }
+
+    #[test]
+    fn growth_is_told_of_what_grows_beyond_the_usual_and_of_nothing_else() {
+        let steady = |second: u64| GIGABYTE + second % 7 * 1_000_000;
+        let mut ballast = Ballast::default();
+        weigh_for(&mut ballast, 0, 600, steady);
+        assert!(ballast.growth() < 200_000, "{}", ballast.growth());
+        weigh_for(&mut ballast, 600, 120, |second| GIGABYTE + second * 10_000_000);
+        assert!((6..=10).contains(&(ballast.growth() / 1_000_000)), "10 MB/s: {}", ballast.growth());
+        ballast.begin();
+        assert_eq!(ballast.growth(), 0, "another run");
+        weigh_for(&mut ballast, 720, 20, |second| GIGABYTE / 10 + second * 10_000_000);
+        assert_eq!(ballast.growth(), 0, "it comes to what it usually weighs");
     }
 
     #[test]

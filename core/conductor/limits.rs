@@ -38,6 +38,7 @@ impl Conductor {
         if self.slots[slot].weight.is_none() {
             // What is there at the start has not grown fast.
             self.forget_weights();
+            self.platform_at(slot).ballast.begin();
         }
         self.set_weight(slot, Some(weight));
         self.note_peak(slot, weight.rss_bytes, out);

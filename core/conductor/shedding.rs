@@ -31,15 +31,15 @@ use crate::{config, Conductor};
 /// Decisions that are remembered.
 const LOG_MAX: usize = 128;
 /// A platform that was shed again within so many times `calm_ms` of its return has its next wait doubled…
-const RELAPSE_CALMS: u32 = 12;
+const RELAPSE_CALMS: u32 = 4;
 /// …so often at most.
 const DOUBLINGS_MAX: u32 = 3;
 /// A run that has started so lately may still grow to what its platform is known to weigh.
 const GROWS_FOR: Duration = Duration::from_secs(30);
 /// The same is told again after this.
 const TELL_AGAIN: Duration = Duration::from_secs(600);
-/// RAM that was seen to move by so many thousandths of all since the last sample is measured at once.
-const MOVED_PERMILLE: u64 = 20;
+/// Whoever grows by less than this part of RAM within the horizon, percent, is not to blame.
+const GROWER_PERCENT: u64 = 2;
 /// What something is worth is divided by bytes, and is still to differ.
 const WORTH: u64 = 1 << 50;
 
@@ -150,7 +150,8 @@ impl Conductor {
         let (now, bytes) = (self.now, self.weight_total);
         let Some(scaling) = &mut self.scaling else { return };
         let before = scaling.moved_from.0;
-        if scaling.policy.weigh(now, bytes) || self.has_moved(before, bytes) {
+        let ram_total = self.sample.map_or(0, |(_, sample)| sample.ram_total);
+        if scaling.policy.weigh(now, bytes, ram_total) || self.has_moved(before, bytes) {
             self.sample_now();
         }
     }
@@ -172,7 +173,8 @@ impl Conductor {
     /// Whether so many bytes that became others are a move of RAM that cannot wait for the next sample.
     fn has_moved(&self, before: u64, now: u64) -> bool {
         let Some((_, sample)) = self.sample else { return false };
-        sample.ram_total > 0 && before.abs_diff(now) >= sample.ram_total / 1000 * MOVED_PERMILLE
+        let percent = self.settings.scaler.moved_percent.value();
+        percent > 0 && sample.ram_total > 0 && before.abs_diff(now) >= sample.ram_total / 100 * percent
     }
 
     /// Has RAM measured now.
@@ -252,7 +254,7 @@ impl Conductor {
             return self.put_to_sleep(platform, self.reason_of(shortage), out);
         }
         let draining = if is_emergency { self.next_to_put_down() } else { None };
-        let next = draining.or_else(|| self.next_to_shed(is_emergency));
+        let next = draining.or_else(|| self.grower(shortage)).or_else(|| self.next_to_shed(is_emergency));
         let Some(platform) = next else { return self.note_exhausted(out) };
         let step = if is_emergency && self.platforms[platform].host.is_child() { Step::Kill } else { Step::Shed };
         self.begin_step(step, Some(platform), out);
@@ -387,19 +389,49 @@ impl Conductor {
         (0..self.platforms.len()).filter(is_idle).min_by_key(|platform| self.platforms[*platform].terms.priority)
     }
 
+    /// Whether it may be shed now.
+    fn goes(&self, platform: usize, is_emergency: bool) -> bool {
+        let entry = &self.platforms[platform];
+        let calm = self.settings.scaler.calm_ms.millis();
+        let is_spared = entry.ballast.by_hand_at.is_some_and(|at| self.now - at < calm) && !is_emergency;
+        let is_told = self.settings.scaler.forecast_only && self.is_listed(platform as u32);
+        let holds = |slot: &crate::Slot| {
+            let state = slot.life.state();
+            state.is_alive() && !is_at_rest(state) && !is_shed(state)
+        };
+        !is_spared && !is_told && self.may_go(platform) && self.slots[entry.slots()].iter().any(holds)
+    }
+
+    /// The platform that goes whatever its priority is, because to shed others would only put it off: as it grows, it would
+    /// alone bring RAM to `emergency_percent` within the horizon; or it is half of what makes a forecast come true, or of a spike.
+    fn grower(&self, shortage: Shortage) -> Option<usize> {
+        let settings = &self.settings.scaler;
+        let (_, sample) = self.sample.filter(|_| settings.use_forecasts)?;
+        let left = (sample.ram_total / 100 * settings.emergency_percent.value()).saturating_sub(self.used(&sample));
+        let (enough, is_of_spike) = match shortage {
+            Shortage::Forecast { ram_permille } => {
+                let ahead = sample.ram_total / 1000 * u64::from(ram_permille);
+                ((ahead.saturating_sub(self.used(&sample)) / 2).min(left), false)
+            }
+            Shortage::Spike { from, to } => ((to - from) / 2, true),
+            Shortage::Above | Shortage::Emergency => (left, false),
+        };
+        let horizon_s = settings.horizon_ms.millis().as_secs();
+        let grows = |platform: usize| {
+            let ballast = &self.platforms[platform].ballast;
+            let each = if is_of_spike { ballast.risen() } else { ballast.growth().saturating_mul(horizon_s) };
+            let weighed = self.slots[self.platforms[platform].slots()].iter().filter(|slot| slot.weight.is_some());
+            (each.saturating_mul(weighed.count() as u64), platform)
+        };
+        let is_emergency = shortage == Shortage::Emergency;
+        let may_go = (0..self.platforms.len()).filter(|platform| self.goes(*platform, is_emergency)).map(grows);
+        let least = sample.ram_total / 100 * GROWER_PERCENT;
+        may_go.max().filter(|(growth, _)| *growth >= enough.max(least)).map(|(_, platform)| platform)
+    }
+
     /// The platform with the lowest priority of those that may go; of several the one that is worth least for what it weighs.
     fn next_to_shed(&self, is_emergency: bool) -> Option<usize> {
-        let calm = self.settings.scaler.calm_ms.millis();
-        let goes = |platform: &usize| {
-            let entry = &self.platforms[*platform];
-            let is_spared = entry.ballast.by_hand_at.is_some_and(|at| self.now - at < calm) && !is_emergency;
-            let is_told = self.settings.scaler.forecast_only && self.is_listed(*platform as u32);
-            let holds = |slot: &crate::Slot| {
-                let state = slot.life.state();
-                state.is_alive() && !is_at_rest(state) && !is_shed(state)
-            };
-            !is_spared && !is_told && self.may_go(*platform) && self.slots[entry.slots()].iter().any(holds)
-        };
+        let goes = |platform: &usize| self.goes(*platform, is_emergency);
         let rank = |platform: &usize| {
             let terms = &self.platforms[*platform].terms;
             (terms.priority, u64::from(terms.value) * WORTH / self.weighs(*platform).max(1))

@@ -36,6 +36,10 @@ struct Promise {
 
 /// Platforms that the world gives a route at most beside its own.
 const CHAIN_MAX: usize = 2;
+/// What has grown in this time may be shed before its turn, for growing.
+const GROWN_LATELY: Duration = Duration::from_secs(120);
+/// What a platform has weighed at most counts nearly whole for so long.
+const PEAK_COUNTS: Duration = Duration::from_secs(120);
 
 /// A request that has not ended.
 #[derive(Clone, Copy, Debug)]
@@ -180,6 +184,8 @@ struct Platform {
     ordered_at: Option<Time>,
     /// The most that one of its instances was found to weigh, bytes, and when.
     peak: (u64, Time),
+    /// When one of its instances was last found to weigh more than before.
+    grown_at: Option<Time>,
     /// What it had weighed before Demi began, bytes, and when that was last kept anew.
     recalled: u64,
     kept_at: Option<Time>,
@@ -199,6 +205,8 @@ pub(crate) struct Ledger {
     live: usize,
     arrivals: u64,
     slots: Vec<Slot>,
+    /// What the last run of each slot was last found to weigh, bytes.
+    weights: Vec<Option<u64>>,
     /// Where in its end Demi was after the last turn.
     phase: Phase,
     has_exited: bool,
@@ -252,6 +260,7 @@ impl Ledger {
                 has_come_back: false,
                 ordered_at: None,
                 peak: (0, Time::ZERO),
+                grown_at: None,
                 recalled: 0,
                 kept_at: None,
             });
@@ -286,6 +295,7 @@ impl Ledger {
             due: BTreeSet::new(),
             live: 0,
             arrivals: 0,
+            weights: vec![None; slots.len()],
             slots,
             phase: Phase::Running,
             has_exited: false,
@@ -450,9 +460,13 @@ impl Ledger {
             Event::Weighed { instance, weight } => {
                 let slot = &self.slots[instance.slot as usize];
                 let is_known = slot.run == instance.run && !slot.has_exited;
-                let peak = &mut self.platforms[slot.platform].peak;
-                if is_known && weight.rss_bytes >= peak.0 {
-                    *peak = (weight.rss_bytes, now);
+                let platform = &mut self.platforms[slot.platform];
+                if is_known && weight.rss_bytes >= platform.peak.0 {
+                    platform.peak = (weight.rss_bytes, now);
+                }
+                let before = self.weights[instance.slot as usize].replace(weight.rss_bytes);
+                if before.is_some_and(|before| weight.rss_bytes > before) {
+                    platform.grown_at = Some(now);
                 }
             }
             Event::Began => {
@@ -1064,8 +1078,7 @@ impl Ledger {
     fn assert_it_fits(&self, now: Time, platform: usize) {
         let entry = &self.platforms[platform];
         let (peak, at) = entry.peak;
-        // It counts for less as time goes by: half in a day, so nearly all of it in two hours.
-        let known = if now - at < Duration::from_secs(7_200) { peak / 10 * 9 } else { 0 };
+        let known = if now - at < PEAK_COUNTS { peak / 10 * 9 } else { 0 };
         let shed = entry.slots.clone().filter(|slot| self.slots[*slot].is_shed).count() as u64;
         let (used, total) = self.ram;
         let limit = total / 100 * self.scaler.shed_percent.value();
@@ -1094,7 +1107,8 @@ impl Ledger {
             let is_in_order = other.slots.clone().all(|slot| self.slots[slot].draining_since.is_none());
             let stands = other.slots.clone().any(is_in_use) && is_in_order && other.shed_at.is_none();
             let goes_first = other.may_be_shed && other.priority < entry.priority && stands;
-            assert!(!goes_first || needed(index) || is_touched, "{platform} was shed before {index}");
+            let grows = self.scaler.use_forecasts && entry.grown_at.is_some_and(|at| now - at < GROWN_LATELY);
+            assert!(!goes_first || needed(index) || is_touched || grows, "{platform} was shed before {index}");
         }
     }
 

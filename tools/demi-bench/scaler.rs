@@ -16,9 +16,8 @@ use crate::Outcome;
 /// The traces, in the order of the table, each with whether the default is to be better there than thresholds alone.
 const TRACES: [(&str, bool); 5] =
     [("leak", true), ("daily", true), ("spike", true), ("sawtooth", false), ("arc", false)];
-/// On the other traces it may be worse by so many percent, and by so many minutes or sheds where there are few.
+/// On the other traces it may be worse by so many percent. Less than that is no difference on any.
 const WORSE_MAX_PERCENT: f64 = 5.0;
-const WORSE_MIN: f64 = 0.5;
 
 #[derive(FromArgs)]
 #[argh(subcommand, name = "scaler")]
@@ -88,7 +87,9 @@ impl Way {
         let never = Bounded::new(0).expect("0 is in the range");
         match self {
             Way::Nobody => Scaler { enabled: false, ..Scaler::default() },
-            Way::Thresholds => Scaler { use_forecasts: false, spike_times: never, ..Scaler::default() },
+            Way::Thresholds => {
+                Scaler { use_forecasts: false, spike_times: never, moved_percent: never, ..Scaler::default() }
+            }
             Way::Ols => Scaler { champion: Model::Ols, may_promote: false, ..Scaler::default() },
             Way::Competition => Scaler::default(),
         }
@@ -197,12 +198,13 @@ impl Row {
     }
 }
 
-/// The three figures that count, the first first.
-fn figures(course: &Course) -> [(&'static str, f64); 3] {
+/// The figures that count, the first first, each with what is no difference.
+fn figures(course: &Course) -> [(&'static str, f64, f64); 4] {
     [
-        ("minutes at 95 % or more", minutes(course.critical_ms)),
-        ("needless sheds", f64::from(course.needless)),
-        ("service minutes lost", minutes(course.lost_ms())),
+        ("minutes at 95 % or more", minutes(course.critical_ms), 0.1),
+        ("needless sheds", f64::from(course.needless), 0.5),
+        ("service minutes lost", minutes(course.lost_ms()), 0.5),
+        ("minutes at 80 % or more", minutes(course.above_shed_ms), 0.1),
     ]
 }
 
@@ -243,8 +245,8 @@ struct Comparison {
 
 fn compare(one: &Course, other: &Course) -> Comparison {
     let mut comparison = Comparison { is_better: false, better: Vec::new(), worse: Vec::new() };
-    for ((what, one), (_, other)) in figures(one).into_iter().zip(figures(other)) {
-        let little = WORSE_MIN.max(other * WORSE_MAX_PERCENT / 100.0);
+    for ((what, one, least), (_, other, _)) in figures(one).into_iter().zip(figures(other)) {
+        let little = least.max(other * WORSE_MAX_PERCENT / 100.0);
         let told = format!("{what} {one:.1} against {other:.1}");
         if one > other + little {
             comparison.worse.push(told);

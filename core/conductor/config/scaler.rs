@@ -36,6 +36,9 @@ pub struct Scaler {
     pub spike_ms: Bounded<1_000, HOUR_MS, 30_000>,
     /// …and has grown by so much, MB of 10^6 bytes: something is done from `restore_percent` on.
     pub spike_min_mb: Bounded<1, 1_000_000, 100>,
+    /// RAM that has moved by so many points of percent since the last sample, of all or of what the platforms weigh, is measured at
+    /// once; 0: never mind. It is looked at in passing every second while there are child processes.
+    pub moved_percent: Bounded<0, 100, 2>,
     /// Between two samples. More than `horizon_ms`, and least squares have nothing to go by.
     pub interval_ms: Bounded<100, HOUR_MS, 30_000>,
     /// Between two samples while RAM is short or moves fast.
@@ -82,6 +85,7 @@ impl Default for Scaler {
             spike_times: Bounded::default(),
             spike_ms: Bounded::default(),
             spike_min_mb: Bounded::default(),
+            moved_percent: Bounded::default(),
             interval_ms: Bounded::default(),
             fast_interval_ms: Bounded::default(),
             window_ms: Bounded::default(),

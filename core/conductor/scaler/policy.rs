@@ -66,7 +66,8 @@ pub struct Policy {
     calm_since: Option<Time>,
     /// What all platforms weighed, oldest first, no closer together than a part of `spike_ms`.
     weights: VecDeque<(Time, u64)>,
-    spike: Option<(u64, u64)>,
+    /// What they weighed before a spike and what they weigh, bytes, and the part of RAM that lies between, percent.
+    spike: Option<(u64, u64, f64)>,
 }
 
 impl Policy {
@@ -83,8 +84,9 @@ impl Policy {
         }
     }
 
-    /// All platforms together were found to weigh so much. Returns whether that is a spike that was none before.
-    pub fn weigh(&mut self, now: Time, bytes: u64) -> bool {
+    /// All platforms together were found to weigh so much, of so much RAM, bytes. Returns whether that is a spike that was none
+    /// before.
+    pub fn weigh(&mut self, now: Time, bytes: u64, ram_total: u64) -> bool {
         let settings = &self.settings;
         let span = settings.spike_ms.millis();
         while self.weights.front().is_some_and(|(at, _)| now - *at > span) {
@@ -95,7 +97,8 @@ impl Policy {
         let is_spike = settings.spike_times.value() > 0
             && bytes >= least.saturating_mul(settings.spike_times.value())
             && grown >= settings.spike_min_mb.value() * crate::MEGABYTE;
-        let was_spike = std::mem::replace(&mut self.spike, is_spike.then_some((least, bytes))).is_some();
+        let percent = grown as f64 / ram_total.max(1) as f64 * 100.0;
+        let was_spike = std::mem::replace(&mut self.spike, is_spike.then_some((least, bytes, percent))).is_some();
         let is_due = self.weights.back().is_none_or(|(at, _)| now - *at >= span / WEIGHTS_MAX as u32);
         if is_due {
             if self.weights.len() == WEIGHTS_MAX {
@@ -142,7 +145,9 @@ impl Policy {
         if let Some(since) = self.calm_since {
             return Finding::Calm(now - since);
         }
-        if let (Some((from, to)), true) = (self.spike, ram_percent > restore) {
+        // As much once more, and RAM would be short.
+        let matters = |(_, _, percent): &(u64, u64, f64)| ram_percent > restore && ram_percent + percent >= shed;
+        if let Some((from, to, _)) = self.spike.filter(matters) {
             return Finding::Short(Shortage::Spike { from, to });
         }
         match forecast.filter(|_| settings.use_forecasts) {
@@ -177,7 +182,8 @@ impl Policy {
     pub fn is_pressing(&self) -> bool {
         let rise = self.rise_per_s * self.settings.cooldown_ms.millis().as_secs_f64();
         let emergency = self.settings.emergency_percent.value() as f64;
-        self.spike.is_some() || self.last.is_some_and(|(_, ram_percent)| ram_percent + rise >= emergency)
+        let is_rising = |(_, ram_percent): (Time, f64)| ram_percent + rise >= emergency;
+        self.spike.is_some() || self.settings.use_forecasts && self.last.is_some_and(is_rising)
     }
 
     /// Whether RAM is near where something has to be done.
@@ -262,7 +268,7 @@ mod tests {
         let of = |weights: &[(u64, u64)]| {
             let mut policy = policy();
             for (second, megabytes) in weights {
-                policy.weigh(at(*second), megabytes * crate::MEGABYTE);
+                policy.weigh(at(*second), megabytes * crate::MEGABYTE, 1_000 * crate::MEGABYTE);
             }
             policy.take(at(1_000), 70.0, None)
         };
@@ -270,8 +276,13 @@ mod tests {
         assert_eq!(of(&[(0, 10), (10, 90)]), Finding::Fair, "eighty megabytes are no matter");
         assert_eq!(of(&[(0, 300), (10, 500)]), Finding::Fair, "it has not doubled");
         assert_eq!(of(&[(0, 100), (31, 210)]), Finding::Fair, "it took longer");
+        let mut large = policy();
+        large.weigh(at(0), 100 * crate::MEGABYTE, 10_000 * crate::MEGABYTE);
+        large.weigh(at(10), 300 * crate::MEGABYTE, 10_000 * crate::MEGABYTE);
+        assert_eq!(large.take(at(11), 70.0, None), Finding::Fair, "two of a hundred are no matter there");
         let mut calm = policy();
-        assert!(!calm.weigh(at(0), 100 * crate::MEGABYTE) && calm.weigh(at(1), 300 * crate::MEGABYTE));
+        let gigabyte = 1_000 * crate::MEGABYTE;
+        assert!(!calm.weigh(at(0), gigabyte / 10, gigabyte) && calm.weigh(at(1), gigabyte / 10 * 3, gigabyte));
         assert_eq!(calm.take(at(2), 40.0, None), Finding::Calm(Duration::ZERO), "there is RAM enough");
     }
 

@@ -12,9 +12,9 @@ pub const DECISIONS_MAX: usize = 10_000;
 
 /// What a trace comes to, as it was recorded or with other settings.
 ///
-/// A shed or kill was *needless* if RAM would have stayed below `shed_percent` with that platform: in each second from the
-/// decision until the platform was back, for half an hour at most, with what it weighed, and would have come to weigh as far as
-/// that is known, added to what was used without it. What the end of the trace cut short is not judged.
+/// A shed or kill was *needless* if RAM would have stayed below `shed_percent` without it: in each second of half an hour from the
+/// decision on, with what that platform weighed, and would have come to weigh as far as that is known, in place of what it weighs
+/// shed or restored. What the end of the trace cut short is not judged.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Course {
     /// Time with samples, milliseconds.
@@ -145,7 +145,6 @@ struct Trial {
     /// Its place among the decisions, if it was kept.
     decision: Option<usize>,
     is_needed: bool,
-    has_gone: bool,
 }
 
 /// Keeps the books of a run.
@@ -215,7 +214,7 @@ impl<'c> Book<'c> {
         let trial = trial.filter(|platform| !self.trials.iter().any(|trial| trial.platform == *platform));
         if let Some(platform) = trial {
             let decision = is_kept.then_some(self.course.decisions.len());
-            self.trials.push(Trial { platform, began_ms: at_ms, decision, is_needed: false, has_gone: false });
+            self.trials.push(Trial { platform, began_ms: at_ms, decision, is_needed: false });
         }
         if is_kept {
             let platform = decided.platform.map(|platform| self.places[platform]);
@@ -236,22 +235,14 @@ impl<'c> Book<'c> {
         self.trials.iter().any(|trial| trial.platform == platform)
     }
 
-    /// Judges what was shed. `look` tells what a platform would weigh that does not, kB, and whether it runs.
-    pub(super) fn judge(
-        &mut self,
-        at_ms: u64,
-        used_kb: f64,
-        total_kb: u64,
-        mut look: impl FnMut(usize) -> (f64, bool),
-    ) {
+    /// Judges what was shed. `look` tells how much more a platform would weigh, kB.
+    pub(super) fn judge(&mut self, at_ms: u64, used_kb: f64, total_kb: u64, mut look: impl FnMut(usize) -> f64) {
         let shed = self.settings.shed_percent.value() * 10;
         let course = &mut *self.course;
         self.trials.retain_mut(|trial| {
-            let (missing_kb, runs) = look(trial.platform);
+            let missing_kb = look(trial.platform);
             trial.is_needed |= u64::from(permille(used_kb + missing_kb, total_kb)) >= shed;
-            let is_back = trial.has_gone && runs;
-            trial.has_gone |= !runs;
-            let is_over = trial.is_needed || is_back || at_ms - trial.began_ms >= JUDGED_MS;
+            let is_over = trial.is_needed || at_ms - trial.began_ms >= JUDGED_MS;
             if is_over {
                 course.needless += u32::from(!trial.is_needed);
                 if let Some(decision) = trial.decision {

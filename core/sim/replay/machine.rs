@@ -272,6 +272,7 @@ impl<'r, 'b, 'c> Machine<'r, 'b, 'c> {
             ram_total: bytes(total_kb as f64),
             ram_headroom: bytes(narrow_total_kb as f64 - narrow_kb),
             ram_headroom_total: bytes(narrow_total_kb as f64),
+            date_s: Some(self.run.date(self.at_ms) / 1000),
             ..Sample::default()
         }
     }
@@ -300,10 +301,10 @@ impl<'r, 'b, 'c> Machine<'r, 'b, 'c> {
         }
         let (ghosts, slots) = (&self.ghosts, &self.slots);
         self.book.judge(self.at_ms, used_kb, total_kb, |platform| {
-            let runs = slots.iter().any(|slot| slot.platform == platform && slot.body.is_some());
             let ghost = ghosts.iter().find(|(of, _)| *of == platform);
-            let would_kb = ghost.map_or(0.0, |(_, bodies)| bodies.iter().map(|body| body.weight_kb()).sum());
-            (if runs { 0.0 } else { would_kb }, runs)
+            let would_kb: f64 = ghost.map_or(0.0, |(_, bodies)| bodies.iter().map(|body| body.weight_kb()).sum());
+            let own = slots.iter().filter(|slot| slot.platform == platform).filter_map(|slot| slot.body);
+            (would_kb - own.map(|body| body.weight_kb()).sum::<f64>()).max(0.0)
         });
         let book = &self.book;
         self.ghosts.retain(|(platform, _)| book.is_judging(*platform));
@@ -513,9 +514,6 @@ pub(super) fn tell(run: &Run, book: &mut Book<'_>) {
             _ => Service::Fine,
         });
         book.pass(TICK_MS, used_kb, total_kb, services);
-        book.judge(at_ms, used_kb, total_kb, |platform| match weights[platform].running {
-            0 => (gone_kb[platform], false),
-            _ => (0.0, true),
-        });
+        book.judge(at_ms, used_kb, total_kb, |platform| (gone_kb[platform] - weights[platform].kb).max(0.0));
     }
 }

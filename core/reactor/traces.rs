@@ -209,6 +209,7 @@ mod tests {
             needs: Vec::new(),
             shed: true,
             priority: 100,
+            value: None,
             drain_ms: 5_000,
         };
         let setup = Setup { unix_ms, continues: true, scaler: Scaler::default(), platforms: vec![voice] };

@@ -144,6 +144,7 @@ fn platform_of(integration: &Integration) -> Platform {
         platform.shed = Some(integration.shed);
         platform.priority =
             Some(Bounded::new(u64::from(integration.priority.min(1_000))).expect("it is no more than the most"));
+        platform.value = integration.value.and_then(|value| Bounded::new(u64::from(value)));
     }
     if integration.host != Host::Http {
         platform.start = integration.start;

@@ -71,6 +71,9 @@ pub struct Integration {
     pub shed: bool,
     /// The lowest is shed first.
     pub priority: u32,
+    /// Of those with the same priority, what it is worth; `None`: as much as most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<u32>,
     /// How long its requests have to end, milliseconds.
     pub drain_ms: u64,
 }
@@ -372,9 +375,16 @@ mod tests {
             needs: vec!["files".to_owned()],
             shed: true,
             priority: 100,
+            value: None,
             drain_ms: 5_000,
         };
-        let files = Integration { name: "files".to_owned(), sleep_after_ms: None, needs: Vec::new(), ..voice.clone() };
+        let files = Integration {
+            name: "files".to_owned(),
+            sleep_after_ms: None,
+            needs: Vec::new(),
+            value: Some(300),
+            ..voice.clone()
+        };
         Setup { unix_ms: 1_796_100_000_000, continues: false, scaler: Scaler::default(), platforms: vec![voice, files] }
     }
 

@@ -22,6 +22,7 @@ pub(crate) fn integration(platform: &Platform) -> Integration {
         needs: platform.needs.clone(),
         shed: platform.may_be_shed(),
         priority: platform.priority(),
+        value: platform.value.map(|value| value.count()),
         drain_ms: platform.drain_ms.value(),
     }
 }

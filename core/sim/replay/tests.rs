@@ -23,6 +23,7 @@ fn child(name: &str, priority: u32) -> Integration {
         needs: Vec::new(),
         shed: true,
         priority,
+        value: None,
         drain_ms: 5_000,
     }
 }

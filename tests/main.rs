@@ -27,6 +27,7 @@ mod regressions;
 mod routing;
 mod scaling;
 mod scaling_kept;
+mod simulate;
 mod smuggling;
 mod sockets;
 mod sticky_cookies;

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use argh::FromArgs;
 use demi::conductor::config::{Bounded, Model, Scaler};
+use demi::traces::format;
 use demi_sim::replay::{happened, replay, Course};
 use serde::Serialize;
 
@@ -105,9 +106,9 @@ pub fn run(arguments: &Arguments) -> Outcome<()> {
         let text = std::fs::read_to_string(&path).map_err(|error| {
             format!("{}: {error}; start it in the folder of the project, or give --traces", path.display())
         })?;
-        let entries = demi_trace::read(&text).map_err(|error| format!("{}: {error}", path.display()))?;
+        let entries = format::read(&text).map_err(|error| format!("{}: {error}", path.display()))?;
         let course = |way: Way| {
-            let set = |setup: &mut demi_trace::Setup| setup.scaler = way.settings();
+            let set = |setup: &mut format::Setup| setup.scaler = way.settings();
             let course = match way {
                 Way::Nobody => happened(&entries, set),
                 Way::Thresholds | Way::Ols | Way::Competition => replay(&entries, set),

@@ -8,6 +8,7 @@ use argh::FromArgs;
 
 use crate::dead::{Dead, Filter, NewBody};
 use crate::doctor::DoctorAsked;
+use crate::simulate::SimulateAsked;
 use crate::USAGE;
 
 /// Conducts the integrations of a home server: starts them, watches them, routes to them, and says why.
@@ -51,6 +52,7 @@ enum RawCommand {
     Route(RawRoute),
     Doctor(RawDoctor),
     Scaling(RawScaling),
+    Simulate(RawSimulate),
 }
 
 /// Run until told to stop (the default).
@@ -444,6 +446,34 @@ remote!(RawScalingLog, "log", "Tell how RAM is, and what was decided about it la
     limit: usize,
 });
 
+/// Tell what would have been shed, and when it would have come back, with other settings: recorded days, lived once more.
+///
+/// Needs no Demi that runs and changes nothing. It is a model: docs/simulate.md says of what. Exit codes: 0, 1 nothing can be
+/// replayed, 2 usage, 3 configuration.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "simulate")]
+struct RawSimulate {
+    /// a trace, or a folder of some; as often as there are. Default: what Demi has recorded, see --last
+    #[argh(option)]
+    trace: Vec<PathBuf>,
+    /// how far to look back in what Demi has recorded, such as 90m, 24h or 7d; default: 7d
+    #[argh(option, from_str_fn(span))]
+    last: Option<String>,
+    /// KEY=VALUE, as often as there are: scaler.shed_percent=75, scaler.champion=Ols, platforms.NAME.priority=10,
+    /// platforms.NAME.shed=false
+    #[argh(option, from_str_fn(setting))]
+    set: Vec<(String, String)>,
+    /// so many decisions are told, 0 to 10000; default: 30
+    #[argh(option, default = "30", from_str_fn(decisions_or_none))]
+    decisions: usize,
+    /// configuration file that says where the store is; default: the one that `demi run` takes
+    #[argh(option)]
+    config: Option<PathBuf>,
+    /// print JSON
+    #[argh(switch)]
+    json: bool,
+}
+
 /// What the command line asks for.
 pub(crate) enum Command {
     Version,
@@ -499,6 +529,7 @@ pub(crate) enum Command {
     },
     RouteTest(RouteAsked),
     Doctor(DoctorAsked),
+    Simulate(SimulateAsked),
     /// `demi guard`, which help does not tell of: only Demi starts it.
     Guard,
 }
@@ -654,6 +685,14 @@ impl From<Raw> for Command {
             RawCommand::Doctor(raw) => {
                 Command::Doctor(DoctorAsked { config: raw.config.or(config), root: raw.root, json: raw.json })
             }
+            RawCommand::Simulate(raw) => Command::Simulate(SimulateAsked {
+                traces: raw.trace,
+                last: raw.last,
+                set: raw.set,
+                decisions: raw.decisions,
+                config: raw.config.or(config),
+                json: raw.json,
+            }),
         }
     }
 }
@@ -704,6 +743,20 @@ fn span(word: &str) -> Result<String, String> {
     match number.parse::<u32>() {
         Ok(1..) if !unit.is_empty() && !number.starts_with('+') => Ok(word.to_owned()),
         _ => Err(format!("{word:?} is not a span of time; write it as 90m, 24h or 7d")),
+    }
+}
+
+fn setting(word: &str) -> Result<(String, String), String> {
+    match word.split_once('=') {
+        Some((key, value)) if !key.is_empty() && !value.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err(format!("{word:?} is not a setting with its value; write it as scaler.shed_percent=75")),
+    }
+}
+
+fn decisions_or_none(word: &str) -> Result<usize, String> {
+    match word.parse() {
+        Ok(count @ 0..=10_000) => Ok(count),
+        _ => Err(format!("{word:?} is not a number of decisions from 0 to 10000")),
     }
 }
 
@@ -794,6 +847,9 @@ mod tests {
             (&["platforms", "--address", "localhost"], "127.0.0.1:8787"),
             (&["platforms", "--address", ":80"], "127.0.0.1:8787"),
             (&["route", "test", "--header", "x"], "Name: value"),
+            (&["simulate", "--set", "scaler.shed_percent"], "scaler.shed_percent=75"),
+            (&["simulate", "--decisions", "10001"], "0 to 10000"),
+            (&["simulate", "--last", "week"], "90m, 24h or 7d"),
             (&["plugin", "new", "x", "--lang", "cobol"], "python, node, rust or sh"),
         ] {
             assert!(refused(words).contains(remedy), "{words:?}: {}", refused(words));
@@ -802,7 +858,8 @@ mod tests {
 
     #[test]
     fn every_command_explains_itself() {
-        let commands: [&[&str]; 28] = [
+        let commands: [&[&str]; 29] = [
+            &["simulate"],
             &["scaling"],
             &["scaling", "log"],
             &["run"],

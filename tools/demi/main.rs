@@ -22,6 +22,7 @@ mod run;
 mod scaffold;
 mod scaling;
 mod serve;
+mod simulate;
 mod why;
 
 use std::io::Write;
@@ -64,6 +65,7 @@ fn main() -> ExitCode {
         Command::PluginServe { adapter } => serve::serve(&adapter),
         Command::RouteTest(asked) => route::test(&asked),
         Command::Doctor(asked) => doctor::examine(&asked),
+        Command::Simulate(asked) => simulate::simulate(&asked),
         Command::Guard => guard(),
     }
 }

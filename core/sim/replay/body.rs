@@ -14,6 +14,9 @@ use super::record::Weighed;
 /// Started so much earlier or later than in the record, it is the same run.
 const ALIKE_MS: u64 = 60_000;
 
+/// What ends in the record is told of in several lines, so far apart at most.
+const TOLD_MS: u64 = 2_000;
+
 /// A run of an instance.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Body {
@@ -26,23 +29,30 @@ pub(super) struct Body {
 enum Course {
     /// Weighs what the record says, once that run has started; which is told by when that was.
     Follows { started_ms: Option<u64> },
-    /// Grows as the record does; this is how far that had grown at the last look.
-    Grows { growth_kb: f64 },
+    /// Grows as the record does; this is how far that had grown at the last look, and when it left the record.
+    Grows { growth_kb: f64, left_ms: Option<u64> },
 }
 
 impl Body {
-    /// One that is started now, beside what is recorded.
-    pub(super) fn start(at_ms: u64, base_kb: f64, recorded: &Weighed, is_first_of_cut: bool) -> Body {
-        let is_near = |other: u64| at_ms.abs_diff(other) <= ALIKE_MS;
-        let started_ms = if recorded.running > 0 { recorded.started_ms } else { recorded.starts_ms };
-        let is_alike = match started_ms {
-            Some(started_ms) => is_near(started_ms),
-            None => recorded.running > 0 && is_first_of_cut,
+    /// One that is started now, beside what is recorded; `next_ms` is when something is started there next.
+    pub(super) fn start(
+        at_ms: u64,
+        base_kb: f64,
+        recorded: &Weighed,
+        next_ms: Option<u64>,
+        is_first_of_cut: bool,
+    ) -> Body {
+        let present_ms = recorded.started_ms.filter(|_| recorded.running > 0);
+        let near = [present_ms, next_ms].into_iter().flatten().filter(|other| at_ms.abs_diff(*other) <= ALIKE_MS);
+        let started_ms = near.min_by_key(|other| at_ms.abs_diff(*other));
+        let is_alike = started_ms.is_some() || is_first_of_cut && recorded.running > 0;
+        let course = if is_alike {
+            Course::Follows { started_ms }
+        } else {
+            Course::Grows { growth_kb: recorded.growth_kb, left_ms: None }
         };
-        let course =
-            if is_alike { Course::Follows { started_ms } } else { Course::Grows { growth_kb: recorded.growth_kb } };
         let mut body = Body { kb: base_kb, base_kb, course };
-        body.look(recorded);
+        body.look(at_ms, recorded);
         body
     }
 
@@ -52,23 +62,28 @@ impl Body {
     }
 
     /// Grows to what it weighs now. To be done often, with what is recorded of now.
-    pub(super) fn look(&mut self, recorded: &Weighed) {
+    pub(super) fn look(&mut self, at_ms: u64, recorded: &Weighed) {
         match &mut self.course {
             Course::Follows { started_ms } if recorded.running > 0 && recorded.started_ms == *started_ms => {
                 self.kb = recorded.each_kb;
             }
             // The record's run is to start soon.
-            Course::Follows { started_ms } if recorded.running == 0 && recorded.starts_ms == *started_ms => {}
-            Course::Follows { .. } => self.course = Course::Grows { growth_kb: recorded.growth_kb },
-            Course::Grows { growth_kb } => {
+            Course::Follows { started_ms } if started_ms.is_some_and(|started_ms| started_ms > at_ms) => {}
+            Course::Follows { .. } => {
+                self.course = Course::Grows { growth_kb: recorded.growth_kb, left_ms: Some(at_ms) };
+            }
+            Course::Grows { growth_kb, .. } => {
                 let more = recorded.growth_kb - std::mem::replace(growth_kb, recorded.growth_kb);
                 self.kb = (self.kb + more).max(self.base_kb.min(self.kb));
             }
         }
     }
 
-    /// Whether it is the run that was recorded.
-    pub(super) fn is_recorded(&self) -> bool {
-        matches!(self.course, Course::Follows { .. })
+    /// Whether it is the run that was recorded, or was until just now.
+    pub(super) fn is_recorded(&self, at_ms: u64) -> bool {
+        match self.course {
+            Course::Follows { .. } => true,
+            Course::Grows { left_ms, .. } => left_ms.is_some_and(|left_ms| at_ms <= left_ms + TOLD_MS),
+        }
     }
 }

@@ -184,7 +184,7 @@ impl<'r, 'b, 'c> Machine<'r, 'b, 'c> {
         }
         for slot in &mut self.slots {
             if let Some(body) = &mut slot.body {
-                body.look(&self.recorded[slot.platform]);
+                body.look(self.at_ms, &self.recorded[slot.platform]);
             }
         }
     }
@@ -238,7 +238,8 @@ impl<'r, 'b, 'c> Machine<'r, 'b, 'c> {
         if is_critical(sampled.ram.used_kb as f64) && !is_critical(self.used_kb(sampled.background_kb)) {
             return;
         }
-        let dies = |slot: &Slot| slot.platform == platform && slot.body.is_some_and(|body| body.is_recorded());
+        let dies =
+            |slot: &Slot| slot.platform == platform && slot.body.is_some_and(|body| body.is_recorded(self.at_ms));
         let Some(index) = self.slots.iter().position(dies) else { return };
         let slot = &mut self.slots[index];
         slot.body = None;
@@ -296,7 +297,7 @@ impl<'r, 'b, 'c> Machine<'r, 'b, 'c> {
         }
         for (platform, bodies) in &mut self.ghosts {
             for body in bodies {
-                body.look(&self.recorded[*platform]);
+                body.look(self.at_ms, &self.recorded[*platform]);
             }
         }
         let (ghosts, slots) = (&self.ghosts, &self.slots);
@@ -378,9 +379,10 @@ impl Machine<'_, '_, '_> {
         let slot = &mut self.slots[instance.slot as usize];
         let recorded = &self.recorded[slot.platform];
         let is_first_of_cut = self.run.is_cut && self.at_ms == 0;
+        let next_ms = self.run.lines[slot.platform].next_start(self.at_ms, self.places[slot.platform]);
         slot.run = instance.run;
         slot.told_kb = None;
-        slot.body = Some(Body::start(self.at_ms, self.bases[slot.platform], recorded, is_first_of_cut));
+        slot.body = Some(Body::start(self.at_ms, self.bases[slot.platform], recorded, next_ms, is_first_of_cut));
         self.coming.push_back(Event::Started { instance });
     }
 
@@ -490,6 +492,7 @@ pub(super) fn tell(run: &Run, book: &mut Book<'_>) {
                 Happening::Asked { platform, worth } if states[*platform] == "shed" => {
                     book.lose(*platform, u64::from(*worth));
                 }
+                Happening::Decided { .. } if run.is_told_only => {}
                 Happening::Decided { platform, act, ram_permille, threshold_percent } if act != "won" => {
                     let (act, ram_permille, threshold_percent) = (act.clone(), *ram_permille, *threshold_percent);
                     let (unix_ms, platform) = (run.date(*since_ms), *platform);

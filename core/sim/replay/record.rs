@@ -1,8 +1,8 @@
 //! A trace as runs without a gap: curves of RAM and of what platforms weighed, and what happened when.
 //!
-//! What a platform weighed is a line through what was told of it. It rises or falls from one figure to the next; but between
-//! two that lie far apart it stayed as it was until the last sample before the second one, or that would have told. What
-//! starts or ends does so at once.
+//! What a platform weighed is a line through what was told of it. A little more or less than before is not told at once, so a small
+//! step has come about all the while since the last figure; a large one since the last sample, or that would have told. What
+//! starts or ends does so at once, and if it is told in the moment of a sample, after that.
 
 use demi_trace::{Entry, Integration, Ram, Record, Setup, Told};
 
@@ -12,6 +12,8 @@ const GAP_INTERVALS: u64 = 4;
 const MINUTE_MS: u64 = 60_000;
 /// After this an instance is no longer growing to what it weighs when it has just been started.
 const SETTLES_MS: u64 = 30_000;
+/// A step by this part of the weight is a small one.
+const LITTLE: f64 = 0.05;
 /// Most requests that are asked one by one; of more than that each stands for several.
 const ASKED_MAX: u64 = 500_000;
 
@@ -22,6 +24,8 @@ pub(super) struct Run {
     pub(super) setup: Setup,
     /// What ran at its beginning had been started before.
     pub(super) is_cut: bool,
+    /// Nothing of what was decided was done.
+    pub(super) is_told_only: bool,
     /// In the order of their times; never empty.
     pub(super) samples: Vec<Sampled>,
     /// What each platform weighed, those that were found later too.
@@ -108,8 +112,6 @@ pub(super) struct Weighed {
     /// See the point.
     pub(super) growth_kb: f64,
     pub(super) started_ms: Option<u64>,
-    /// When it is started next, if nothing runs.
-    pub(super) starts_ms: Option<u64>,
 }
 
 impl Line {
@@ -120,8 +122,7 @@ impl Line {
         }
         let next = self.points.get(*place + 1);
         let Some(point) = self.points.get(*place).filter(|point| point.at_ms <= at_ms) else {
-            let starts_ms = self.points.get(*place).filter(|point| point.running > 0).map(|point| point.at_ms);
-            return Weighed { starts_ms, ..Weighed::default() };
+            return Weighed::default();
         };
         let mut weighed = Weighed {
             kb: point.kb,
@@ -129,12 +130,9 @@ impl Line {
             running: point.running,
             growth_kb: point.growth_kb,
             started_ms: point.started_ms,
-            starts_ms: None,
         };
         let Some(next) = next else { return weighed };
-        if point.running == 0 {
-            weighed.starts_ms = (next.running > 0).then_some(next.at_ms);
-        } else if at_ms > next.from_ms {
+        if point.running > 0 && at_ms > next.from_ms {
             let part = (at_ms - next.from_ms) as f64 / (next.at_ms - next.from_ms).max(1) as f64;
             let between = |from: f64, to: f64| from + (to - from) * part;
             weighed.kb = between(weighed.kb, next.kb);
@@ -142,6 +140,11 @@ impl Line {
             weighed.growth_kb = between(weighed.growth_kb, next.growth_kb);
         }
         weighed
+    }
+
+    /// When something of it is started next, after a time at which a look found `place`.
+    pub(super) fn next_start(&self, at_ms: u64, place: usize) -> Option<u64> {
+        self.points.get(place..)?.iter().filter_map(|point| point.started_ms).find(|started_ms| *started_ms > at_ms)
     }
 
     /// Whether instances ran when it begins.
@@ -294,6 +297,13 @@ impl Reader {
         if run.samples.is_empty() {
             return;
         }
+        let mut places = vec![0; run.lines.len()];
+        for sample in &mut run.samples {
+            let lines = run.lines.iter().zip(&mut places);
+            let weighed: f64 = lines.map(|(line, place)| line.at(sample.at_ms, place).kb).sum();
+            // Below zero where platforms share what each of them is said to weigh.
+            sample.background_kb = sample.ram.used_kb as f64 - weighed;
+        }
         let end_ms = run.end_ms();
         run.happenings.retain(|(at_ms, _)| *at_ms <= end_ms);
         run.happenings.sort_by_key(|(at_ms, _)| *at_ms);
@@ -313,6 +323,7 @@ impl Building {
             last_sample_ms: None,
             is_sampled: false,
             run: Run {
+                is_told_only: setup.scaler.forecast_only,
                 setup,
                 is_cut,
                 samples: Vec::new(),
@@ -374,12 +385,6 @@ impl Building {
         }
     }
 
-    /// What of the used RAM no platform weighs: below zero where they share what each of them is said to weigh.
-    fn background_kb(&self, ram: &Ram) -> f64 {
-        let weights = self.run.lines.iter().filter_map(|line| line.points.last()).map(|point| point.kb);
-        ram.used_kb as f64 - weights.sum::<f64>()
-    }
-
     fn record(&mut self, record: &Record, worth: u64) {
         if !matches!(record, Record::Measured(_) | Record::Weighed { .. }) {
             self.is_sampled = false;
@@ -388,19 +393,11 @@ impl Building {
         match record {
             Record::Measured(ram) => {
                 (self.last_sample_ms, self.is_sampled) = (Some(self.at_ms), true);
-                let background_kb = self.background_kb(ram);
-                self.run.samples.push(Sampled { at_ms: self.at_ms, ram: *ram, background_kb });
+                self.run.samples.push(Sampled { at_ms: self.at_ms, ram: *ram, background_kb: 0.0 });
             }
             Record::Weighed { platform, kb, running } => {
                 let Some(place) = place(*platform) else { return };
                 self.weigh(place, *kb as f64, *running);
-                // What was found at the same time belongs together, whichever is written first.
-                let sample = self.run.samples.last().copied();
-                if let Some(sample) = sample.filter(|sample| self.is_sampled && sample.at_ms == self.at_ms) {
-                    let background_kb = self.background_kb(&sample.ram);
-                    self.run.samples.pop();
-                    self.run.samples.push(Sampled { background_kb, ..sample });
-                }
             }
             Record::Asked { platform, requests } => {
                 let Some(place) = place(*platform) else { return };
@@ -440,15 +437,21 @@ impl Building {
     }
 
     fn weigh(&mut self, place: usize, kb: f64, running: u32) {
-        let at_ms = self.at_ms;
         let points = &mut self.run.lines[place].points;
         let last = points.last().copied();
+        let is_after_sample = self.last_sample_ms == Some(self.at_ms) && !self.is_sampled;
+        let at_ms = (self.at_ms + u64::from(is_after_sample)).max(last.map_or(0, |last| last.at_ms));
         let is_same = last.is_some_and(|last| last.running > 0 && running > 0) && !self.is_new[place];
         let mut point = Point { from_ms: at_ms, at_ms, kb, running, growth_kb: 0.0, started_ms: None };
         if let Some(last) = last {
             let is_alike = is_same && last.running == running;
-            point.growth_kb = last.growth_kb + if is_alike { point.of_each() - last.of_each() } else { 0.0 };
-            if is_alike {
+            // What has just been started comes to weigh what it does, and has not been weighed at first.
+            let is_settled = last.kb > 0.0 && last.started_ms.is_none_or(|started| last.at_ms >= started + SETTLES_MS);
+            let more = if is_alike && is_settled { point.of_each() - last.of_each() } else { 0.0 };
+            point.growth_kb = last.growth_kb + more;
+            if is_alike && (kb - last.kb).abs() <= last.kb * LITTLE {
+                point.from_ms = last.at_ms;
+            } else if is_alike {
                 let mut earlier = self.run.samples.iter().rev().map(|sample| sample.at_ms);
                 point.from_ms = earlier.find(|before| *before < at_ms).unwrap_or(0).max(last.at_ms);
             }

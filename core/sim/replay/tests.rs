@@ -119,6 +119,24 @@ fn nothing_that_is_switched_off_changes_anything() {
 }
 
 #[test]
+fn days_without_a_scaler_are_as_they_were() {
+    for (name, text) in [
+        ("leak", include_str!("../../../tests/fixtures/traces/leak.trace")),
+        ("spike", include_str!("../../../tests/fixtures/traces/spike.trace")),
+        ("sawtooth", include_str!("../../../tests/fixtures/traces/sawtooth.trace")),
+    ] {
+        let entries = read(text).expect("it is a trace");
+        let [was, would] = [happened(&entries, |_| ()), replay(&entries, |_| ())];
+        let (was, would) = (was.expect("it can be told"), would.expect("it can be replayed"));
+        assert!(was.peak_permille.abs_diff(would.peak_permille) <= 2, "{name}: {was:?} {would:?}");
+        // Between two samples the record has a line, and the replay what platforms weighed.
+        let is_near = |one: u64, other: u64| one.abs_diff(other) <= 30_000;
+        assert!(is_near(was.critical_ms, would.critical_ms), "{name}: {was:?} {would:?}");
+        assert!(is_near(was.above_shed_ms, would.above_shed_ms), "{name}: {was:?} {would:?}");
+    }
+}
+
+#[test]
 fn what_leaked_is_shed_and_comes_back_small_and_leaks_on() {
     // The other is spared, so that it is the leak that has to go.
     let course = replay(&leak(), |setup| {

@@ -58,8 +58,13 @@ fn what_a_platform_weighs_at_most_is_known_after_a_restart_and_after_a_kill() {
     assert!(shown.contains("memory peak"), "{shown} of {page}");
 }
 
+/// Where the clerk is asked, and has much to do, it says so.
 fn decisions(demi: &Demi, query: &str) -> Vec<Value> {
-    demi.json(&format!("/v1/scaling{query}"))["decisions"].as_array().cloned().unwrap_or_default()
+    let page = until("the page is there", || {
+        let page = demi.get(&format!("/v1/scaling{query}"));
+        (page.status == 200).then_some(page)
+    });
+    page.json()["decisions"].as_array().cloned().expect("it has decisions")
 }
 
 /// What is decided is shown at once, and kept a moment later.
@@ -127,11 +132,31 @@ fn more_decisions_than_are_in_memory_are_read_from_the_store() {
         until("it is started", || (!is(&demi, "stopped")).then_some(()));
     }
     let count = decisions(&demi, "?limit=1000").len();
-    assert!(count >= 140, "{count} of {}", demi.json("/v1/scaling"));
+    assert!(count >= 140, "{count}");
     assert_eq!((decisions(&demi, "").len(), decisions(&demi, "?limit=139").len()), (128, 139));
     wait_until_kept(&demi);
     demi.signal(Signal::KILL);
     demi.wait();
     let demi = start("enabled: false");
     assert_eq!((decisions(&demi, "").len(), decisions(&demi, "?limit=1000").len()), (128, count));
+}
+
+#[test]
+fn what_is_known_not_to_fit_is_not_started_when_demi_begins_but_by_hand() {
+    let directory = Arc::new(Directory::new());
+    let mut demi = with_little_ram(&directory, "emergency_percent: 100, shed_percent: 98, restore_percent: 97");
+    until("it runs", || (demi.instance("voice", 0)["state"] == "ready").then_some(()));
+    demi.post("/v1/requests", r#"{"to":"voice","content":"hello"}"#);
+    until("it has grown", || (peak_mb(&demi) > 110.0).then_some(()));
+    demi.signal(Signal::TERM);
+    demi.wait();
+    let demi = with_little_ram(&directory, "emergency_percent: 100, shed_percent: 50, restore_percent: 49");
+    assert_eq!(demi.instance("voice", 0)["state"], "shed", "with 110 MB it is above 50 % of 200 MB");
+    let refused = &decisions(&demi, "")[0];
+    assert!(refused["act"] == "refuse" && refused["missing_mb"].as_u64() > Some(9), "{refused}");
+    let why = told(&demi, &["why", "voice"]);
+    assert!(why.contains("MB are missing below scaler.shed_percent") && why.contains("it comes back when"), "{why}");
+    assert_eq!(demi.post("/v1/platforms/voice/start", "").status, 202);
+    until("it runs all the same", || (demi.instance("voice", 0)["state"] == "ready").then_some(()));
+    assert_eq!(decisions(&demi, "")[0]["act"], "overrule");
 }

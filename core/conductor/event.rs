@@ -278,7 +278,7 @@ pub enum Event {
         /// Bytes.
         available: u64,
     },
-    /// The machine was measured.
+    /// The machine was measured. Once before `Began`, if it can be, so that nothing is started that does not fit.
     Measured {
         /// What was found.
         sample: Sample,

@@ -27,8 +27,13 @@ const EXTENSION_TOLD_EVERY: Duration = Duration::from_secs(10);
 
 impl Conductor {
     pub(crate) fn began(&mut self, out: &mut Vec<Action>) {
+        if let Some(scaling) = &mut self.scaling {
+            scaling.begin();
+            self.begin_with_what_fits(out);
+        }
         for platform in 0..self.platforms.len() {
-            if self.platforms[platform].start == crate::config::Start::Eager {
+            let is_eager = self.platforms[platform].start == crate::config::Start::Eager;
+            if is_eager && !self.is_shed_somewhere(platform) {
                 self.want_needs_of(platform, out);
             }
         }
@@ -40,6 +45,7 @@ impl Conductor {
 
     pub(crate) fn sample_due(&mut self, out: &mut Vec<Action>) {
         self.set_timer(Timer::Sample, self.now + self.sample_interval());
+        self.sample_asked();
         out.push(Action::Measure);
     }
 
@@ -63,6 +69,9 @@ impl Conductor {
     fn start(&mut self, slot: usize, input: Input, out: &mut Vec<Action>) {
         if input == Input::Due && self.waits_for_return(slot, out) {
             return self.pump(self.slots[slot].platform as usize, out);
+        }
+        if input == Input::Due && self.holds_back(slot, out) {
+            return;
         }
         let input = match self.refusal_to_start(slot) {
             Some(reason) => Input::Refuse(reason),
@@ -320,6 +329,7 @@ impl Conductor {
         }
         self.slots[slot].breaker = Breaker::default();
         self.slots[slot].accused = None;
+        self.note_freed(slot);
         self.set_weight(slot, None);
         self.forget_report(slot);
         if self.slots[slot].is_candidate {

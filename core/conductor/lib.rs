@@ -19,6 +19,7 @@
 //! | a new edition beside the old | `swap.rs` |
 //! | what a child may use | `limits.rs` |
 //! | RAM that runs short, and is enough again | `shedding.rs` |
+//! | what does not fit and is not started | `holding.rs` |
 //! | what instances say of themselves to whoever balances requests | `reports.rs` |
 //! | the end, phase by phase | `ending.rs` |
 //!
@@ -40,6 +41,7 @@ mod event;
 mod falling_back;
 pub mod health;
 mod hedging;
+mod holding;
 #[cfg(test)]
 mod illness;
 mod instances;

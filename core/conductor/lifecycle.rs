@@ -253,6 +253,11 @@ pub enum Reason {
         /// The threshold.
         at_percent: u32,
     },
+    /// With what it is known to weigh at most it does not fit below `scaler.shed_percent`.
+    NoRoom {
+        /// Bytes that are missing.
+        missing: u64,
+    },
     /// It was shed, and there is RAM for it again.
     Restored,
     /// What it needs was stopped.
@@ -328,6 +333,10 @@ impl std::fmt::Display for Reason {
             Reason::RamEmergency { ram_permille, at_percent } => {
                 let percent = f64::from(ram_permille) / 10.0;
                 write!(formatter, "RAM was at {percent:.1} %, and scaler.emergency_percent is {at_percent}")
+            }
+            Reason::NoRoom { missing } => {
+                let missing = missing.div_ceil(crate::MEGABYTE);
+                write!(formatter, "it was not started, for {missing} MB are missing below scaler.shed_percent")
             }
             Reason::Restored => write!(formatter, "there is RAM for it again"),
             Reason::NeedStopped => write!(formatter, "a platform that it needs was stopped"),

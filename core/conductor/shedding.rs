@@ -63,6 +63,11 @@ pub(crate) struct Scaling {
     asked: (u64, Time),
     /// What all children weighed at the last sample, and what the first look at the machine after it said was available.
     moved_from: (u64, Option<u64>),
+    has_begun: bool,
+    /// What instances weighed that have ended since the last sample, bytes: it counts as used in there. And those of them that
+    /// have since the next one was asked for.
+    freed: u64,
+    freed_since_asked: u64,
 }
 
 /// A step that was taken.
@@ -91,7 +96,15 @@ impl Scaling {
             counts: [0; Act::NAMES.len()],
             asked: (0, Time::ZERO),
             moved_from: (0, None),
+            has_begun: false,
+            freed: 0,
+            freed_since_asked: 0,
         }
+    }
+
+    /// Demi begins: from here on something is done.
+    pub(crate) fn begin(&mut self) {
+        self.has_begun = true;
     }
 }
 
@@ -102,8 +115,10 @@ impl Conductor {
         let weight_total = self.weight_total;
         if let Some(scaling) = &mut self.scaling {
             scaling.moved_from = (weight_total, None);
+            scaling.freed = scaling.freed_since_asked;
         }
-        if self.phase != Phase::Running {
+        let has_begun = self.scaling.as_ref().is_some_and(|scaling| scaling.has_begun);
+        if !has_begun || self.phase != Phase::Running {
             return;
         }
         let (now, asked) = (self.now, self.asked_count);
@@ -131,6 +146,22 @@ impl Conductor {
         let next = now + self.sample_interval();
         if self.timers.at(Timer::Sample).is_none_or(|at| at > next) {
             self.set_timer(Timer::Sample, next);
+        }
+    }
+
+    /// Another sample is asked for: what ends from here on may still be in there.
+    pub(crate) fn sample_asked(&mut self) {
+        if let Some(scaling) = &mut self.scaling {
+            scaling.freed_since_asked = 0;
+        }
+    }
+
+    /// An instance has ended, and with it what it used.
+    pub(crate) fn note_freed(&mut self, slot: usize) {
+        let bytes = self.slots[slot].weight.map_or(0, |weight| weight.rss_bytes);
+        if let Some(scaling) = &mut self.scaling {
+            scaling.freed = scaling.freed.saturating_add(bytes);
+            scaling.freed_since_asked = scaling.freed_since_asked.saturating_add(bytes);
         }
     }
 
@@ -358,7 +389,7 @@ impl Conductor {
     }
 
     /// Whether it may be stopped for want of RAM, as things are.
-    fn may_go(&self, platform: usize) -> bool {
+    pub(crate) fn may_go(&self, platform: usize) -> bool {
         let entry = &self.platforms[platform];
         let is_needed = |needy: &u32| {
             let is_gone = self.settings.scaler.forecast_only && self.is_listed(*needy);
@@ -370,7 +401,7 @@ impl Conductor {
     }
 
     /// Whether it is among those that were shed, or would have been.
-    fn is_listed(&self, platform: u32) -> bool {
+    pub(crate) fn is_listed(&self, platform: u32) -> bool {
         self.scaling.as_ref().is_some_and(|scaling| scaling.shed.contains(&platform))
     }
 
@@ -439,6 +470,12 @@ impl Conductor {
         (0..self.platforms.len()).filter(goes).min_by_key(rank)
     }
 
+    /// Whether a person has started it lately.
+    pub(crate) fn is_started_by_hand(&self, platform: usize) -> bool {
+        let calm = self.settings.scaler.calm_ms.millis();
+        self.platforms[platform].ballast.by_hand_at.is_some_and(|at| self.now - at < calm)
+    }
+
     /// A platform that is shed and still drains.
     fn next_to_put_down(&self) -> Option<usize> {
         let drains = |platform: &usize| {
@@ -450,18 +487,7 @@ impl Conductor {
     }
 
     fn shed(&mut self, platform: usize, step: Step, reason: Reason, out: &mut Vec<Action>) {
-        let now = self.now;
-        let relapse_max = self.settings.scaler.calm_ms.millis() * RELAPSE_CALMS;
-        let is_shed = self.settings.scaler.forecast_only || self.is_shed_somewhere(platform);
-        let Some(scaling) = &mut self.scaling else { return };
-        // One that came back by hand since it was shed has lost its place.
-        scaling.shed.retain(|other| is_shed || *other != platform as u32);
-        if !scaling.shed.contains(&(platform as u32)) {
-            scaling.shed.push(platform as u32);
-            let ballast = &mut self.platforms[platform].ballast;
-            let is_relapse = ballast.restored_at.is_some_and(|at| now - at < relapse_max);
-            ballast.relapses = if is_relapse { (ballast.relapses + 1).min(DOUBLINGS_MAX) } else { 0 };
-        }
+        self.list(platform);
         if self.settings.scaler.forecast_only {
             return;
         }
@@ -483,6 +509,22 @@ impl Conductor {
         self.has_unsettled = true;
         // Whoever waits for it goes elsewhere, or is told.
         self.pump(platform, out);
+    }
+
+    /// Gives it its place among those that come back, if it has none.
+    pub(crate) fn list(&mut self, platform: usize) {
+        let now = self.now;
+        let relapse_max = self.settings.scaler.calm_ms.millis() * RELAPSE_CALMS;
+        let is_shed = self.settings.scaler.forecast_only || self.is_shed_somewhere(platform);
+        let Some(scaling) = &mut self.scaling else { return };
+        // One that came back by hand since it was shed has lost its place.
+        scaling.shed.retain(|other| is_shed || *other != platform as u32);
+        if !scaling.shed.contains(&(platform as u32)) {
+            scaling.shed.push(platform as u32);
+            let ballast = &mut self.platforms[platform].ballast;
+            let is_relapse = ballast.restored_at.is_some_and(|at| now - at < relapse_max);
+            ballast.relapses = if is_relapse { (ballast.relapses + 1).min(DOUBLINGS_MAX) } else { 0 };
+        }
     }
 
     fn note_exhausted(&mut self, out: &mut Vec<Action>) {
@@ -508,11 +550,11 @@ impl Conductor {
         let (Some(first), None) = (rested.first().copied(), scaling.step) else { return };
         let forecast = scaling.outlook.forecast();
         if scaling.policy.delays(forecast.as_ref()) {
-            return self.hold(first, Act::Delay, out);
+            return self.tell_held(first, Act::Delay, out);
         }
         let Some(fitting) = rested.into_iter().find(|platform| self.shortfall(*platform as usize).is_none()) else {
             let missing = self.shortfall(first as usize).unwrap_or_default();
-            return self.hold(first, Act::Wait { missing }, out);
+            return self.tell_held(first, Act::Wait { missing }, out);
         };
         let platform = fitting as usize;
         self.decide(Some(platform), Act::Restore, out);
@@ -533,7 +575,7 @@ impl Conductor {
     }
 
     /// Tells that it stays down, and why: now, and again after a while if that is still so.
-    fn hold(&mut self, platform: u32, act: Act, out: &mut Vec<Action>) {
+    fn tell_held(&mut self, platform: u32, act: Act, out: &mut Vec<Action>) {
         let now = self.now;
         let Some(scaling) = &mut self.scaling else { return };
         let is_told = scaling.held.is_some_and(|(of, told, at)| {
@@ -567,14 +609,20 @@ impl Conductor {
     /// How many bytes are missing for all of it, and what it needs, to run below `shed_percent` with what they are known to
     /// weigh. `None`: it fits, or nobody knows.
     pub(crate) fn shortfall(&self, platform: usize) -> Option<u64> {
+        self.missing_for(self.weight_to_come(platform))
+    }
+
+    /// How many bytes are missing for so many more, with what has just started and will still take some.
+    pub(crate) fn missing_for(&self, more: u64) -> Option<u64> {
         let sample = self.fresh_sample()?;
         let narrowest = Sample { ram_total: sample.ram_headroom_total, ram_available: sample.ram_headroom, ..sample };
-        let more = self.promised().saturating_add(self.weight_to_come(platform));
+        let more = self.promised().saturating_add(more);
+        let freed = self.scaling.as_ref().map_or(0, |scaling| scaling.freed);
         // Of a machine and a limit within it the one may be fuller and the other leave less.
         let bounds = [sample, narrowest].into_iter().filter(|bound| bound.ram_total > 0);
         let missing = bounds.filter_map(|bound| {
             let limit = bound.ram_total / 100 * self.settings.scaler.shed_percent.value();
-            let wanted = self.used(&bound).saturating_add(more);
+            let wanted = self.used(&bound).saturating_sub(freed).saturating_add(more);
             // One that fits to the byte is shed at once.
             (wanted >= limit).then(|| (wanted - limit).max(1))
         });
@@ -585,20 +633,29 @@ impl Conductor {
     fn fresh_sample(&self) -> Option<Sample> {
         let (at, sample) = self.sample.filter(|_| self.scaling.is_some())?;
         let is_fresh = self.now - at <= self.settings.scaler.interval_ms.millis() * 3;
-        (is_fresh && sample.ram_total > 0).then_some(sample)
+        // Where nothing is used, nothing was counted.
+        (is_fresh && sample.ram_total > sample.ram_available).then_some(sample)
     }
 
     /// What it will weigh that does not run, with what it needs.
     fn weight_to_come(&self, platform: usize) -> u64 {
+        let own = self.own_weight_to_come(platform);
+        let of_needs = self.platforms[platform].needs.iter().map(|need| self.weight_to_come(*need as usize));
+        of_needs.fold(own, u64::saturating_add)
+    }
+
+    pub(crate) fn own_weight_to_come(&self, platform: usize) -> u64 {
         let entry = &self.platforms[platform];
         let is_down = |slot: &&crate::Slot| !slot.life.is_alive() && slot.life.state() != State::Spare;
         let down = self.slots[entry.slots()].iter().filter(is_down).count() as u64;
         let own = entry.ballast.peak(self.now).saturating_mul(down);
         // What only would have been shed weighs what it does.
         let is_told_only = self.settings.scaler.forecast_only && self.is_listed(platform as u32);
-        let own = if is_told_only { own.saturating_add(self.weighs(platform)) } else { own };
-        let of_needs = entry.needs.iter().map(|need| self.weight_to_come(*need as usize));
-        of_needs.fold(own, u64::saturating_add)
+        if is_told_only {
+            own.saturating_add(self.weighs(platform))
+        } else {
+            own
+        }
     }
 
     /// By how much runs that have started lately will still grow.
@@ -682,7 +739,7 @@ impl Conductor {
     }
 
     /// Enters a decision into the log, and tells it of its platform.
-    fn decide(&mut self, platform: Option<usize>, act: Act, out: &mut Vec<Action>) {
+    pub(crate) fn decide(&mut self, platform: Option<usize>, act: Act, out: &mut Vec<Action>) {
         let settings = &self.settings.scaler;
         let threshold = match act {
             Act::Kill => settings.emergency_percent.count(),
@@ -765,6 +822,7 @@ impl Conductor {
             let is_shed = self.slots.iter().any(|slot| is_shed(slot.life.state()));
             return assert!(!is_shed, "something is shed and nobody watches RAM");
         };
+        assert!(scaling.freed_since_asked <= scaling.freed, "more has ended since the next sample than since the last");
         scaling.outlook.check();
         assert!(scaling.log.len() <= LOG_MAX, "the log of decisions has outgrown its bound");
         assert!(scaling.shed.len() <= self.platforms.len(), "more is shed than there is");

@@ -53,11 +53,30 @@ impl Machine {
     }
 
     fn with_routes(platforms: Vec<Platform>, routes: Vec<Route>, scaler: Scaler) -> Machine {
+        let mut machine = Machine::new(platforms, routes, scaler);
+        machine.happens(Event::Began);
+        machine
+    }
+
+    /// With what platforms are remembered to have weighed at most, and with so much in use by everything else, MB.
+    fn begin_with(platforms: Vec<Platform>, scaler: Scaler, peaks: &[u64], background: u64) -> Machine {
+        let mut machine = Machine::new(platforms, Vec::new(), scaler);
+        for (platform, peak) in (0..).zip(peaks).filter(|(_, peak)| **peak > 0) {
+            let (bytes, age) = (peak * MEGABYTE, Duration::ZERO);
+            machine.happens(Event::PeakRecalled { platform, bytes, age });
+        }
+        machine.background = background;
+        machine.happens(Event::Measured { sample: machine.sample() });
+        machine.happens(Event::Began);
+        machine
+    }
+
+    fn new(platforms: Vec<Platform>, routes: Vec<Route>, scaler: Scaler) -> Machine {
         let slots = platforms.iter().map(Platform::slots).sum();
         let config = Config { platforms, routes, scaler, ..Config::default() };
         let names: Vec<&str> = config.platforms.iter().map(|platform| platform.name.as_str()).collect();
         assert_eq!(config.mistakes(&names), []);
-        let mut machine = Machine {
+        Machine {
             conductor: Conductor::new(&config, 1),
             now: Time::ZERO,
             tickets: 0,
@@ -67,9 +86,13 @@ impl Machine {
             date_s: None,
             is_deaf: false,
             posts_loaded: 0,
-        };
-        machine.happens(Event::Began);
-        machine
+        }
+    }
+
+    fn sample(&self) -> Sample {
+        let ram_available = TOTAL_MB.saturating_sub(self.used()) * MEGABYTE;
+        let date_s = self.date_s.map(|date_s| date_s + self.now.since(Time::ZERO).as_secs());
+        Sample { ram_available, ram_total: TOTAL_MB * MEGABYTE, date_s, ..Sample::default() }
     }
 
     fn used(&self) -> u64 {
@@ -97,15 +120,7 @@ impl Machine {
                         None => continue,
                     }
                 }
-                Action::Measure => {
-                    let sample = Sample {
-                        ram_available: TOTAL_MB.saturating_sub(self.used()) * MEGABYTE,
-                        ram_total: TOTAL_MB * MEGABYTE,
-                        date_s: self.date_s.map(|date_s| date_s + self.now.since(Time::ZERO).as_secs()),
-                        ..Sample::default()
-                    };
-                    self.happens(Event::Measured { sample })
-                }
+                Action::Measure => self.happens(Event::Measured { sample: self.sample() }),
                 Action::Weigh => {
                     let mut more = Vec::new();
                     for slot in 0..self.runs.len() {
@@ -148,6 +163,13 @@ impl Machine {
         let route = Some(RouteId(route));
         let asked = Event::Asked { ticket, route, idempotent: false, key: None, urgency: Urgency::Normal };
         (ticket, self.happens(asked))
+    }
+
+    /// Its run ends by itself.
+    fn crashes(&mut self, platform: usize) -> Vec<Action> {
+        let slot = slot_of(platform);
+        let run = self.runs[slot as usize].take().expect("it runs");
+        self.happens(Event::Exited { instance: Instance { slot, run }, exit: Exit::Signal(11) })
     }
 
     fn answers(&mut self, ticket: Ticket, platform: usize) -> Vec<Action> {
@@ -441,27 +463,6 @@ fn a_spike_has_something_done_before_the_threshold_and_at_once() {
 }
 
 #[test]
-fn where_ram_rises_so_fast_that_it_would_run_out_meanwhile_a_trim_is_not_waited_for() {
-    for (per_second, waits) in [(20, true), (200, false)] {
-        let mut machine = Machine::begin(three(), Scaler::default());
-        machine.background = 7_000;
-        machine.passes(100);
-        let mut shed_after = None;
-        let mut trimmed_at = None;
-        for second in 1..60 {
-            machine.background += per_second;
-            machine.passes(1);
-            let acts = machine.acts();
-            let has = |act: &str| acts.iter().any(|(_, name)| *name == act);
-            trimmed_at = trimmed_at.or(has("trim").then_some(second));
-            shed_after = shed_after.or(has("shed").then_some(second));
-        }
-        let (trimmed_at, shed_after) = trimmed_at.zip(shed_after).expect("both were done");
-        assert_eq!(shed_after - trimmed_at >= 10, waits, "{per_second} MB/s: {trimmed_at} s and {shed_after} s");
-    }
-}
-
-#[test]
 fn samples_that_say_nothing_change_nothing_and_a_machine_that_slept_begins_its_calm_anew() {
     let mut machine = Machine::begin(vec![child("voice")], Scaler::default());
     machine.background = 8_500;
@@ -539,6 +540,148 @@ fn the_reason_for_which_it_is_shed_stays_with_it() {
     assert!(actions.iter().any(is_it), "{:?}", machine.acts());
     let told = machine.conductor.platforms().next().expect("it is there").instances[0].clone();
     assert_eq!(told.why, "RAM was at 82.0 %, and scaler.shed_percent is 80");
+}
+
+#[test]
+fn at_the_start_those_with_the_highest_priority_come_first_and_the_rest_as_soon_as_it_fits() {
+    let mut machine = Machine::begin_with(three(), Scaler::default(), &[1_500, 1_200, 1_000], 6_000);
+    assert_eq!(machine.states(), ["ready", "shed", "shed"]);
+    let missing: Vec<(Option<u32>, Act)> =
+        machine.conductor.decisions().map(|decision| (decision.platform, decision.act)).collect();
+    let refused = |megabytes: u64| Act::Refuse { missing: megabytes * MEGABYTE };
+    assert_eq!(missing, [(Some(2), refused(500)), (Some(1), refused(700))], "beside what files is known to weigh");
+    let why = machine.conductor.platforms().nth(1).expect("it is there").instances[0].why.clone();
+    assert_eq!(why, "it was not started, for 700 MB are missing below scaler.shed_percent");
+    assert!(machine.next_of(2).starts_with("it comes back after discord"), "{}", machine.next_of(2));
+    machine.passes(320);
+    assert_eq!(machine.states(), ["ready", "ready", "shed"], "files weighs 100 MB after all");
+    machine.passes(320);
+    assert_eq!(machine.states(), ["ready"; 3]);
+}
+
+#[test]
+fn at_the_start_a_lower_priority_that_fits_goes_on_where_a_higher_one_does_not() {
+    let machine = Machine::begin_with(three(), Scaler::default(), &[3_000, 100, 1_000], 6_000);
+    assert_eq!(machine.states(), ["shed", "ready", "ready"]);
+}
+
+#[test]
+fn what_nobody_has_weighed_starts_and_so_does_what_is_needed_by_what_may_not_be_shed() {
+    let kept = Platform { shed: Some(false), needs: vec!["needed".to_owned()], ..child("kept") };
+    let needed = Platform { needs: vec!["base".to_owned()], ..child("needed") };
+    let platforms = vec![kept, needed, child("base"), child("voice"), child("unknown")];
+    let mut machine = Machine::begin_with(platforms.clone(), Scaler::default(), &[9_000, 9_000, 9_000, 10], 7_000);
+    assert_eq!(machine.states(), ["ready", "ready", "ready", "shed", "ready"]);
+    machine.crashes(2);
+    assert_eq!(machine.states()[2], "ready", "nor is it when it ends");
+    // And without a sample nobody knows whether anything fits.
+    let mut machine = Machine::new(platforms, Vec::new(), Scaler::default());
+    machine.happens(Event::PeakRecalled { platform: 3, bytes: 9_000 * MEGABYTE, age: Duration::ZERO });
+    machine.happens(Event::Measured { sample: Sample::default() });
+    machine.happens(Event::Began);
+    assert_eq!(machine.states(), ["ready"; 5]);
+}
+
+#[test]
+fn what_is_needed_counts_with_what_needs_it_and_comes_back_before_it() {
+    let needs = |name: &str, need: &str| Platform { needs: vec![need.to_owned()], ..child(name) };
+    let lazy = Platform { start: Start::Lazy, ..child("lazy-voice") };
+    let platforms = vec![needs("files", "base-voice"), child("base-voice"), needs("discord", "lazy-voice"), lazy];
+    let mut machine = Machine::begin_with(platforms.clone(), Scaler::default(), &[100, 3_000, 100, 3_000], 6_000);
+    assert_eq!(machine.states(), ["shed", "shed", "shed", "asleep"], "nor is it woken for nothing");
+    machine.background = 4_000;
+    machine.passes(330);
+    assert_eq!(machine.states(), ["shed", "shed", "ready", "ready"], "with what it needs");
+    machine.passes(330);
+    assert_eq!(machine.states(), ["shed", "ready", "ready", "ready"]);
+    machine.passes(330);
+    assert_eq!(machine.states(), ["ready"; 4]);
+    // What two need is there once.
+    let platforms = vec![needs("files", "base-voice"), child("base-voice"), needs("discord", "base-voice")];
+    let machine = Machine::begin_with(platforms, Scaler::default(), &[100, 1_500, 100], 6_000);
+    assert_eq!(machine.states(), ["ready"; 3]);
+}
+
+#[test]
+fn after_a_crash_it_is_started_again_only_if_it_still_fits() {
+    let begin = || {
+        let mut machine = Machine::begin(vec![child("files"), child("voice")], Scaler::default());
+        machine.weights[slot_of(1) as usize] = 2_000;
+        machine.background = 5_500;
+        machine.passes(60);
+        machine
+    };
+    let mut machine = begin();
+    machine.crashes(1);
+    assert_eq!(machine.states(), ["ready", "ready"], "what it had is free again, whatever the last sample says");
+    let mut machine = begin();
+    machine.background = 6_000;
+    machine.happens(Event::Measured { sample: machine.sample() });
+    let actions = machine.crashes(1);
+    assert_eq!(machine.states(), ["ready", "shed"]);
+    assert!(matches!(told(&actions)[..], [Decision { act: Act::Refuse { .. }, .. }]), "{actions:?}");
+    assert!(!actions.iter().any(|action| matches!(action, Action::Start { .. })), "{actions:?}");
+    let (ticket, actions) = machine.ask(1);
+    assert_eq!(refusal(&actions, ticket).map(|(refusal, _)| refusal), Some(Refusal::Shed));
+    machine.background = 4_000;
+    machine.passes(700);
+    assert_eq!(machine.states(), ["ready", "ready"]);
+}
+
+#[test]
+fn a_restart_that_had_to_wait_is_looked_at_when_its_time_has_come() {
+    let mut machine = Machine::begin(vec![child("voice")], Scaler::default());
+    machine.weights[0] = 2_000;
+    machine.background = 5_000;
+    machine.passes(60);
+    machine.crashes(0);
+    machine.passes(2);
+    machine.crashes(0);
+    assert_eq!(machine.states(), ["backoff"]);
+    machine.background = 8_500;
+    machine.happens(Event::Measured { sample: machine.sample() });
+    let actions = machine.passes(10);
+    assert_eq!(machine.states(), ["shed"]);
+    assert!(matches!(told(&actions)[..], [Decision { act: Act::Refuse { .. }, is_done: true, .. }]), "{actions:?}");
+    machine.background = 6_500;
+    // Whoever starts it by hand has it started, and it may crash as it likes for a while.
+    machine.happens(Event::Ordered(Order::Start { platform: 0 }));
+    machine.passes(2);
+    machine.crashes(0);
+    assert_eq!(machine.states(), ["ready"]);
+}
+
+#[test]
+fn with_forecast_only_what_does_not_fit_is_started_and_told_once() {
+    let scaler = Scaler { forecast_only: true, ..Scaler::default() };
+    let mut machine = Machine::begin_with(three(), scaler, &[1_500, 1_200, 1_000], 6_000);
+    assert_eq!(machine.states(), ["ready"; 3]);
+    assert_eq!(machine.acts(), [(Some(2), "refuse"), (Some(1), "refuse")]);
+    machine.crashes(2);
+    machine.passes(60);
+    assert_eq!((machine.states(), machine.acts().len()), (vec!["ready"; 3], 2));
+    assert!(machine.conductor.decisions().all(|decision| !decision.is_done));
+}
+
+#[test]
+fn where_ram_rises_so_fast_that_it_would_run_out_meanwhile_a_trim_is_not_waited_for() {
+    for (per_second, waits) in [(20, true), (200, false)] {
+        let mut machine = Machine::begin(three(), Scaler::default());
+        machine.background = 7_000;
+        machine.passes(100);
+        let mut shed_after = None;
+        let mut trimmed_at = None;
+        for second in 1..60 {
+            machine.background += per_second;
+            machine.passes(1);
+            let acts = machine.acts();
+            let has = |act: &str| acts.iter().any(|(_, name)| *name == act);
+            trimmed_at = trimmed_at.or(has("trim").then_some(second));
+            shed_after = shed_after.or(has("shed").then_some(second));
+        }
+        let (trimmed_at, shed_after) = trimmed_at.zip(shed_after).expect("both were done");
+        assert_eq!(shed_after - trimmed_at >= 10, waits, "{per_second} MB/s: {trimmed_at} s and {shed_after} s");
+    }
 }
 
 #[test]

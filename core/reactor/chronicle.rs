@@ -220,7 +220,10 @@ pub(crate) fn decided(decision: &Decision, whom: &str) -> String {
             format!("{whom} {stays} come back yet, for {} MB are missing: {seen}", megabytes(missing))
         }
         Act::Delay => format!("{whom} {stays} come back yet, for RAM is forecast to grow: {seen}"),
-        Act::Refuse { missing } => format!("{whom} is not started, for {} MB are missing: {seen}", megabytes(missing)),
+        Act::Refuse { missing } => {
+            let is_not = if decision.is_done { "is not started" } else { "would not have been started" };
+            format!("{whom} {is_not}, for {} MB are missing: {seen}", megabytes(missing))
+        }
         Act::Overrule { missing } => {
             format!("{whom} is started by hand, though {} MB are missing: {seen}", megabytes(missing))
         }

@@ -24,7 +24,7 @@ use crate::chronicle::{unix_ms, Entry, EVENTS_MAX};
 use crate::mailbox::{Letter, PluginStored, Postbox};
 use crate::plugins::{self, Change, Rescan};
 use crate::problem::Problem;
-use crate::sampler::{Sampler, Site};
+use crate::sampler::Sampler;
 use crate::store::{DeadLetter, KeptDecision, KeptPeak, LetterFilter, LetterPage, Minute, Store, StoreError};
 
 pub(crate) use archive::Archive;
@@ -208,19 +208,19 @@ pub(crate) struct Clerk {
 }
 
 impl Clerk {
-    /// Starts the thread. `site`: what is measured; `archive`: where it is recorded.
+    /// Starts the thread. `archive`: where what happens is recorded.
     ///
     /// # Errors
     /// If the system has no thread to give.
     pub(crate) fn start(
         store: Store,
-        site: Site,
+        sampler: Sampler,
         archive: Archive,
         rescan: Rescan,
         bounds: config::Posts,
         postbox: Postbox,
     ) -> std::io::Result<Clerk> {
-        Clerk::spawn(move |inbox| work(inbox, store, site, archive, rescan, bounds, &postbox))
+        Clerk::spawn(move |inbox| work(inbox, store, sampler, archive, rescan, bounds, &postbox))
     }
 
     fn spawn(work: impl FnOnce(&Receiver<Order>) + Send + 'static) -> std::io::Result<Clerk> {
@@ -345,7 +345,7 @@ impl Clerk {
 fn work(
     inbox: &Receiver<Order>,
     store: Store,
-    site: Site,
+    sampler: Sampler,
     archive: Archive,
     rescan: Rescan,
     bounds: config::Posts,
@@ -358,7 +358,7 @@ fn work(
         vault: Vault::new(store),
         spending,
         rescan,
-        sampler: Sampler::new(site),
+        sampler,
         archive,
         history_fails: false,
         minutes_fail: false,

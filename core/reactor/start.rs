@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use demi_conductor::config::{Config, Host, Mistake, Platform};
-use demi_conductor::{Conductor, Time};
+use demi_conductor::{Conductor, Event, Time};
 use demi_platform::Adapter;
 use mio::{Events, Poll, Waker};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -17,7 +17,7 @@ use crate::listener::Listener;
 use crate::mailbox::mailbox;
 use crate::plugins::{self, Discovery, Refused, Rescan};
 use crate::port;
-use crate::sampler::Site;
+use crate::sampler::{Sampler, Site};
 use crate::shell::{unix_day, Blueprint, Deliveries, Desk, Listed, Shell, DECISIONS_SHOWN};
 use crate::spawn::{Plan, Protocol, Recipe, Yard};
 use crate::store::{Store, StoreError};
@@ -179,10 +179,14 @@ impl Reactor {
         steps.done("messages");
         let ram_total_mb = config.scaler.ram_total_mb.map(|total| total.value());
         let site = Site { root: PathBuf::from("/"), ram_total_mb, data: path.clone() };
+        let mut sampler = Sampler::new(site);
+        // How RAM is before anything is started decides what is.
+        let sample = if config.scaler.enabled { sampler.measure() } else { None };
+        steps.done("RAM");
         let traces = traces::directory(&path);
         let trace_bytes = std::fs::metadata(traces.join(traces::name_of(today.into()))).map_or(0, |file| file.len());
         let archive = Archive::new(traces, config.scaler.trace_days.value());
-        let clerk = Clerk::start(store, site, archive, rescan, config.posts, postbox.clone())?;
+        let clerk = Clerk::start(store, sampler, archive, rescan, config.posts, postbox.clone())?;
         let plan = Plan {
             guard: options.guard,
             is_subreaper: options.is_subreaper,
@@ -192,6 +196,7 @@ impl Reactor {
         let yard = Yard::new(&path, plan, postbox.clone())?;
         let mut kit = Kit::new(poll.registry().try_clone()?);
         kit.events.extend(recalled);
+        kit.events.extend(sample.map(|sample| Event::Measured { sample }));
         steps.done("platforms");
         let desk = Desk::new(executable, options.base, options.refused, config.plugins.rescan_ms.value(), today);
         let mut shell = Shell::new(

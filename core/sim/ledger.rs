@@ -700,7 +700,7 @@ impl Ledger {
                 self.saw(Sight::KeptPeak);
             }
             Action::Trim { .. } => self.saw(Sight::Trimmed),
-            Action::Decide { decision } => self.note_decision(now, &decision, turn, conductor),
+            Action::Decide { decision } => self.note_decision(now, &decision, rest, turn, conductor),
             Action::Signal { instance, signal } => self.note_signal(now, instance, signal, turn, conductor),
             Action::Exit(_) => {
                 assert_eq!(self.live, 0, "Demi exited and left requests without an end");
@@ -1019,7 +1019,7 @@ impl Ledger {
     }
 
     /// What was decided about RAM may be.
-    fn note_decision(&mut self, now: Time, decision: &Decision, turn: &Turn, conductor: &Conductor) {
+    fn note_decision(&mut self, now: Time, decision: &Decision, rest: &[Action], turn: &Turn, conductor: &Conductor) {
         assert!(self.scaler.enabled, "{decision:?} and nobody watches RAM");
         assert_eq!(decision.is_done, !self.scaler.forecast_only, "{decision:?}");
         if !decision.is_done {
@@ -1030,7 +1030,7 @@ impl Ledger {
             Act::Trim => self.saw(Sight::TrimmedAll),
             Act::Exhausted => self.saw(Sight::Exhausted),
             Act::Sleep => self.saw(Sight::SleptForRam),
-            Act::Refuse { .. } => self.saw(Sight::TooHeavy),
+            Act::Refuse { missing } => self.note_refusal(now, platform.expect("one is refused"), missing, rest),
             Act::Restore => {
                 let platform = platform.expect("one is restored");
                 let calm = self.calm_since.map(|since| now - since);
@@ -1072,6 +1072,32 @@ impl Ledger {
         let ends = entry.slots.clone().any(|slot| self.is_alive(slot));
         let is_known = entry.peak.0 > 0 || entry.needs.iter().any(|need| self.may_let_pass(*need));
         ends || is_known || entry.has_come_back
+    }
+
+    /// A platform is not started: an instance of it that was to be is shed, or a request or a person has come in vain.
+    fn note_refusal(&mut self, now: Time, platform: usize, missing: u64, rest: &[Action]) {
+        let is_held = rest.iter().any(|action| match action {
+            Action::Tell { platform: of, news: News::State { now: State::Shed, reason, .. }, .. } => {
+                *of as usize == platform && *reason == (Reason::NoRoom { missing })
+            }
+            _ => false,
+        });
+        if !is_held {
+            return self.saw(Sight::TooHeavy);
+        }
+        let entry = &self.platforms[platform];
+        let is_needed = self.platforms.iter().any(|needy| needy.needs.contains(&platform) && !needy.may_be_shed);
+        assert!(entry.may_be_shed && !is_needed, "{platform} is held back and may not be");
+        // Everything that is known to weigh something, all of its instances and itself once more, is too much.
+        let known = |of: &Platform| of.peak.0.max(of.recalled) * (of.slots.len() as u64 + 1);
+        let all = self.platforms.iter().map(known).sum::<u64>();
+        let (used, total) = self.ram;
+        let limit = total / 100 * self.scaler.shed_percent.value();
+        assert!(known(entry) > 0 || !entry.needs.is_empty(), "{platform} is held back and nobody has weighed it");
+        assert!(used.saturating_add(all) >= limit, "{platform} is held back and fits: {used} {all} {limit}");
+        let entry = &mut self.platforms[platform];
+        entry.shed_at = entry.shed_at.or(Some(now));
+        self.saw(Sight::HeldBack);
     }
 
     /// With what a platform is known to weigh at most, RAM stays below the threshold.

@@ -109,6 +109,7 @@ kinds! {
         Restored => "a platform that was shed came back",
         KeptPeak => "what a platform weighs at most was kept",
         WouldHave => "what would have been done about RAM was told and not done",
+        HeldBack => "a platform was not started by itself: it is known not to fit",
         TooHeavy => "a platform was not started: there was no RAM for it",
         Leaked => "an instance was replaced for its descriptors",
         Followed => "an instance was restarted after what it needs",

@@ -190,6 +190,11 @@ impl World {
                 self.handle(Event::PeakRecalled { platform: platform as u32, bytes, age: self.now - at });
             }
         }
+        // Where nothing can be measured nobody knows what fits.
+        if self.random.below(4) > 0 {
+            let sample = self.ram();
+            self.handle(Event::Measured { sample });
+        }
         self.handle(Event::Began);
     }
 

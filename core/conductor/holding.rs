@@ -1,0 +1,104 @@
+//! What would start by itself and is known not to fit stays down, and comes back like what was shed.
+//!
+//! Looked at when Demi begins, for all that is to start at once: those that may not be shed come first, then the others by their
+//! priority, the highest first; and before an instance that has ended by itself is started again. What nobody has weighed yet
+//! starts. So does what is needed by something that may not be shed, and what a person has started lately.
+
+use std::cmp::Reverse;
+
+use crate::event::Action;
+use crate::lifecycle::{Input, Reason, State, Then};
+use crate::scaler::Act;
+use crate::Conductor;
+
+impl Conductor {
+    /// Demi begins, and RAM was measured or not: holds back what does not fit beside what goes before it.
+    pub(crate) fn begin_with_what_fits(&mut self, out: &mut Vec<Action>) {
+        let count = self.platforms.len();
+        let is_wanted = |platform: &usize| {
+            self.slots[self.platforms[*platform].slots()].iter().any(|slot| slot.life.state() == State::Waiting)
+        };
+        let mut order: Vec<usize> = (0..count).filter(is_wanted).collect();
+        order.sort_by_key(|platform| (self.may_be_held(*platform), Reverse(self.platforms[*platform].terms.priority)));
+        let (mut counted, mut planned) = (vec![false; count], 0_u64);
+        let mut missing = vec![None; count];
+        for platform in order {
+            if counted[platform] {
+                continue;
+            }
+            let mut with_it = counted.clone();
+            let more = self.weigh_with_needs(platform, &mut with_it);
+            let all = planned.saturating_add(more);
+            missing[platform] = self.missing_for(all).filter(|_| more > 0 && self.may_be_held(platform));
+            if missing[platform].is_none() {
+                (counted, planned) = (with_it, all);
+            }
+        }
+        // What is held last comes back first.
+        let mut held: Vec<usize> = (0..count).filter(|platform| missing[*platform].is_some()).collect();
+        held.sort_by_key(|platform| self.platforms[*platform].terms.priority);
+        for platform in held {
+            self.hold_after_needy(platform, &mut missing, out);
+        }
+    }
+
+    /// Those that need it are held before it, so that they come back after it.
+    fn hold_after_needy(&mut self, platform: usize, missing: &mut Vec<Option<u64>>, out: &mut Vec<Action>) {
+        let Some(bytes) = missing[platform].take() else { return };
+        for needy in self.platforms[platform].needed_by.clone() {
+            self.hold_after_needy(needy as usize, missing, out);
+        }
+        self.hold(platform, bytes, out);
+    }
+
+    /// An instance has ended by itself and is to be started again: whether it stays down, because it is known not to fit.
+    pub(crate) fn holds_back(&mut self, slot: usize, out: &mut Vec<Action>) -> bool {
+        let platform = self.slots[slot].platform as usize;
+        let weight = self.platforms[platform].ballast.peak(self.now);
+        let may_stay =
+            weight > 0 && self.may_be_held(platform) && self.may_go(platform) && !self.is_started_by_hand(platform);
+        let Some(missing) = self.missing_for(weight).filter(|_| may_stay) else { return false };
+        self.hold(platform, missing, out);
+        self.slots[slot].life.state() == State::Shed
+    }
+
+    /// Whether it, and all that needs it, may be shed, and whether that would not be told anew.
+    fn may_be_held(&self, platform: usize) -> bool {
+        let entry = &self.platforms[platform];
+        let is_told = self.settings.scaler.forecast_only && self.is_listed(platform as u32);
+        let of_needy = |needy: &u32| self.may_be_shed_with_needy(*needy as usize);
+        entry.terms.may_be_shed && entry.needed_by.iter().all(of_needy) && !is_told
+    }
+
+    fn may_be_shed_with_needy(&self, platform: usize) -> bool {
+        let entry = &self.platforms[platform];
+        entry.terms.may_be_shed && entry.needed_by.iter().all(|needy| self.may_be_shed_with_needy(*needy as usize))
+    }
+
+    /// What it is known to weigh at most, with what it needs, bytes; what is counted already is left out, and the rest is from
+    /// now on.
+    fn weigh_with_needs(&self, platform: usize, counted: &mut [bool]) -> u64 {
+        if std::mem::replace(&mut counted[platform], true) {
+            return 0;
+        }
+        let own = self.own_weight_to_come(platform);
+        let needs = self.platforms[platform].needs.iter();
+        needs.map(|need| self.weigh_with_needs(*need as usize, counted)).fold(own, u64::saturating_add)
+    }
+
+    /// What of it waits to be started stays down.
+    fn hold(&mut self, platform: usize, missing: u64, out: &mut Vec<Action>) {
+        self.list(platform);
+        self.decide(Some(platform), Act::Refuse { missing }, out);
+        if self.settings.scaler.forecast_only {
+            return;
+        }
+        for slot in self.platforms[platform].slots() {
+            if matches!(self.slots[slot].life.state(), State::Waiting | State::Backoff { .. }) {
+                self.take(slot, Input::Drain(Then::Shed, Reason::NoRoom { missing }), out);
+            }
+        }
+        // Whoever waits for it goes elsewhere, or is told.
+        self.pump(platform, out);
+    }
+}

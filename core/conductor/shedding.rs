@@ -50,6 +50,8 @@ pub(crate) struct Scaling {
     outlook: Outlook,
     /// Those that are shed, or would be, in the order in which they were.
     shed: Vec<u32>,
+    /// Those that would have been put to sleep, and when, if nothing is done but told: until they are asked.
+    dozing: Vec<(u32, Time)>,
     /// The last step, until it has shown what it has won.
     step: Option<Underway>,
     trimmed_at: Option<Time>,
@@ -88,6 +90,7 @@ impl Scaling {
             policy: Policy::new(settings),
             outlook: Outlook::new(settings),
             shed: Vec::new(),
+            dozing: Vec::new(),
             step: None,
             trimmed_at: None,
             is_exhausted: false,
@@ -253,8 +256,9 @@ impl Conductor {
         let used = sample.ram_total.saturating_sub(sample.ram_available);
         match &self.scaling {
             Some(scaling) if self.settings.scaler.forecast_only => {
-                let gone: u64 = scaling.shed.iter().map(|platform| self.weighs(*platform as usize)).sum();
-                used.saturating_sub(gone)
+                let dozing = scaling.dozing.iter().map(|(platform, _)| platform).filter(|one| self.is_dozing(**one));
+                let gone = scaling.shed.iter().chain(dozing.filter(|one| !self.is_listed(**one)));
+                used.saturating_sub(gone.map(|platform| self.weighs(*platform as usize)).sum())
             }
             Some(_) | None => used,
         }
@@ -279,9 +283,12 @@ impl Conductor {
         if !is_emergency && !is_trimmed && self.trim_all(out) {
             return;
         }
-        let idle = if is_emergency || self.settings.scaler.forecast_only { None } else { self.next_to_sleep() };
+        let idle = if is_emergency { None } else { self.next_to_sleep() };
         if let Some(platform) = idle {
             self.begin_step(Step::Sleep, Some(platform), out);
+            if self.settings.scaler.forecast_only {
+                return self.let_doze(platform as u32);
+            }
             return self.put_to_sleep(platform, self.reason_of(shortage), out);
         }
         let draining = if is_emergency { self.next_to_put_down() } else { None };
@@ -392,9 +399,8 @@ impl Conductor {
     pub(crate) fn may_go(&self, platform: usize) -> bool {
         let entry = &self.platforms[platform];
         let is_needed = |needy: &u32| {
-            let is_gone = self.settings.scaler.forecast_only && self.is_listed(*needy);
             let slots = &self.slots[self.platforms[*needy as usize].slots()];
-            !is_gone && slots.iter().any(|slot| slot.life.is_alive())
+            !self.is_told_gone(*needy) && slots.iter().any(|slot| slot.life.is_alive())
         };
         let is_changing = entry.swap.is_some() || entry.ending.is_some();
         entry.terms.may_be_shed && !is_changing && !entry.needed_by.iter().any(is_needed)
@@ -403,6 +409,26 @@ impl Conductor {
     /// Whether it is among those that were shed, or would have been.
     pub(crate) fn is_listed(&self, platform: u32) -> bool {
         self.scaling.as_ref().is_some_and(|scaling| scaling.shed.contains(&platform))
+    }
+
+    /// Whether nothing is done but told, and it would not run any more.
+    fn is_told_gone(&self, platform: u32) -> bool {
+        self.settings.scaler.forecast_only && (self.is_listed(platform) || self.is_dozing(platform))
+    }
+
+    /// Whether it would have been put to sleep, and nobody has asked for it since.
+    fn is_dozing(&self, platform: u32) -> bool {
+        let entry = &self.platforms[platform as usize];
+        let stays = |(of, since): &(u32, Time)| *of == platform && entry.used_at <= *since && entry.live == 0;
+        self.scaling.as_ref().is_some_and(|scaling| scaling.dozing.iter().any(stays))
+    }
+
+    /// It would have been put to sleep.
+    fn let_doze(&mut self, platform: u32) {
+        let now = self.now;
+        let Some(scaling) = &mut self.scaling else { return };
+        scaling.dozing.retain(|(other, _)| *other != platform);
+        scaling.dozing.push((platform, now));
     }
 
     /// The idle platform with the lowest priority that may sleep.
@@ -415,6 +441,7 @@ impl Conductor {
                 && self.now - entry.used_at >= self.cooldown(false)
                 && slots.iter().any(|slot| slot.life.is_ready())
                 && slots.iter().all(|slot| slot.occupied() == 0)
+                && !self.is_told_gone(*platform as u32)
                 && self.may_go(*platform)
         };
         (0..self.platforms.len()).filter(is_idle).min_by_key(|platform| self.platforms[*platform].terms.priority)
@@ -423,9 +450,8 @@ impl Conductor {
     /// Whether it may be shed now.
     fn goes(&self, platform: usize, is_emergency: bool) -> bool {
         let entry = &self.platforms[platform];
-        let calm = self.settings.scaler.calm_ms.millis();
-        let is_spared = entry.ballast.by_hand_at.is_some_and(|at| self.now - at < calm) && !is_emergency;
-        let is_told = self.settings.scaler.forecast_only && self.is_listed(platform as u32);
+        let is_spared = self.is_started_by_hand(platform) && !is_emergency;
+        let is_told = self.is_told_gone(platform as u32);
         let holds = |slot: &crate::Slot| {
             let state = slot.life.state();
             state.is_alive() && !is_at_rest(state) && !is_shed(state)
@@ -825,7 +851,8 @@ impl Conductor {
         assert!(scaling.freed_since_asked <= scaling.freed, "more has ended since the next sample than since the last");
         scaling.outlook.check();
         assert!(scaling.log.len() <= LOG_MAX, "the log of decisions has outgrown its bound");
-        assert!(scaling.shed.len() <= self.platforms.len(), "more is shed than there is");
+        let most = scaling.shed.len().max(scaling.dozing.len());
+        assert!(most <= self.platforms.len(), "more is shed than there is");
         for platform in 0..self.platforms.len() {
             let is_lost = self.is_shed_somewhere(platform) && !scaling.shed.contains(&(platform as u32));
             assert!(!is_lost, "{} is shed and will never come back", self.platforms[platform].name);

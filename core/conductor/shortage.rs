@@ -432,6 +432,26 @@ fn with_forecast_only_nothing_is_done_and_everything_is_told() {
 }
 
 #[test]
+fn with_forecast_only_who_is_idle_would_have_been_put_to_sleep_until_it_is_asked() {
+    let sleepy = Platform { sleep_after_ms: Some(bounded(3_600_000)), ..child("sleepy") };
+    let scaler = Scaler { forecast_only: true, ..Scaler::default() };
+    let mut machine = Machine::begin(vec![sleepy, child("voice")], scaler);
+    machine.weights[0] = 500;
+    machine.background = 7_450;
+    machine.passes(120);
+    assert_eq!((machine.states(), machine.acts()), (vec!["ready"; 2], vec![(None, "trim"), (Some(0), "sleep")]));
+    let (ticket, _) = machine.ask(0);
+    machine.passes(60);
+    assert_eq!(machine.acts().split_off(2), [(Some(1), "shed")], "it is there again, and has something to do");
+    machine.answers(ticket, 0);
+    machine.passes(60);
+    machine.background = 7_550;
+    machine.passes(60);
+    assert_eq!(machine.acts().split_off(3), [(Some(0), "sleep")]);
+    assert_eq!(machine.states(), ["ready"; 2]);
+}
+
+#[test]
 fn what_is_shed_again_soon_after_its_return_waits_twice_as_long_each_time() {
     let mut machine = Machine::begin(vec![child("voice")], Scaler::default());
     machine.weights[0] = 10;

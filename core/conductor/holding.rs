@@ -9,6 +9,7 @@ use std::cmp::Reverse;
 use crate::event::Action;
 use crate::lifecycle::{Input, Reason, State, Then};
 use crate::scaler::Act;
+use crate::shutdown::Phase;
 use crate::Conductor;
 
 impl Conductor {
@@ -55,8 +56,10 @@ impl Conductor {
     pub(crate) fn holds_back(&mut self, slot: usize, out: &mut Vec<Action>) -> bool {
         let platform = self.slots[slot].platform as usize;
         let weight = self.platforms[platform].ballast.peak(self.now);
+        let is_running = self.phase == Phase::Running;
+        let is_left_alone = self.is_started_by_hand(platform);
         let may_stay =
-            weight > 0 && self.may_be_held(platform) && self.may_go(platform) && !self.is_started_by_hand(platform);
+            is_running && weight > 0 && self.may_be_held(platform) && self.may_go(platform) && !is_left_alone;
         let Some(missing) = self.missing_for(weight).filter(|_| may_stay) else { return false };
         self.hold(platform, missing, out);
         self.slots[slot].life.state() == State::Shed

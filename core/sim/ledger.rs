@@ -140,6 +140,8 @@ struct Slot {
     why: Option<Reason>,
     /// It is shed, or about to be.
     is_shed: bool,
+    /// What it was last found to weigh, bytes.
+    weight: u64,
     /// Its last start was after a wait, or instead of one.
     after_backoff: bool,
 }
@@ -205,8 +207,6 @@ pub(crate) struct Ledger {
     live: usize,
     arrivals: u64,
     slots: Vec<Slot>,
-    /// What the last run of each slot was last found to weigh, bytes.
-    weights: Vec<Option<u64>>,
     /// Where in its end Demi was after the last turn.
     phase: Phase,
     has_exited: bool,
@@ -215,6 +215,10 @@ pub(crate) struct Ledger {
     ram_permille: u64,
     /// The same, and all of it, bytes.
     ram: (u64, u64),
+    /// When that was, unless one that makes no sense has come since.
+    ram_at: Option<Time>,
+    /// What instances weighed that have ended since, and between the sample before and that one, bytes.
+    freed: (u64, u64),
     calm_since: Option<Time>,
     pub(crate) sights: Sights,
     shutdown_why: String,
@@ -295,13 +299,14 @@ impl Ledger {
             due: BTreeSet::new(),
             live: 0,
             arrivals: 0,
-            weights: vec![None; slots.len()],
             slots,
             phase: Phase::Running,
             has_exited: false,
             scaler: config.scaler,
             ram_permille: 0,
             ram: (0, 0),
+            ram_at: None,
+            freed: (0, 0),
             calm_since: None,
             sights: Sights::default(),
             shutdown_why: Reason::Shutdown.to_string(),
@@ -434,6 +439,7 @@ impl Ledger {
                 let slot = &mut self.slots[instance.slot as usize];
                 assert!(slot.run == instance.run && !slot.has_exited, "the world ended {instance:?} twice");
                 slot.has_exited = true;
+                self.freed.0 += std::mem::take(&mut slot.weight);
                 // What was ordered to end is not the configuration's fault, but it says so all the same.
                 slot.bad_config |= exit == Exit::Code(78);
                 turn.exited = Some(instance);
@@ -458,15 +464,17 @@ impl Ledger {
             Event::Ordered(order) => self.note_order(now, order, actions),
             Event::Measured { sample } => self.note_sample(now, sample),
             Event::Weighed { instance, weight } => {
-                let slot = &self.slots[instance.slot as usize];
+                let slot = &mut self.slots[instance.slot as usize];
                 let is_known = slot.run == instance.run && !slot.has_exited;
-                let platform = &mut self.platforms[slot.platform];
-                if is_known && weight.rss_bytes >= platform.peak.0 {
-                    platform.peak = (weight.rss_bytes, now);
-                }
-                let before = self.weights[instance.slot as usize].replace(weight.rss_bytes);
-                if before.is_some_and(|before| weight.rss_bytes > before) {
-                    platform.grown_at = Some(now);
+                if is_known {
+                    let before = std::mem::replace(&mut slot.weight, weight.rss_bytes);
+                    let platform = &mut self.platforms[slot.platform];
+                    if weight.rss_bytes >= platform.peak.0 {
+                        platform.peak = (weight.rss_bytes, now);
+                    }
+                    if before > 0 && weight.rss_bytes > before {
+                        platform.grown_at = Some(now);
+                    }
                 }
             }
             Event::Began => {
@@ -1008,9 +1016,11 @@ impl Ledger {
 
     fn note_sample(&mut self, now: Time, sample: Sample) {
         let used = sample.ram_total.saturating_sub(sample.ram_available);
+        self.ram_at = (used > 0).then_some(now);
         if used == 0 || self.phase != Phase::Running {
             return;
         }
+        self.freed = (0, self.freed.0);
         self.ram = (used, sample.ram_total);
         self.ram_permille = (u128::from(used) * 1000 / u128::from(sample.ram_total)) as u64;
         let is_calm =
@@ -1109,6 +1119,25 @@ impl Ledger {
         let (used, total) = self.ram;
         let limit = total / 100 * self.scaler.shed_percent.value();
         assert!(used + known * shed < limit, "{platform} came back and does not fit: {used} {known} {limit}");
+    }
+
+    /// It is started again by itself, and it is not certain that it does not fit.
+    fn assert_it_may_fit(&self, now: Time, platform: usize) {
+        let entry = &self.platforms[platform];
+        let (peak, at) = entry.peak;
+        let is_known = now - at < Duration::from_secs(7_200) && peak > 0;
+        let is_fresh = self.ram_at.is_some_and(|at| now - at <= self.scaler.interval_ms.millis() * 3);
+        // A person, or a reload, had a hand in it; or something needs it.
+        let is_touched = entry.ordered_at.is_some_and(|at| now - at < Duration::from_secs(7_200));
+        let is_needed = self.platforms.iter().any(|needy| needy.needs.contains(&platform));
+        let is_watched = self.sheds() && self.phase == Phase::Running;
+        if !is_watched || !entry.may_be_shed || !is_known || !is_fresh || is_touched || is_needed {
+            return;
+        }
+        let (used, total) = self.ram;
+        let rest = used.saturating_sub(self.freed.0 + self.freed.1);
+        let limit = total / 100 * self.scaler.shed_percent.value();
+        assert!(rest + peak / 10 * 9 < limit, "{platform} was started again and does not fit: {rest} {peak} {limit}");
     }
 
     /// Nobody whose priority is lower is left who may be shed, as far as the books know.
@@ -1269,6 +1298,9 @@ impl Ledger {
                     State::Starting if was != State::Waiting => {
                         let is_held = !self.platforms[platform].lost.is_empty() && self.phase == Phase::Running;
                         assert!(!is_held, "{instance:?} was started again while what it lies behind is away");
+                        if reason == Reason::BackoffOver {
+                            self.assert_it_may_fit(now, platform);
+                        }
                     }
                     // One of a new edition makes room instead: it has not proven itself.
                     State::Stopping { then: Then::Again } if reason == Reason::HealthFailed => {
@@ -1537,6 +1569,7 @@ impl Slot {
             why: None,
             after_backoff: false,
             is_shed: false,
+            weight: 0,
         }
     }
 }

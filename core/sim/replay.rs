@@ -18,7 +18,7 @@
 //! - Starts, ends and answers take no time, and nobody is ill. An instance that ended by itself in the record does so in the
 //!   replay if it is the same run there; one that ended while RAM was nearly all used only if it is so in the replay, too.
 //! - Requests of a minute are spread over it; where a trace has very many, each stands for several.
-//! - After a gap in the record, of four intervals, Demi begins anew and has learned nothing.
+//! - After a gap in the record, of four intervals and two minutes at least, Demi begins anew and has learned nothing.
 
 mod body;
 mod course;

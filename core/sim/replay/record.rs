@@ -6,8 +6,10 @@
 
 use demi_trace::{Entry, Integration, Ram, Record, Setup, Told};
 
-/// So many intervals without a sample are a gap, as for whoever forecasts.
+/// So many intervals without a sample are a gap, as for whoever forecasts…
 const GAP_INTERVALS: u64 = 4;
+/// …of this at least: when a day's trace is nearly full, RAM is recorded so seldom, however often it is measured.
+const INTERVAL_MIN_MS: u64 = 30_000;
 /// Requests of a minute are spread over it.
 const MINUTE_MS: u64 = 60_000;
 /// After this an instance is no longer growing to what it weighs when it has just been started.
@@ -132,6 +134,11 @@ impl Line {
             started_ms: point.started_ms,
         };
         let Some(next) = next else { return weighed };
+        if point.running > 0 && point.kb == 0.0 {
+            // It had not been weighed yet.
+            (weighed.kb, weighed.each_kb) = (next.kb, next.of_each());
+            return weighed;
+        }
         if point.running > 0 && at_ms > next.from_ms {
             let part = (at_ms - next.from_ms) as f64 / (next.at_ms - next.from_ms).max(1) as f64;
             let between = |from: f64, to: f64| from + (to - from) * part;
@@ -345,7 +352,8 @@ impl Building {
     }
 
     fn is_gap(&self, at_ms: u64) -> bool {
-        at_ms - self.last_sample_ms.unwrap_or(0) > self.run.setup.scaler.interval_ms.value() * GAP_INTERVALS
+        let interval_ms = self.run.setup.scaler.interval_ms.value().max(INTERVAL_MIN_MS);
+        at_ms - self.last_sample_ms.unwrap_or(0) > interval_ms * GAP_INTERVALS
     }
 
     /// The same platforms, from here on.

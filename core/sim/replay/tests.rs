@@ -221,6 +221,24 @@ fn a_gap_begins_anew_and_is_not_counted() {
 }
 
 #[test]
+fn samples_that_were_recorded_more_seldom_than_they_were_taken_are_no_gaps() {
+    let mut script = Script::begin(vec![child("late", 400)]);
+    // It runs, and is weighed a second later.
+    script.weigh(0, 0);
+    script.put(Record::Weighed { platform: 0, kb: 0, running: 1 });
+    script.measure(6_500_000);
+    script.at_s = 1;
+    script.weigh(0, 500_000);
+    for second in (30..=600).step_by(30) {
+        script.at_s = second;
+        script.measure(6_500_000);
+    }
+    let entries = read(&script.text.replace("\"interval_ms\":10000", "\"interval_ms\":1000")).expect("it is a trace");
+    let course = replay(&entries, |_| ()).expect("it can be replayed");
+    assert_eq!((course.runs, course.span_ms, course.peak_permille), (1, 600_000, 650));
+}
+
+#[test]
 fn what_ended_by_itself_does_so_again_and_what_was_stopped_by_hand_is_down() {
     let mut script = Script::begin(vec![child("frail", 400), child("idle", 100)]);
     for second in (0..=1_200).step_by(10) {

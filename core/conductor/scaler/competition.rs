@@ -182,6 +182,8 @@ pub struct Competition {
     leading: [Option<Time>; MODELS],
     last: Option<(Time, f64)>,
     unjudged: u64,
+    /// Of each, by the rounds that there are.
+    half_widths: [Option<f64>; MODELS],
 }
 
 impl Competition {
@@ -200,6 +202,7 @@ impl Competition {
             leading: [None; MODELS],
             last: None,
             unjudged: 0,
+            half_widths: [None; MODELS],
         }
     }
 
@@ -238,6 +241,7 @@ impl Competition {
         let marks = pending.forecasts.map(|forecast| forecast.map(mark));
         self.rounds.push_back(Round { due: pending.due, marks });
         self.fresh += 1;
+        self.half_widths = Model::ALL.map(|model| self.half_width_of_rounds(model));
     }
 
     /// The best of those who have led for long enough.
@@ -313,6 +317,10 @@ impl Competition {
     /// ⌈0.95 (n + 1)⌉th, from the least on (conformal prediction; Vovk, Gammerman and Shafer, 2005). It takes no distribution
     /// for granted, only that errors to come are like those that were. `None` with fewer than twenty.
     pub fn half_width(&self, model: Model) -> Option<f64> {
+        self.half_widths[model as usize]
+    }
+
+    fn half_width_of_rounds(&self, model: Model) -> Option<f64> {
         let (mut errors, mut count) = ([0.0; ROUNDS_MAX], 0);
         for mark in self.rounds.iter().filter_map(|round| round.marks[model as usize]) {
             errors[count] = mark.error;

@@ -34,11 +34,12 @@ impl History {
         History { span_s: settings.history_hours.value() * 3600, rows: VecDeque::with_capacity(ROWS_MAX + 1) }
     }
 
-    /// Keeps a row of this date, seconds since 1970, if it is time for one.
-    pub fn take(&mut self, date_s: u64, row: &Row) {
+    /// Keeps a row of this date, seconds since 1970, if it is time for one. Whether any row has come or gone.
+    pub fn take(&mut self, date_s: u64, row: &Row) -> bool {
         if date_s > DATE_MAX {
-            return;
+            return false;
         }
+        let (count, first) = (self.rows.len(), self.oldest_s());
         while self.newest_s().is_some_and(|newest| newest > date_s) {
             self.rows.pop_back();
         }
@@ -47,12 +48,13 @@ impl History {
         }
         let slot = |date: u64| u128::from(date) * ROWS_MAX as u128 / u128::from(self.span_s);
         if self.newest_s().is_some_and(|newest| slot(newest) == slot(date_s)) {
-            return;
+            return self.rows.len() != count || self.oldest_s() != first;
         }
         if self.rows.len() == ROWS_MAX {
             self.rows.pop_front();
         }
         self.rows.push_back(Row { columns: seasonal(date_s, row.columns), target: row.target });
+        true
     }
 
     /// What least squares go by.

@@ -43,6 +43,10 @@ pub struct Outlook {
     forecasts: [Option<Forecast>; MODELS],
     /// What the last sample's least squares found: without seasons, and with.
     fits: [Option<Fit>; 2],
+    /// The history has other rows than those that the last fit with seasons went by; they change every few minutes only.
+    is_history_new: bool,
+    /// Of both, how many standard errors 95 % lie within, with so many degrees of freedom.
+    quantiles: [(u32, f64); 2],
 }
 
 impl Outlook {
@@ -60,6 +64,8 @@ impl Outlook {
             competition: Competition::new(settings),
             forecasts: [None; MODELS],
             fits: [None, None],
+            is_history_new: true,
+            quantiles: [(0, 0.0); 2],
         }
     }
 
@@ -72,7 +78,7 @@ impl Outlook {
         self.ewma.take(now, reading.ram_percent);
         self.holt.take(now, reading.ram_percent);
         if let (Some(date_s), Some(row)) = (reading.date_s, self.window.last_row()) {
-            self.history.take(date_s, row);
+            self.is_history_new |= self.history.take(date_s, row);
         }
         self.forecast_all(now, reading);
         promotion.map_or(Taken::Forecast, Taken::Promoted)
@@ -87,22 +93,29 @@ impl Outlook {
             .map(|date_s| date_s.saturating_add(self.horizon.as_secs()));
         let ahead_in_seasons = date_s.map(|date_s| seasonal(date_s, ahead));
         let in_seasons = used_in_seasons(&self.columns, self.history.reach_s());
-        self.fits = [
-            fit(self.window.rows(), used_in_trends(&self.columns)),
-            ahead_in_seasons.and_then(|_| fit(self.history.rows(), in_seasons)),
-        ];
-        let [trends, seasons] = &self.fits;
-        let of_fit = |fit: &Option<Fit>, columns: [f64; COLUMNS]| {
-            let fit = fit.as_ref()?;
-            let half_width = two_sided(CONFIDENCE, fit.degrees()) * fit.prediction_error(&columns);
+        self.fits[0] = fit(self.window.rows(), used_in_trends(&self.columns));
+        if ahead_in_seasons.is_none() {
+            (self.fits[1], self.is_history_new) = (None, true);
+        } else if std::mem::take(&mut self.is_history_new) {
+            self.fits[1] = fit(self.history.rows(), in_seasons);
+        }
+        for (fit, quantile) in self.fits.iter().zip(&mut self.quantiles) {
+            let degrees = fit.as_ref().map(Fit::degrees);
+            if let Some(degrees) = degrees.filter(|degrees| *degrees != quantile.0) {
+                *quantile = (degrees, two_sided(CONFIDENCE, degrees));
+            }
+        }
+        let of_fit = |place: usize, columns: [f64; COLUMNS]| {
+            let fit = self.fits[place].as_ref()?;
+            let half_width = self.quantiles[place].1 * fit.prediction_error(&columns);
             Some((fit.predict(&columns), half_width)).filter(|(value, half_width)| (value + half_width).is_finite())
         };
         let found = Model::ALL.map(|model| match model {
             Model::LastValue => Some((reading.ram_percent, 0.0)),
             Model::Ewma => self.ewma.level().map(|level| (level, 0.0)),
             Model::Holt => self.holt.ahead(self.horizon).map(|level| (level, 0.0)),
-            Model::Ols => of_fit(trends, ahead),
-            Model::OlsSeasons => of_fit(seasons, ahead_in_seasons?),
+            Model::Ols => of_fit(0, ahead),
+            Model::OlsSeasons => of_fit(1, ahead_in_seasons?),
         });
         self.forecasts = Model::ALL.map(|model| {
             let (value, of_fit) = found[model as usize]?;
@@ -124,7 +137,7 @@ impl Outlook {
         let is_share = |share: f64| share > 0.0 && share <= 100.0;
         if is_share(ram_percent) && is_share(lagged_ram) && is_rate(request_rate) {
             let row = Row { columns: trend(0.0, lagged_ram, request_rate), target: ram_percent };
-            self.history.take(date_s, &row);
+            self.is_history_new |= self.history.take(date_s, &row);
         }
     }
 

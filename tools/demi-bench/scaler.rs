@@ -205,7 +205,7 @@ fn figures(course: &Course) -> [(&'static str, f64, f64); 4] {
         ("minutes at 95 % or more", minutes(course.critical_ms), 0.1),
         ("needless sheds", f64::from(course.needless), 0.5),
         ("service minutes lost", minutes(course.lost_ms()), 0.5),
-        ("minutes at 80 % or more", minutes(course.above_shed_ms), 0.1),
+        ("minutes at 80 % or more", minutes(course.above_shed_ms), 0.5),
     ]
 }
 

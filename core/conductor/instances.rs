@@ -46,6 +46,9 @@ impl Conductor {
     pub(crate) fn sample_due(&mut self, out: &mut Vec<Action>) {
         self.set_timer(Timer::Sample, self.now + self.sample_interval());
         self.sample_asked();
+        if self.is_ram_watched_closely() {
+            self.weigh_due(out);
+        }
         out.push(Action::Measure);
     }
 

@@ -24,6 +24,7 @@ use crate::requests::NOT_SOON;
 use crate::scaler::policy::{Finding, Policy, Shortage};
 use crate::scaler::{Act, Ahead, Decision, Figures, Outlook, Reading, Step, Taken};
 use crate::shutdown::Phase;
+use crate::swap::is_making_room;
 use crate::time::Time;
 use crate::timers::Timer;
 use crate::{config, Conductor};
@@ -171,12 +172,17 @@ impl Conductor {
     /// Until the next sample.
     pub(crate) fn sample_interval(&self) -> Duration {
         let settings = &self.settings.scaler;
-        let is_fast = |scaling: &Scaling| scaling.policy.is_near() || scaling.step.is_some();
-        match self.scaling.as_deref().is_some_and(is_fast) {
+        match self.is_ram_watched_closely() {
             true if self.is_pressing() => settings.fast_interval_ms.millis() / 2,
             true => settings.fast_interval_ms.millis(),
             false => settings.interval_ms.millis(),
         }
+    }
+
+    /// Whether RAM is near the threshold, or a step is being looked at: then what children weigh has to be as fresh as the samples.
+    pub(crate) fn is_ram_watched_closely(&self) -> bool {
+        let is_close = |scaling: &Scaling| scaling.policy.is_near() || scaling.step.is_some();
+        self.scaling.as_deref().is_some_and(is_close)
     }
 
     /// All children together weigh something else than before.
@@ -331,14 +337,12 @@ impl Conductor {
         let weighed = platform.map_or(0, |platform| self.weighs(platform));
         let platform = platform.map(|platform| platform as u32);
         let underway = Underway { step, platform, since: self.now, over_at: None, used_before, weighed };
-        let is_told_only = self.settings.scaler.forecast_only;
         let Some(scaling) = &mut self.scaling else { return };
         scaling.is_exhausted = false;
         if step == Step::Trim {
             scaling.trimmed_at = Some(self.now);
         }
-        // What was not done wins nothing.
-        scaling.step = (!is_told_only).then_some(underway);
+        scaling.step = Some(underway);
     }
 
     /// Sees whether what the last step was about has ended, and tells what it has won.
@@ -360,7 +364,8 @@ impl Conductor {
 
     fn conclude_step(&mut self, out: &mut Vec<Action>) {
         let Some(step) = self.scaling.as_mut().and_then(|scaling| scaling.step.take()) else { return };
-        let Some((_, sample)) = self.sample else { return };
+        // What was not done has won nothing.
+        let Some((_, sample)) = self.sample.filter(|_| !self.settings.scaler.forecast_only) else { return };
         let bytes = (step.used_before as i64).saturating_sub(self.used(&sample) as i64);
         let act = Act::Won { step: step.step, weighed: step.weighed, bytes };
         self.decide(step.platform.map(|platform| platform as usize), act, out);
@@ -519,10 +524,14 @@ impl Conductor {
         }
         for slot in self.platforms[platform].slots() {
             let state = self.slots[slot].life.state();
-            let is_touched = state != State::Spare && !is_at_rest(state);
+            // What leaves its slot to the next edition is ending anyway.
+            let is_leaving_slot = is_making_room(state);
+            let is_touched = !is_leaving_slot && !is_at_rest(state);
             match step {
-                Step::Kill if is_touched => {
-                    self.take(slot, Input::End(Then::Shed, reason), out);
+                Step::Kill if is_touched || is_leaving_slot => {
+                    if is_touched {
+                        self.take(slot, Input::End(Then::Shed, reason), out);
+                    }
                     if self.slots[slot].life.is_alive() {
                         self.slots[slot].is_put_down = true;
                         out.push(Action::Signal { instance: self.instance(slot), signal: Signal::Kill });

@@ -27,6 +27,8 @@ struct Machine {
     date_s: Option<u64>,
     /// What is asked to end does not.
     is_deaf: bool,
+    /// Whose health checks fail, by slot.
+    ill: Option<u32>,
     posts_loaded: u64,
 }
 
@@ -85,6 +87,7 @@ impl Machine {
             background: 3_000,
             date_s: None,
             is_deaf: false,
+            ill: None,
             posts_loaded: 0,
         }
     }
@@ -113,7 +116,10 @@ impl Machine {
                     self.runs[instance.slot as usize] = Some(instance.run);
                     self.happens(Event::Started { instance })
                 }
-                Action::Probe { instance } => self.happens(Event::Probed { instance, verdict: Verdict::Pass }),
+                Action::Probe { instance } => {
+                    let verdict = if self.ill == Some(instance.slot) { Verdict::Fail } else { Verdict::Pass };
+                    self.happens(Event::Probed { instance, verdict })
+                }
                 Action::Signal { instance, signal } if signal == Signal::Kill || !self.is_deaf => {
                     match self.runs[instance.slot as usize].take() {
                         Some(_) => self.happens(Event::Exited { instance, exit: Exit::Code(0) }),
@@ -823,4 +829,21 @@ fn what_is_shed_for_a_forecast_is_what_makes_it_come_true() {
     let shed = machine.conductor.decisions().find(|decision| decision.act == Act::Shed).expect("one is shed");
     assert_eq!(shed.platform, Some(0));
     assert!(shed.figures.ram_permille < 800, "{shed:?}");
+}
+
+#[test]
+fn an_edition_that_did_not_prove_itself_and_is_put_down_leaves_its_slot_to_the_next() {
+    let slow_to_end = Platform { stop_grace_ms: bounded(60_000), ..child("voice") };
+    let mut machine = Machine::begin(vec![slow_to_end.clone()], Scaler::default());
+    (machine.is_deaf, machine.ill) = (true, Some(1));
+    let terms = crate::Terms::of(&slow_to_end);
+    machine.happens(Event::Ordered(Order::Reload { platform: 0, edition: 1, terms }));
+    machine.passes(30);
+    assert_eq!(machine.runs.iter().flatten().count(), 2, "the new one does not end: {:?}", machine.states());
+    machine.background = 9_600;
+    machine.passes(3);
+    assert_eq!((machine.runs.iter().flatten().count(), machine.states()), (0, vec!["shed"]));
+    (machine.is_deaf, machine.ill, machine.background) = (false, None, 3_000);
+    machine.passes(600);
+    assert_eq!(machine.states(), ["ready"]);
 }

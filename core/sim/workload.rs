@@ -252,7 +252,7 @@ fn draw_lifecycle(platform: &mut Platform, random: &mut Random) {
     }
     platform.start =
         [Start::Eager, Start::Eager, Start::Eager, Start::Lazy, Start::Lazy, Start::Manual][random.below(6) as usize];
-    if random.below(3) == 0 {
+    if random.below(2) == 0 {
         platform.sleep_after_ms = Some(drawn(random, 200, 120_000));
     }
     if platform.host.is_child() {

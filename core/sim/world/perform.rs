@@ -410,13 +410,13 @@ impl World {
     /// Somebody wants something of some platform.
     pub(super) fn order(&mut self) -> Event {
         let platform = self.random.below(self.config.platforms.len() as u64) as u32;
-        let order = match self.random.below(10) {
+        let order = match self.random.below(12) {
             0 | 1 => Order::Start { platform },
             2 => Order::Stop { platform },
             3 => Order::Restart { platform },
             4 => Order::Isolate { platform },
             5 => Order::Retire { platform },
-            6 => Order::Close { platform },
+            6..=8 => Order::Close { platform },
             _ => self.reload(platform),
         };
         Event::Ordered(order)

@@ -272,11 +272,11 @@ pub enum Event {
         /// Whether it is durable now.
         done: bool,
     },
-    /// What the machine says is available, looked at in passing when children are weighed: bytes, to be compared with other
-    /// such looks and with nothing else.
-    Glanced {
-        /// Bytes.
-        available: u64,
+    /// All children have been weighed.
+    AllWeighed {
+        /// What the machine says is available then, bytes, to be compared with what it said after other weighings and with nothing
+        /// else; `None` if it says nothing.
+        available: Option<u64>,
     },
     /// The machine was measured. Once before `Began`, if it can be, so that nothing is started that does not fit.
     Measured {

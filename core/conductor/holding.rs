@@ -55,7 +55,7 @@ impl Conductor {
     /// An instance has ended by itself and is to be started again: whether it stays down, because it is known not to fit.
     pub(crate) fn holds_back(&mut self, slot: usize, out: &mut Vec<Action>) -> bool {
         let platform = self.slots[slot].platform as usize;
-        let weight = self.platforms[platform].ballast.peak(self.now);
+        let weight = self.platforms[platform].footprint.peak(self.now);
         let is_running = self.phase == Phase::Running;
         let is_left_alone = self.is_started_by_hand(platform);
         let may_stay =
@@ -80,7 +80,7 @@ impl Conductor {
 
     /// What it is known to weigh at most, with what it needs, bytes; what is counted already is left out, and the rest is from
     /// now on.
-    fn weigh_with_needs(&self, platform: usize, counted: &mut [bool]) -> u64 {
+    pub(crate) fn weigh_with_needs(&self, platform: usize, counted: &mut [bool]) -> u64 {
         if std::mem::replace(&mut counted[platform], true) {
             return 0;
         }
@@ -91,7 +91,11 @@ impl Conductor {
 
     /// What of it waits to be started stays down.
     fn hold(&mut self, platform: usize, missing: u64, out: &mut Vec<Action>) {
+        let is_new = !self.is_shed_somewhere(platform);
         self.list(platform);
+        if is_new {
+            self.platforms[platform].footprint.is_held = true;
+        }
         self.decide(Some(platform), Act::Refuse { missing }, out);
         if self.settings.scaler.forecast_only {
             return;

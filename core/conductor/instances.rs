@@ -191,6 +191,8 @@ impl Conductor {
                 | Reason::NeedStopped
                 | Reason::Unreachable { .. }
         );
+        // What it will weigh counts from now on.
+        self.forget_weights();
         let ended = self.slots[slot].life.ended();
         let instance = self.instance(slot);
         let index = self.slots[slot].platform;

@@ -23,7 +23,7 @@
 //! | what instances say of themselves to whoever balances requests | `reports.rs` |
 //! | the end, phase by phase | `ending.rs` |
 //!
-//! The leaves (`lifecycle`, `health`, `breaker`, `router`, `balance`, `ballast`, `queue`, `retry`, `dead_letter`, `scaler`,
+//! The leaves (`lifecycle`, `health`, `breaker`, `router`, `balance`, `footprint`, `queue`, `retry`, `dead_letter`, `scaler`,
 //! `shutdown`) answer questions and take facts. They know no other leaf and emit no action.
 
 #![forbid(unsafe_code)]
@@ -31,7 +31,6 @@
 pub mod balance;
 #[cfg(test)]
 mod balancing;
-mod ballast;
 pub mod breaker;
 pub mod config;
 mod cutoffs;
@@ -39,6 +38,7 @@ mod dead_letter;
 mod ending;
 mod event;
 mod falling_back;
+mod footprint;
 pub mod health;
 mod hedging;
 mod holding;
@@ -89,9 +89,9 @@ pub use time::Time;
 pub use timers::{Timer, Timers};
 
 use balance::{fingerprint, Turns};
-use ballast::Ballast;
 use breaker::{Breaker, Cause, Rules};
 use config::{Balance, Config, Host, Start};
+use footprint::{Footprint, Trend};
 use health::Health;
 use hedging::Latency;
 use lifecycle::{Lifecycle, Reason, State, Then};
@@ -212,7 +212,7 @@ struct Platform {
     /// When its last request came or ended.
     used_at: Time,
     budget: Budget,
-    ballast: Ballast,
+    footprint: Footprint,
     stats: PlatformStats,
 }
 
@@ -297,7 +297,7 @@ impl Platform {
             live: 0,
             used_at: Time::ZERO,
             budget: Budget::new(&settings.retry),
-            ballast: Ballast::default(),
+            footprint: Footprint::default(),
             stats: PlatformStats::default(),
         }
     }
@@ -350,6 +350,8 @@ struct Slot {
     drains: bool,
     /// What its process tree was last found to use.
     weight: Option<Weight>,
+    /// How that has moved lately.
+    trend: Option<Trend>,
     /// When it was last asked to give memory back, as long as it has not.
     trimmed_at: Option<Time>,
     /// It was killed for want of RAM, and is not known to have ended.
@@ -503,7 +505,7 @@ impl Conductor {
             Event::PostLoaded { post, ticket } => self.post_loaded(post, ticket, out),
             Event::PostLost { post, for_good } => self.post_lost(post, for_good, out),
             Event::PostStored { post, done } => self.post_stored(post, done, out),
-            Event::Glanced { available } => self.glanced(available),
+            Event::AllWeighed { available } => self.all_weighed(available),
             Event::Measured { sample } => self.measured(sample, out),
             Event::Stored { errand, done } => self.stored(errand, done, out),
             Event::Ordered(order) => self.ordered(order, out),
@@ -670,6 +672,7 @@ impl Slot {
             started_at: Time::ZERO,
             drains: false,
             weight: None,
+            trend: None,
             trimmed_at: None,
             is_put_down: false,
             extended_at: None,

@@ -35,14 +35,8 @@ impl Conductor {
             self.stats.stale += 1;
             return;
         }
-        if self.slots[slot].weight.is_none() {
-            // What is there at the start has not grown fast.
-            self.forget_weights();
-            self.platform_at(slot).ballast.begin();
-        }
         self.set_weight(slot, Some(weight));
-        self.note_peak(slot, weight.rss_bytes, out);
-        self.note_weight();
+        self.note_footprint(slot, weight.rss_bytes, out);
         let terms = self.terms_of(slot);
         let reason = match terms {
             _ if weight.processes > terms.processes_max => {
@@ -62,6 +56,9 @@ impl Conductor {
         let bytes = |weight: Option<Weight>| weight.map_or(0, |weight| weight.rss_bytes);
         let before = std::mem::replace(&mut self.slots[slot].weight, weight);
         self.weight_total = self.weight_total - bytes(before) + bytes(weight);
+        if weight.is_none() {
+            self.slots[slot].trend = None;
+        }
     }
 
     /// A candidate that takes too much has not proven itself.

@@ -18,6 +18,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::event::{Action, News, RamSource, Sample, Signal};
+use crate::footprint::Trend;
 use crate::lifecycle::{Input, Reason, State, Then};
 use crate::orders::{is_at_rest, is_shed};
 use crate::requests::NOT_SOON;
@@ -39,8 +40,12 @@ const DOUBLINGS_MAX: u32 = 3;
 const GROWS_FOR: Duration = Duration::from_secs(30);
 /// The same is told again after this.
 const TELL_AGAIN: Duration = Duration::from_secs(600);
-/// Whoever grows by less than this part of RAM within the horizon, percent, is not to blame.
-const GROWER_PERCENT: u64 = 2;
+/// Whoever grows by less than this part of RAM within the horizon, percent, is not to blame that it is short…
+const CULPRIT_PERCENT: u64 = 5;
+/// …nor that it will be.
+const CULPRIT_AHEAD_PERCENT: u64 = 2;
+/// What was held back comes back if there is so much more room than it needs, percent.
+const HELD_MARGIN_PERCENT: u64 = 2;
 /// What something is worth is divided by bytes, and is still to differ.
 const WORTH: u64 = 1 << 50;
 
@@ -66,6 +71,8 @@ pub(crate) struct Scaling {
     asked: (u64, Time),
     /// What all children weighed at the last sample, and what the first look at the machine after it said was available.
     moved_from: (u64, Option<u64>),
+    /// When something last came back.
+    returned_at: Option<Time>,
     has_begun: bool,
     /// What instances weighed that have ended since the last sample, bytes: it counts as used in there. And those of them that
     /// have since the next one was asked for.
@@ -100,6 +107,7 @@ impl Scaling {
             counts: [0; Act::NAMES.len()],
             asked: (0, Time::ZERO),
             moved_from: (0, None),
+            returned_at: None,
             has_begun: false,
             freed: 0,
             freed_since_asked: 0,
@@ -143,9 +151,12 @@ impl Conductor {
         }
         self.look_at_step(out);
         match finding {
-            Finding::Fair => {}
+            Finding::Fair => self.restore_held(out),
             Finding::Short(shortage) => self.relieve(shortage, out),
-            Finding::Calm(calm) => self.restore_next(calm, out),
+            Finding::Calm(calm) => {
+                self.restore_next(calm, out);
+                self.restore_held(out);
+            }
         }
         let next = now + self.sample_interval();
         if self.timers.at(Timer::Sample).is_none_or(|at| at > next) {
@@ -185,27 +196,22 @@ impl Conductor {
         self.scaling.as_deref().is_some_and(is_close)
     }
 
-    /// All children together weigh something else than before.
-    pub(crate) fn note_weight(&mut self) {
+    /// All children have been weighed, and the machine was looked at in passing.
+    pub(crate) fn all_weighed(&mut self, available: Option<u64>) {
         let (now, bytes) = (self.now, self.weight_total);
+        let to_come = bytes.saturating_add(self.promised());
+        let Some((_, sample)) = self.sample else { return };
         let Some(scaling) = &mut self.scaling else { return };
-        let before = scaling.moved_from.0;
-        let ram_total = self.sample.map_or(0, |(_, sample)| sample.ram_total);
-        if scaling.policy.weigh(now, bytes, ram_total) || self.has_moved(before, bytes) {
-            self.sample_now();
-        }
-    }
-
-    /// The machine was looked at in passing.
-    pub(crate) fn glanced(&mut self, available: u64) {
-        let is_of_machine = |sample: Sample| sample.ram_source != RamSource::Configured;
-        let Some(scaling) =
-            self.scaling.as_mut().filter(|_| self.sample.is_some_and(|(_, sample)| is_of_machine(sample)))
-        else {
-            return;
-        };
-        let before = *scaling.moved_from.1.get_or_insert(available);
-        if self.has_moved(before, available) {
+        let is_spike = scaling.policy.weigh(now, to_come, sample.ram_total);
+        // Of a limit that is narrower than the machine nothing is told in passing.
+        let is_of_machine =
+            matches!(sample.ram_source, RamSource::MemAvailable | RamSource::Estimate | RamSource::System);
+        let weighed_before = scaling.moved_from.0;
+        let seen = available.filter(|_| is_of_machine);
+        let seen_before = seen.map(|available| *scaling.moved_from.1.get_or_insert(available));
+        let has_moved = self.has_moved(weighed_before, bytes)
+            || seen.zip(seen_before).is_some_and(|(available, before)| self.has_moved(before, available));
+        if is_spike || has_moved {
             self.sample_now();
         }
     }
@@ -225,10 +231,17 @@ impl Conductor {
     }
 
     /// An instance was found to weigh so much: it may be the most that one of its platform has.
-    pub(crate) fn note_peak(&mut self, slot: usize, bytes: u64, out: &mut Vec<Action>) {
+    pub(crate) fn note_footprint(&mut self, slot: usize, bytes: u64, out: &mut Vec<Action>) {
         let (now, platform) = (self.now, self.slots[slot].platform);
+        if self.slots[slot].trend.is_none() {
+            // What is there at the start has not grown fast.
+            self.forget_weights();
+        }
         let is_watched = self.scaling.is_some();
-        let kept = self.platforms[platform as usize].ballast.weigh(now, bytes).filter(|_| is_watched);
+        let entry = &mut self.platforms[platform as usize];
+        let instances = self.slots[entry.slots()].iter().filter(|slot| slot.weight.is_some()).count() as u32;
+        let trend = self.slots[slot].trend.get_or_insert(Trend::begin(now, bytes));
+        let kept = entry.footprint.weigh(now, bytes, trend, instances).filter(|_| is_watched);
         out.extend(kept.map(|bytes| Action::KeepPeak { platform, bytes }));
     }
 
@@ -236,7 +249,7 @@ impl Conductor {
     pub(crate) fn keep_peaks(&mut self, out: &mut Vec<Action>) {
         let now = self.now;
         let peaks = (0..).zip(&mut self.platforms).filter_map(|(platform, entry)| {
-            entry.ballast.at_end(now).map(|bytes| Action::KeepPeak { platform, bytes })
+            entry.footprint.at_end(now).map(|bytes| Action::KeepPeak { platform, bytes })
         });
         if self.scaling.is_some() {
             out.extend(peaks);
@@ -246,7 +259,7 @@ impl Conductor {
     pub(crate) fn peak_recalled(&mut self, platform: u32, bytes: u64, age: Duration) {
         let now = self.now;
         if let Some(platform) = self.platforms.get_mut(platform as usize) {
-            platform.ballast.recall(now, bytes, age);
+            platform.footprint.recall(now, bytes, age);
         }
     }
 
@@ -298,7 +311,7 @@ impl Conductor {
             return self.put_to_sleep(platform, self.reason_of(shortage), out);
         }
         let draining = if is_emergency { self.next_to_put_down() } else { None };
-        let next = draining.or_else(|| self.grower(shortage)).or_else(|| self.next_to_shed(is_emergency));
+        let next = draining.or_else(|| self.culprit(shortage)).or_else(|| self.next_to_shed(is_emergency));
         let Some(platform) = next else { return self.note_exhausted(out) };
         let step = if is_emergency && self.platforms[platform].host.is_child() { Step::Kill } else { Step::Shed };
         self.begin_step(step, Some(platform), out);
@@ -396,6 +409,8 @@ impl Conductor {
             let asked = (0..self.slots.len()).filter(is_asked);
             out.extend(asked.map(|slot| Action::Trim { instance: self.instance(slot) }));
         }
+        // Who goes next, and whether it fits again, depends on what they weigh by now.
+        self.weigh_due(out);
         self.begin_step(Step::Trim, None, out);
         true
     }
@@ -464,31 +479,43 @@ impl Conductor {
         !is_spared && !is_told && self.may_go(platform) && self.slots[entry.slots()].iter().any(holds)
     }
 
-    /// The platform that goes whatever its priority is, because to shed others would only put it off: as it grows, it would
-    /// alone bring RAM to `emergency_percent` within the horizon; or it is half of what makes a forecast come true, or of a spike.
-    fn grower(&self, shortage: Shortage) -> Option<usize> {
+    /// The platform that goes whatever its priority is, because to shed others would only put it off. It weighs unusually much,
+    /// and as it grows, it would alone bring RAM to `emergency_percent` within the horizon, and from there to the end within a
+    /// minute; or it is half of what makes a forecast come true, or of a spike.
+    fn culprit(&self, shortage: Shortage) -> Option<usize> {
         let settings = &self.settings.scaler;
         let (_, sample) = self.sample.filter(|_| settings.use_forecasts)?;
-        let left = (sample.ram_total / 100 * settings.emergency_percent.value()).saturating_sub(self.used(&sample));
-        let (enough, is_of_spike) = match shortage {
+        let (used, percent) = (self.used(&sample), sample.ram_total / 100);
+        let emergency = settings.emergency_percent.value();
+        let left = (percent * emergency).saturating_sub(used);
+        let last = percent * (100 - emergency).max(CULPRIT_PERCENT);
+        let horizon_s = settings.horizon_ms.millis().as_secs();
+        let (enough, within_s) = match shortage {
             Shortage::Forecast { ram_permille } => {
                 let ahead = sample.ram_total / 1000 * u64::from(ram_permille);
-                ((ahead.saturating_sub(self.used(&sample)) / 2).min(left), false)
+                ((ahead.saturating_sub(used) / 2).min(left).max(percent * CULPRIT_AHEAD_PERCENT), horizon_s)
             }
-            Shortage::Spike { from, to } => ((to - from) / 2, true),
-            Shortage::Above | Shortage::Emergency => (left, false),
+            Shortage::Above => (left.max(last), horizon_s),
+            Shortage::Emergency => (last, 60),
+            // It has happened already.
+            Shortage::Spike { from, to } => ((to - from) / 2, 0),
         };
-        let horizon_s = settings.horizon_ms.millis().as_secs();
         let grows = |platform: usize| {
-            let ballast = &self.platforms[platform].ballast;
-            let each = if is_of_spike { ballast.risen() } else { ballast.growth().saturating_mul(horizon_s) };
-            let weighed = self.slots[self.platforms[platform].slots()].iter().filter(|slot| slot.weight.is_some());
-            (each.saturating_mul(weighed.count() as u64), platform)
+            let entry = &self.platforms[platform];
+            let of_slot = |slot: &crate::Slot| {
+                let (weight, trend) = slot.weight.zip(slot.trend)?;
+                let is_unusual = entry.footprint.is_unusual(weight.rss_bytes, GROWS_FOR);
+                let bytes = match within_s {
+                    0 => trend.rise_bytes(),
+                    _ => trend.growth_bytes_per_s().saturating_mul(within_s),
+                };
+                is_unusual.then_some(bytes)
+            };
+            (self.slots[entry.slots()].iter().filter_map(of_slot).fold(0, u64::saturating_add), platform)
         };
         let is_emergency = shortage == Shortage::Emergency;
         let may_go = (0..self.platforms.len()).filter(|platform| self.goes(*platform, is_emergency)).map(grows);
-        let least = sample.ram_total / 100 * GROWER_PERCENT;
-        may_go.max().filter(|(growth, _)| *growth >= enough.max(least)).map(|(_, platform)| platform)
+        may_go.max().filter(|(growth, _)| *growth >= enough.max(1)).map(|(_, platform)| platform)
     }
 
     /// The platform with the lowest priority of those that may go; of several the one that is worth least for what it weighs.
@@ -504,7 +531,7 @@ impl Conductor {
     /// Whether a person has started it lately.
     pub(crate) fn is_started_by_hand(&self, platform: usize) -> bool {
         let calm = self.settings.scaler.calm_ms.millis();
-        self.platforms[platform].ballast.by_hand_at.is_some_and(|at| self.now - at < calm)
+        self.platforms[platform].footprint.by_hand_at.is_some_and(|at| self.now - at < calm)
     }
 
     /// A platform that is shed and still drains.
@@ -519,6 +546,7 @@ impl Conductor {
 
     fn shed(&mut self, platform: usize, step: Step, reason: Reason, out: &mut Vec<Action>) {
         self.list(platform);
+        self.platforms[platform].footprint.is_held = false;
         if self.settings.scaler.forecast_only {
             return;
         }
@@ -556,9 +584,9 @@ impl Conductor {
         scaling.shed.retain(|other| is_shed || *other != platform as u32);
         if !scaling.shed.contains(&(platform as u32)) {
             scaling.shed.push(platform as u32);
-            let ballast = &mut self.platforms[platform].ballast;
-            let is_relapse = ballast.restored_at.is_some_and(|at| now - at < relapse_max);
-            ballast.relapses = if is_relapse { (ballast.relapses + 1).min(DOUBLINGS_MAX) } else { 0 };
+            let footprint = &mut self.platforms[platform].footprint;
+            let is_relapse = footprint.restored_at.is_some_and(|at| now - at < relapse_max);
+            footprint.relapses = if is_relapse { (footprint.relapses + 1).min(DOUBLINGS_MAX) } else { 0 };
         }
     }
 
@@ -587,18 +615,52 @@ impl Conductor {
         if scaling.policy.delays(forecast.as_ref()) {
             return self.tell_held(first, Act::Delay, out);
         }
-        let Some(fitting) = rested.into_iter().find(|platform| self.shortfall(*platform as usize).is_none()) else {
-            let missing = self.shortfall(first as usize).unwrap_or_default();
-            return self.tell_held(first, Act::Wait { missing }, out);
+        let priority = |platform: u32| self.platforms[platform as usize].terms.priority;
+        let fits = |platform: &u32| self.shortfall(*platform as usize).is_none();
+        // Those that are worth less might take the room that it waits for: they wait with it for a while.
+        let has_waited = calm >= self.restore_wait(first as usize) + TELL_AGAIN;
+        let may_pass = |platform: &u32| has_waited || priority(*platform) >= priority(first);
+        match rested.iter().find(|platform| may_pass(platform) && fits(platform)) {
+            Some(fitting) => self.restore(*fitting, out),
+            None => {
+                let missing = self.shortfall(first as usize).unwrap_or_default();
+                self.tell_held(first, Act::Wait { missing }, out);
+            }
+        }
+    }
+
+    /// Has one of those come back that were not shed, but not started, once it fits: it had nothing to do with RAM being short.
+    fn restore_held(&mut self, out: &mut Vec<Action>) {
+        let settings = &self.settings.scaler;
+        let Some(scaling) = self.scaling.as_ref().filter(|scaling| scaling.step.is_none()) else { return };
+        let is_early = scaling.returned_at.is_some_and(|at| self.now - at < self.cooldown(false));
+        let shed = settings.shed_percent.value() as f64;
+        let is_ahead = |ahead: crate::scaler::Forecast| settings.use_forecasts && ahead.ram_percent >= shed;
+        if is_early || settings.forecast_only || scaling.outlook.forecast().is_some_and(is_ahead) {
+            return;
+        }
+        let margin = self.sample.map_or(0, |(_, sample)| sample.ram_total / 100 * HELD_MARGIN_PERCENT);
+        let fits = |platform: &&u32| {
+            let index = **platform as usize;
+            let more = self.weigh_with_needs(index, &mut vec![false; self.platforms.len()]);
+            let is_held = self.platforms[index].footprint.is_held && self.is_shed_somewhere(index);
+            is_held && self.missing_for(more.saturating_add(margin)).is_none()
         };
-        let platform = fitting as usize;
+        let Some(platform) = scaling.shed.iter().rev().find(fits).copied() else { return };
+        self.restore(platform, out);
+    }
+
+    fn restore(&mut self, listed: u32, out: &mut Vec<Action>) {
+        let platform = listed as usize;
         self.decide(Some(platform), Act::Restore, out);
         let now = self.now;
         let Some(scaling) = &mut self.scaling else { return };
-        scaling.shed.retain(|other| *other != fitting);
+        scaling.shed.retain(|other| *other != listed);
         scaling.policy.restored(now);
-        self.platforms[platform].ballast.restored_at = Some(now);
-        if is_told_only {
+        scaling.returned_at = Some(now);
+        let footprint = &mut self.platforms[platform].footprint;
+        (footprint.restored_at, footprint.is_held) = (Some(now), false);
+        if self.settings.scaler.forecast_only {
             return;
         }
         self.want_needs_of(platform, out);
@@ -629,7 +691,7 @@ impl Conductor {
 
     /// How long RAM must have been calm before it comes back.
     fn restore_wait(&self, platform: usize) -> Duration {
-        self.settings.scaler.calm_ms.millis() * (1 << self.platforms[platform].ballast.relapses)
+        self.settings.scaler.calm_ms.millis() * (1 << self.platforms[platform].footprint.relapses)
     }
 
     /// When it comes back at the earliest, as far as that can be told.
@@ -644,7 +706,7 @@ impl Conductor {
     /// How many bytes are missing for all of it, and what it needs, to run below `shed_percent` with what they are known to
     /// weigh. `None`: it fits, or nobody knows.
     pub(crate) fn shortfall(&self, platform: usize) -> Option<u64> {
-        self.missing_for(self.weight_to_come(platform))
+        self.missing_for(self.weigh_with_needs(platform, &mut vec![false; self.platforms.len()]))
     }
 
     /// How many bytes are missing for so many more, with what has just started and will still take some.
@@ -672,18 +734,12 @@ impl Conductor {
         (is_fresh && sample.ram_total > sample.ram_available).then_some(sample)
     }
 
-    /// What it will weigh that does not run, with what it needs.
-    fn weight_to_come(&self, platform: usize) -> u64 {
-        let own = self.own_weight_to_come(platform);
-        let of_needs = self.platforms[platform].needs.iter().map(|need| self.weight_to_come(*need as usize));
-        of_needs.fold(own, u64::saturating_add)
-    }
-
+    /// What it will weigh that does not run.
     pub(crate) fn own_weight_to_come(&self, platform: usize) -> u64 {
         let entry = &self.platforms[platform];
         let is_down = |slot: &&crate::Slot| !slot.life.is_alive() && slot.life.state() != State::Spare;
         let down = self.slots[entry.slots()].iter().filter(is_down).count() as u64;
-        let own = entry.ballast.peak(self.now).saturating_mul(down);
+        let own = entry.footprint.peak(self.now).saturating_mul(down);
         // What only would have been shed weighs what it does.
         let is_told_only = self.settings.scaler.forecast_only && self.is_listed(platform as u32);
         if is_told_only {
@@ -697,7 +753,7 @@ impl Conductor {
     fn promised(&self) -> u64 {
         let young = |slot: &&crate::Slot| slot.life.is_alive() && self.now - slot.started_at < GROWS_FOR;
         let growth = self.slots.iter().filter(young).map(|slot| {
-            let peak = self.platforms[slot.platform as usize].ballast.peak(self.now);
+            let peak = self.platforms[slot.platform as usize].footprint.peak(self.now);
             peak.saturating_sub(slot.weight.map_or(0, |weight| weight.rss_bytes))
         });
         growth.fold(0, u64::saturating_add)
@@ -711,9 +767,9 @@ impl Conductor {
         }
         let is_running = self.slots[entry.slots()].iter().any(|slot| slot.life.is_alive());
         let Some(missing) = self.shortfall(platform).filter(|_| !is_running) else { return false };
-        let (now, ballast) = (self.now, &mut self.platforms[platform].ballast);
-        if ballast.refusal_told_at.is_none_or(|at| now - at >= TELL_AGAIN) {
-            ballast.refusal_told_at = Some(now);
+        let (now, footprint) = (self.now, &mut self.platforms[platform].footprint);
+        if footprint.refusal_told_at.is_none_or(|at| now - at >= TELL_AGAIN) {
+            footprint.refusal_told_at = Some(now);
             self.decide(Some(platform), Act::Refuse { missing }, out);
         }
         true
@@ -732,7 +788,7 @@ impl Conductor {
             self.decide(Some(platform), Act::Refuse { missing }, out);
             return true;
         }
-        self.platforms[platform].ballast.by_hand_at = Some(self.now);
+        self.platforms[platform].footprint.by_hand_at = Some(self.now);
         if let Some(missing) = missing {
             self.decide(Some(platform), Act::Overrule { missing }, out);
         }
@@ -828,6 +884,11 @@ impl Conductor {
     pub(crate) fn comes_back(&self, platform: usize) -> String {
         let settings = &self.settings.scaler;
         let (restore, wait) = (settings.restore_percent.value(), self.restore_wait(platform));
+        if self.platforms[platform].footprint.is_held {
+            let margin = self.sample.map_or(0, |(_, sample)| sample.ram_total / 100 * HELD_MARGIN_PERCENT);
+            let missing = self.shortfall(platform).unwrap_or_default().saturating_add(margin).div_ceil(crate::MEGABYTE);
+            return format!("it starts when {missing} MB more are free");
+        }
         let last = self.scaling.as_ref().and_then(|scaling| scaling.shed.last().copied());
         if let Some(other) = last.filter(|other| *other as usize != platform) {
             let name = &self.platforms[other as usize].name;

@@ -46,7 +46,7 @@ pub struct PlatformStatus<'c> {
     pub recent: Tally,
     /// What its retries and hedges may still draw on; `retry.tokens_max` at most.
     pub retry_tokens: u32,
-    /// What an instance of it is expected to weigh at most, bytes: the most that one has, halved with each day since. 0 if
+    /// What an instance of it is expected to weigh at most, bytes: the most that one has, faded since. 0 if
     /// nobody knows.
     pub peak_bytes: u64,
     /// Names of what it depends on and that cannot be reached.
@@ -163,7 +163,7 @@ impl Conductor {
                 breaker_until: platform.breaker.open_until(),
                 recent: platform.breaker.recent(self.now, &platform.care.platform_rules),
                 retry_tokens: platform.budget.tokens(),
-                peak_bytes: platform.ballast.peak(self.now),
+                peak_bytes: platform.footprint.peak(self.now),
                 unreachable: self.unreachable(platform),
                 stats: &platform.stats,
                 instances,

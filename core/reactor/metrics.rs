@@ -293,11 +293,7 @@ fn of_scaler(page: &mut Page, conductor: &Conductor, platforms: &[PlatformStatus
     let help = "Memory that forecasting takes of Demi itself.";
     page.gauge("demi_scaler_memory_bytes", help, outlook.bytes());
     let name = "demi_plugin_memory_peak_bytes";
-    page.family(
-        name,
-        "gauge",
-        "What an instance is expected to use at most: what one has, halved with each day since.",
-    );
+    page.family(name, "gauge", "What an instance is expected to use at most: the most that one has, faded since.");
     for platform in platforms.iter().filter(|platform| platform.peak_bytes > 0) {
         page.line(name, &[("platform", platform.name)], platform.peak_bytes);
     }

@@ -13,7 +13,7 @@ use demi_conductor::lifecycle::{Reason, State, Then};
 use demi_conductor::scaler::{Act, Decision};
 use demi_conductor::{
     Action, Answer, Conductor, Event, Exit, Instance, InstanceStatus, News, Order, Outcome, Phase, Refusal, RouteId,
-    Sample, Signal, Ticket, Time, Verdict,
+    Sample, Signal, Ticket, Time, Verdict, MEGABYTE,
 };
 
 use crate::report::{Sight, Sights};
@@ -142,6 +142,8 @@ struct Slot {
     is_shed: bool,
     /// What it was last found to weigh, bytes.
     weight: u64,
+    /// The least that this run was found to weigh, bytes.
+    least: u64,
     /// Its last start was after a wait, or instead of one.
     after_backoff: bool,
 }
@@ -182,11 +184,13 @@ struct Platform {
     shed_at: Option<Time>,
     sheds: Vec<Time>,
     has_come_back: bool,
+    /// It was not shed, but not started.
+    is_held_back: bool,
     /// When somebody last ordered something of it.
     ordered_at: Option<Time>,
     /// The most that one of its instances was found to weigh, bytes, and when.
     peak: (u64, Time),
-    /// When one of its instances was last found to weigh more than before.
+    /// When one of its instances was last found to weigh so much more than at its least that it may go out of turn.
     grown_at: Option<Time>,
     /// What it had weighed before Demi began, bytes, and when that was last kept anew.
     recalled: u64,
@@ -262,6 +266,7 @@ impl Ledger {
                 shed_at: None,
                 sheds: Vec::new(),
                 has_come_back: false,
+                is_held_back: false,
                 ordered_at: None,
                 peak: (0, Time::ZERO),
                 grown_at: None,
@@ -472,7 +477,9 @@ impl Ledger {
                     if weight.rss_bytes >= platform.peak.0 {
                         platform.peak = (weight.rss_bytes, now);
                     }
-                    if before > 0 && weight.rss_bytes > before {
+                    slot.least = if before == 0 { weight.rss_bytes } else { slot.least.min(weight.rss_bytes) };
+                    // Half of the least spike.
+                    if weight.rss_bytes - slot.least >= self.scaler.spike_min_mb.value() * MEGABYTE / 2 {
                         platform.grown_at = Some(now);
                     }
                 }
@@ -498,7 +505,7 @@ impl Ledger {
             | Event::PostLost { .. }
             | Event::PostStored { .. }
             | Event::Stored { .. }
-            | Event::Glanced { .. }
+            | Event::AllWeighed { .. }
             | Event::Elapsed => {}
         }
         turn
@@ -1016,6 +1023,8 @@ impl Ledger {
 
     fn note_sample(&mut self, now: Time, sample: Sample) {
         let used = sample.ram_total.saturating_sub(sample.ram_available);
+        // Two at one moment: calm is counted by the first.
+        let is_second = self.ram_at == Some(now);
         self.ram_at = (used > 0).then_some(now);
         if used == 0 || self.phase != Phase::Running {
             return;
@@ -1025,7 +1034,9 @@ impl Ledger {
         self.ram_permille = (u128::from(used) * 1000 / u128::from(sample.ram_total)) as u64;
         let is_calm =
             u128::from(used) * 100 <= u128::from(sample.ram_total) * u128::from(self.scaler.restore_percent.value());
-        self.calm_since = if is_calm { self.calm_since.or(Some(now)) } else { None };
+        if !is_second {
+            self.calm_since = if is_calm { self.calm_since.or(Some(now)) } else { None };
+        }
     }
 
     /// What was decided about RAM may be.
@@ -1045,13 +1056,18 @@ impl Ledger {
                 let platform = platform.expect("one is restored");
                 let calm = self.calm_since.map(|since| now - since);
                 let is_calm = calm.is_some_and(|calm| calm >= self.scaler.calm_ms.millis());
-                assert!(is_calm, "{platform} came back after {calm:?} of calm");
+                let is_held = self.platforms[platform].is_held_back;
+                assert!(is_calm || is_held, "{platform} came back after {calm:?} of calm");
                 self.assert_it_fits(now, platform);
                 let shed_at = self.platforms[platform].shed_at;
                 let is_next = (0..self.platforms.len())
                     .all(|other| self.platforms[other].shed_at <= shed_at || self.may_let_pass(other));
-                assert!(shed_at.is_some() && is_next, "{platform} came back before what was shed after it");
-                self.platforms[platform].has_come_back = true;
+                assert!(
+                    shed_at.is_some() && (is_next || is_held),
+                    "{platform} came back before what was shed after it"
+                );
+                let entry = &mut self.platforms[platform];
+                (entry.has_come_back, entry.is_held_back) = (true, false);
                 self.calm_since = Some(now);
                 self.saw(Sight::Restored);
             }
@@ -1063,6 +1079,7 @@ impl Ledger {
                 self.assert_its_time(now, platform, is_emergency, turn, conductor);
                 self.saw(if decision.act == Act::Shed { Sight::Shed } else { Sight::PutDown });
                 let entry = &mut self.platforms[platform];
+                entry.is_held_back = false;
                 if entry.shed_at.is_none() {
                     entry.shed_at = Some(now);
                     let window = self.scaler.calm_ms.millis() * 12;
@@ -1075,13 +1092,19 @@ impl Ledger {
         }
     }
 
-    /// Whether something may keep it from coming back: it has not ended, it came back in vain before, or something is known of
-    /// what it weighs, or what it needs.
+    /// Whether something may keep it from coming back: it has not ended, it came back in vain before, it waits for room only, or
+    /// it may not fit.
     fn may_let_pass(&self, platform: usize) -> bool {
         let entry = &self.platforms[platform];
         let ends = entry.slots.clone().any(|slot| self.is_alive(slot));
-        let is_known = entry.peak.0 > 0 || entry.needs.iter().any(|need| self.may_let_pass(*need));
-        ends || is_known || entry.has_come_back
+        ends || entry.has_come_back || entry.is_held_back || self.may_be_too_much()
+    }
+
+    /// Whether everything that is known to weigh something, with all of its instances and itself once more, is too much.
+    fn may_be_too_much(&self) -> bool {
+        let known = |of: &Platform| of.peak.0.max(of.recalled) * (of.slots.len() as u64 + 1);
+        let (used, total) = self.ram;
+        used.saturating_add(self.platforms.iter().map(known).sum()) >= total / 100 * self.scaler.shed_percent.value()
     }
 
     /// A platform is not started: an instance of it that was to be is shed, or a request or a person has come in vain.
@@ -1098,14 +1121,11 @@ impl Ledger {
         let entry = &self.platforms[platform];
         let is_needed = self.platforms.iter().any(|needy| needy.needs.contains(&platform) && !needy.may_be_shed);
         assert!(entry.may_be_shed && !is_needed, "{platform} is held back and may not be");
-        // Everything that is known to weigh something, all of its instances and itself once more, is too much.
-        let known = |of: &Platform| of.peak.0.max(of.recalled) * (of.slots.len() as u64 + 1);
-        let all = self.platforms.iter().map(known).sum::<u64>();
-        let (used, total) = self.ram;
-        let limit = total / 100 * self.scaler.shed_percent.value();
-        assert!(known(entry) > 0 || !entry.needs.is_empty(), "{platform} is held back and nobody has weighed it");
-        assert!(used.saturating_add(all) >= limit, "{platform} is held back and fits: {used} {all} {limit}");
+        let is_known = entry.peak.0.max(entry.recalled) > 0;
+        assert!(is_known || !entry.needs.is_empty(), "{platform} is held back and nobody has weighed it");
+        assert!(self.may_be_too_much(), "{platform} is held back and fits: {:?}", self.ram);
         let entry = &mut self.platforms[platform];
+        entry.is_held_back |= entry.shed_at.is_none();
         entry.shed_at = entry.shed_at.or(Some(now));
         self.saw(Sight::HeldBack);
     }
@@ -1125,7 +1145,7 @@ impl Ledger {
     fn assert_it_may_fit(&self, now: Time, platform: usize) {
         let entry = &self.platforms[platform];
         let (peak, at) = entry.peak;
-        let is_known = now - at < Duration::from_secs(7_200) && peak > 0;
+        let is_known = now - at < PEAK_COUNTS && peak > 0;
         let is_fresh = self.ram_at.is_some_and(|at| now - at <= self.scaler.interval_ms.millis() * 3);
         // A person, or a reload, had a hand in it; or something needs it.
         let is_touched = entry.ordered_at.is_some_and(|at| now - at < Duration::from_secs(7_200));
@@ -1570,6 +1590,7 @@ impl Slot {
             after_backoff: false,
             is_shed: false,
             weight: 0,
+            least: 0,
         }
     }
 }

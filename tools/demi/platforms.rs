@@ -150,7 +150,7 @@ fn describe(platform: &PlatformPage) -> String {
         line("memory", &memory);
     }
     if let Some(peak) = platform.memory_peak_mb {
-        line("memory peak", &format!("{peak:.1} MB in one instance, halved with each day"));
+        line("memory peak", &format!("{peak:.1} MB in one instance, faded since"));
     }
     let notes = notes(platform);
     if !notes.is_empty() {
@@ -265,7 +265,7 @@ mod tests {
             "unreachable   internet, vpn",
             "starts today  3 of at most 1000",
             "requests      12, 1 waiting",
-            "memory peak   24.6 MB in one instance, halved with each day",
+            "memory peak   24.6 MB in one instance, faded since",
             "limits        memory_max_mb: 100",
             "weather/0",
             "  state       ready since 1.2 s, serving",

@@ -55,19 +55,31 @@ const WEIGHTS_MAX: usize = 32;
 /// Points of percent below `shed_percent` from which on it is looked at more often.
 const NEAR_PERCENT: f64 = 5.0;
 
+/// What all platforms weigh has grown fast.
+#[derive(Clone, Copy, Debug)]
+struct Spike {
+    /// When it was last seen.
+    at: Time,
+    /// What they weighed before it and what they weigh, bytes.
+    from: u64,
+    to: u64,
+    /// The part of RAM that lies between, percent.
+    percent: f64,
+}
+
 /// Compares RAM with the thresholds. See the module.
 #[derive(Clone, Debug)]
 pub struct Policy {
     settings: config::Scaler,
     average: Ewma,
     last: Option<(Time, f64)>,
-    /// How fast RAM rises, points of percent a second, from the last two samples.
+    /// How fast RAM rises, points of percent a second, and since which sample.
     rise_per_s: f64,
+    risen_from: Option<(Time, f64)>,
     calm_since: Option<Time>,
     /// What all platforms weighed, oldest first, no closer together than a part of `spike_ms`.
     weights: VecDeque<(Time, u64)>,
-    /// What they weighed before a spike and what they weigh, bytes, and the part of RAM that lies between, percent.
-    spike: Option<(u64, u64, f64)>,
+    spike: Option<Spike>,
 }
 
 impl Policy {
@@ -78,13 +90,15 @@ impl Policy {
             average: Ewma::new(settings.smoothing_ms.millis()),
             last: None,
             rise_per_s: 0.0,
+            risen_from: None,
             calm_since: None,
             weights: VecDeque::with_capacity(WEIGHTS_MAX),
             spike: None,
         }
     }
 
-    /// All platforms together were found to weigh so much, of so much RAM, bytes. Returns whether that is a spike that was none
+    /// All platforms together weigh so much, of so much RAM, bytes; those that have just started count with what they are known to
+    /// come to. Returns whether that is a spike that was none
     /// before.
     pub fn weigh(&mut self, now: Time, bytes: u64, ram_total: u64) -> bool {
         let settings = &self.settings;
@@ -98,7 +112,8 @@ impl Policy {
             && bytes >= least.saturating_mul(settings.spike_times.value())
             && grown >= settings.spike_min_mb.value() * crate::MEGABYTE;
         let percent = grown as f64 / ram_total.max(1) as f64 * 100.0;
-        let was_spike = std::mem::replace(&mut self.spike, is_spike.then_some((least, bytes, percent))).is_some();
+        let spike = is_spike.then_some(Spike { at: now, from: least, to: bytes, percent });
+        let was_spike = std::mem::replace(&mut self.spike, spike).is_some();
         let is_due = self.weights.back().is_none_or(|(at, _)| now - *at >= span / WEIGHTS_MAX as u32);
         if is_due {
             if self.weights.len() == WEIGHTS_MAX {
@@ -112,6 +127,7 @@ impl Policy {
     /// What they weighed before is nothing to compare with any more.
     pub fn forget_weights(&mut self) {
         self.weights.clear();
+        self.spike = None;
     }
 
     /// RAM was measured, percent of all, and is forecast to be something. A sample that is not later than the last changes
@@ -125,10 +141,18 @@ impl Policy {
         let average = self.average.level().unwrap_or(ram_percent);
         let gap_max = super::window::gap_max(&settings);
         let has_gap = self.last.is_some_and(|(at, _)| now - at > gap_max);
-        self.rise_per_s = match self.last {
-            Some((at, before)) if !has_gap => (ram_percent - before) / (now - at).as_secs_f64(),
-            Some(_) | None => 0.0,
-        };
+        // Samples that are milliseconds apart differ by noise only.
+        let least = settings.fast_interval_ms.millis() / 2;
+        match self.risen_from.filter(|_| !has_gap) {
+            Some((at, _)) if now - at < least => {}
+            Some((at, before)) => {
+                self.rise_per_s = (ram_percent - before) / (now - at).as_secs_f64();
+                self.risen_from = Some((now, ram_percent));
+            }
+            None => (self.rise_per_s, self.risen_from) = (0.0, Some((now, ram_percent))),
+        }
+        // One that nobody has confirmed since is over.
+        self.spike = self.spike.filter(|spike| now - spike.at <= settings.spike_ms.millis());
         self.last = Some((now, ram_percent));
         let [shed, restore, emergency] =
             [settings.shed_percent.value(), settings.restore_percent.value(), settings.emergency_percent.value()]
@@ -146,8 +170,8 @@ impl Policy {
             return Finding::Calm(now - since);
         }
         // As much once more, and RAM would be short.
-        let matters = |(_, _, percent): &(u64, u64, f64)| ram_percent > restore && ram_percent + percent >= shed;
-        if let Some((from, to, _)) = self.spike.filter(matters) {
+        let matters = |spike: &Spike| ram_percent > restore && ram_percent + spike.percent >= shed;
+        if let Some(Spike { from, to, .. }) = self.spike.filter(matters) {
             return Finding::Short(Shortage::Spike { from, to });
         }
         match forecast.filter(|_| settings.use_forecasts) {
@@ -270,7 +294,7 @@ mod tests {
             for (second, megabytes) in weights {
                 policy.weigh(at(*second), megabytes * crate::MEGABYTE, 1_000 * crate::MEGABYTE);
             }
-            policy.take(at(1_000), 70.0, None)
+            policy.take(at(31), 70.0, None)
         };
         assert!(matches!(of(&[(0, 100), (10, 210)]), Finding::Short(Shortage::Spike { .. })));
         assert_eq!(of(&[(0, 10), (10, 90)]), Finding::Fair, "eighty megabytes are no matter");

@@ -132,7 +132,7 @@ struct PlatformPage<'s> {
     queued: usize,
     requests: u64,
     restarts: u64,
-    /// What an instance is expected to weigh at most: what one has, halved with each day since. Only if that is known.
+    /// What an instance is expected to weigh at most: the most that one has, faded since. Only if that is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     memory_peak_mb: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -313,7 +313,7 @@ fn why<'w>((status, listed): &'w Known<'_>, conductor: &Conductor, facts: &Facts
     if status.peak_bytes > 0 {
         let peak = megabytes(status.peak_bytes);
         now.push(format!(
-            "an instance of {name} is expected to use {peak} MB at most: what one has, halved with each day since"
+            "an instance of {name} is expected to use {peak} MB at most: the most that one has, faded since"
         ));
     }
     let entry = |line: &'w chronicle::Line| LogEntry {

@@ -20,7 +20,6 @@ impl Shell {
             self.recorder.wants_look(self.now);
         }
         let events = weights.into_iter().map(|(instance, weight)| Event::Weighed { instance, weight });
-        let glance = available.map(|available| Event::Glanced { available });
-        self.kit.events.extend(events.chain(glance));
+        self.kit.events.extend(events.chain([Event::AllWeighed { available }]));
     }
 }

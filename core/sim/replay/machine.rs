@@ -422,7 +422,7 @@ impl Machine<'_, '_, '_> {
         }
         let ((used_kb, total_kb), _) = self.ram();
         let available = ((total_kb as f64 - used_kb) * KILOBYTE) as u64;
-        self.coming.push_back(Event::Glanced { available });
+        self.coming.push_back(Event::AllWeighed { available: Some(available) });
     }
 
     fn decided(&mut self, decision: &Decision) {

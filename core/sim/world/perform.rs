@@ -399,7 +399,7 @@ impl World {
         }
         let available = self.ram().ram_available;
         let delay = self.within(20);
-        self.come(delay, Coming::News(Event::Glanced { available }));
+        self.come(delay, Coming::News(Event::AllWeighed { available: Some(available) }));
     }
 
     /// Whether a reload was to something that cannot run; decided once for each edition.

@@ -24,9 +24,11 @@ const USUAL_HALF_LIFE: Duration = Duration::from_secs(3_600);
 const LEARNED: Duration = Duration::from_secs(300);
 /// A weight that is told lasts as long as this before it is told again; what was told before lasted until then.
 const TOLD_EVERY: Duration = Duration::from_secs(1);
-/// Half-lives of two averages whose difference tells how fast it grows: of a line, the longer lags behind by more.
-const SHORT_HALF_LIFE: Duration = Duration::from_secs(10);
-const LONG_HALF_LIFE: Duration = Duration::from_secs(60);
+/// Growth is told over so many marks, this far apart…
+const MARKS: usize = 3;
+const MARK_EVERY: Duration = Duration::from_secs(10);
+/// …and not of a run that has been weighed for less than this.
+const GROWTH_MIN: Duration = Duration::from_secs(5);
 /// A peak is kept again after this, if it was confirmed.
 const KEPT_AGAIN: Duration = Duration::from_secs(86_400);
 /// No two of a platform are kept closer together than this.
@@ -66,45 +68,47 @@ fn gain(span: Duration, half_life: Duration) -> f64 {
     1.0 - (-span.as_secs_f64() / half_life.as_secs_f64()).exp2()
 }
 
-/// How what one run weighs has moved in the last minute or two.
+/// How what one run weighs has moved in the last half minute.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Trend {
     at: Time,
-    bytes: f64,
-    short: f64,
-    long: f64,
+    bytes: u64,
+    /// What it weighed at some moments before, oldest first.
+    marks: [(Time, u64); MARKS],
 }
 
 impl Trend {
     /// It weighs so much when it is first weighed, bytes.
     pub(crate) fn begin(now: Time, bytes: u64) -> Trend {
-        let bytes = bytes as f64;
-        Trend { at: now, bytes, short: bytes, long: bytes }
+        Trend { at: now, bytes, marks: [(now, bytes); MARKS] }
     }
 
-    fn take(&mut self, now: Time, bytes: f64) {
-        for (span, level) in lasting(self.at, self.bytes, now, bytes) {
-            self.short += gain(span, SHORT_HALF_LIFE) * (level - self.short);
-            self.long += gain(span, LONG_HALF_LIFE) * (level - self.long);
+    fn take(&mut self, now: Time, bytes: u64) {
+        let until = self.at + lasting(self.at, 0, now, 0)[0].0;
+        if now - self.marks[MARKS - 1].0 >= MARK_EVERY {
+            self.marks.rotate_left(1);
+            self.marks[MARKS - 1] = (until, self.bytes);
         }
         (self.at, self.bytes) = (now, bytes);
     }
 
     /// How fast it grows, bytes a second; 0 if it does not.
     pub(crate) fn growth_bytes_per_s(&self) -> u64 {
-        // An average lags behind a line by its half-life over ln 2.
-        let lag = (LONG_HALF_LIFE - SHORT_HALF_LIFE).as_secs_f64() / std::f64::consts::LN_2;
-        ((self.short - self.long) / lag).max(0.0) as u64
+        let span = self.at - self.marks[0].0;
+        if span < GROWTH_MIN {
+            return 0;
+        }
+        (self.rise_bytes() as f64 / span.as_secs_f64()) as u64
     }
 
-    /// How much more it weighs than on average in the last minute or two, bytes.
+    /// How much more it weighs than half a minute ago, bytes.
     pub(crate) fn rise_bytes(&self) -> u64 {
-        (self.bytes - self.long).max(0.0) as u64
+        self.bytes.saturating_sub(self.marks[0].1)
     }
 }
 
 /// For how long which weight held: the one that was told first, until shortly before the next was.
-fn lasting(then: Time, before: f64, now: Time, bytes: f64) -> [(Duration, f64); 2] {
+fn lasting(then: Time, before: u64, now: Time, bytes: u64) -> [(Duration, u64); 2] {
     let last = (now - then).min(TOLD_EVERY);
     [(now - then - last, before), (last, bytes)]
 }
@@ -157,8 +161,8 @@ impl Footprint {
     /// One of so many instances was found to weigh so much, whose run has moved as told. Returns what is to be kept, bytes, if
     /// something is.
     pub(crate) fn weigh(&mut self, now: Time, bytes: u64, trend: &mut Trend, instances: u32) -> Option<u64> {
-        self.average(now, bytes as f64, trend, instances.max(1));
-        trend.take(now, bytes as f64);
+        self.average(now, bytes, trend, instances.max(1));
+        trend.take(now, bytes);
         if bytes >= self.peak(now) {
             self.peak = Peak { bytes, at: now, before: Duration::ZERO };
         }
@@ -171,10 +175,10 @@ impl Footprint {
         (is_new && is_worth_it).then(|| self.keep(now))
     }
 
-    fn average(&mut self, now: Time, bytes: f64, trend: &Trend, instances: u32) {
+    fn average(&mut self, now: Time, bytes: u64, trend: &Trend, instances: u32) {
         let before = self.peak(now);
         if self.weighed_at.is_none() {
-            self.usual = bytes;
+            self.usual = bytes as f64;
         } else if trend.at == now {
             // While none ran there was nothing to average.
             self.usual = self.usual(now) as f64;
@@ -186,18 +190,29 @@ impl Footprint {
             self.weighed_for = self.weighed_for.saturating_add(span);
             // As much as the mean of a first hour, and later one that forgets.
             let share = span.as_secs_f64() / self.weighed_for.as_secs_f64().max(f64::MIN_POSITIVE);
-            self.usual += gain(span, USUAL_HALF_LIFE).max(share) * (level - self.usual);
+            self.usual += gain(span, USUAL_HALF_LIFE).max(share) * (level as f64 - self.usual);
         }
         if !had_learned && self.weighed_for >= LEARNED {
             // From what it counted for until now it fades from now on.
-            (self.peak.bytes, self.learned_at) = (before.max(bytes as u64), now);
+            (self.peak.bytes, self.learned_at) = (before.max(bytes), now);
         }
     }
 
-    /// What is still to be kept at the end, bytes, if something is: there is no later turn for it.
-    pub(crate) fn at_end(&mut self, now: Time) -> Option<u64> {
+    /// A run of it has ended: what is to be kept now, bytes, if something is, since there may be no later turn for it.
+    pub(crate) fn at_end_of_run(&mut self, now: Time) -> Option<u64> {
         let is_worth_it = self.peak.bytes > 0 && self.kept.is_none_or(|kept| self.has_risen_above(kept));
         is_worth_it.then(|| self.keep(now))
+    }
+
+    /// Demi ends: the same, and what it counts for by now if that is less.
+    pub(crate) fn at_end(&mut self, now: Time) -> Option<u64> {
+        let counts = self.peak(now);
+        let has_fallen = self.kept.is_some_and(|kept| counts < kept.bytes - kept.bytes / 20);
+        if counts > 0 && has_fallen {
+            self.peak = Peak { bytes: counts, at: now, before: Duration::ZERO };
+            return Some(self.keep(now));
+        }
+        self.at_end_of_run(now)
     }
 
     fn has_risen_above(&self, kept: Peak) -> bool {
@@ -332,7 +347,7 @@ mod tests {
         weighed.lasts(20, 3_580, teeth);
         assert!(!weighed.0.is_unusual(teeth(179), long), "it goes to and fro");
         weighed.lasts(3_600, 120, |second| GIGABYTE + second * 10_000_000);
-        assert!((6..=10).contains(&(weighed.growth() / 1_000_000)), "10 MB/s: {}", weighed.growth());
+        assert!((9..=10).contains(&(weighed.growth() / 1_000_000)), "10 MB/s: {}", weighed.growth());
         assert!(weighed.0.is_unusual(2 * GIGABYTE, long));
         weighed.1 = None;
         weighed.lasts(3_720, 1, |_| GIGABYTE / 10);
@@ -360,7 +375,10 @@ mod tests {
         let mut footprint = Weighed::new();
         assert_eq!(footprint.0.at_end(at(0)), None);
         assert_eq!((footprint.weigh(at(1), 1_000), footprint.weigh(at(2), 2_000)), (Some(1_000), None));
-        assert_eq!((footprint.0.at_end(at(3)), footprint.0.at_end(at(3))), (Some(2_000), None));
+        assert_eq!((footprint.0.at_end_of_run(at(3)), footprint.0.at_end(at(3))), (Some(2_000), None));
+        footprint.lasts(4, 3_600, |_| 500);
+        let less = footprint.0.at_end(at(3_604)).expect("it counts for less by now");
+        assert!((500..750).contains(&less), "{less}");
     }
 
     #[test]

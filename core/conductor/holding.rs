@@ -55,7 +55,7 @@ impl Conductor {
     /// An instance has ended by itself and is to be started again: whether it stays down, because it is known not to fit.
     pub(crate) fn holds_back(&mut self, slot: usize, out: &mut Vec<Action>) -> bool {
         let platform = self.slots[slot].platform as usize;
-        let weight = self.platforms[platform].footprint.peak(self.now);
+        let weight = self.expected_peak(platform);
         let is_running = self.phase == Phase::Running;
         let is_left_alone = self.is_started_by_hand(platform);
         let may_stay =

@@ -335,6 +335,7 @@ impl Conductor {
         self.slots[slot].breaker = Breaker::default();
         self.slots[slot].accused = None;
         self.note_freed(slot);
+        self.keep_peak_of(slot, out);
         self.set_weight(slot, None);
         self.forget_report(slot);
         if self.slots[slot].is_candidate {

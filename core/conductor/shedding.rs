@@ -245,6 +245,14 @@ impl Conductor {
         out.extend(kept.map(|bytes| Action::KeepPeak { platform, bytes }));
     }
 
+    /// A run has ended: what it was seen to weigh is kept now, or nobody knows it after a crash of Demi.
+    pub(crate) fn keep_peak_of(&mut self, slot: usize, out: &mut Vec<Action>) {
+        let (now, platform) = (self.now, self.slots[slot].platform);
+        let is_watched = self.scaling.is_some();
+        let kept = self.platforms[platform as usize].footprint.at_end_of_run(now).filter(|_| is_watched);
+        out.extend(kept.map(|bytes| Action::KeepPeak { platform, bytes }));
+    }
+
     /// Demi ends: what had to wait to be kept is kept now.
     pub(crate) fn keep_peaks(&mut self, out: &mut Vec<Action>) {
         let now = self.now;
@@ -311,11 +319,22 @@ impl Conductor {
             return self.put_to_sleep(platform, self.reason_of(shortage), out);
         }
         let draining = if is_emergency { self.next_to_put_down() } else { None };
-        let next = draining.or_else(|| self.culprit(shortage)).or_else(|| self.next_to_shed(is_emergency));
-        let Some(platform) = next else { return self.note_exhausted(out) };
+        // Of a spike that nobody is to blame for only the threshold makes something.
+        let is_spike = matches!(shortage, Shortage::Spike { .. });
+        let in_turn = || if is_spike { None } else { self.next_to_shed(is_emergency) };
+        let Some(platform) = draining.or_else(|| self.culprit(shortage)).or_else(in_turn) else {
+            let is_short = matches!(shortage, Shortage::Above | Shortage::Emergency);
+            return if is_short {
+                self.note_exhausted(out)
+            };
+        };
         let step = if is_emergency && self.platforms[platform].host.is_child() { Step::Kill } else { Step::Shed };
         self.begin_step(step, Some(platform), out);
         self.shed(platform, step, self.reason_of(shortage), out);
+        if is_spike {
+            // It was answered.
+            self.forget_weights();
+        }
     }
 
     fn may_step(&self, is_emergency: bool) -> bool {
@@ -484,7 +503,9 @@ impl Conductor {
     /// minute; or it is half of what makes a forecast come true, or of a spike.
     fn culprit(&self, shortage: Shortage) -> Option<usize> {
         let settings = &self.settings.scaler;
-        let (_, sample) = self.sample.filter(|_| settings.use_forecasts)?;
+        // A spike is no forecast.
+        let is_asked = settings.use_forecasts || matches!(shortage, Shortage::Spike { .. });
+        let (_, sample) = self.sample.filter(|_| is_asked)?;
         let (used, percent) = (self.used(&sample), sample.ram_total / 100);
         let emergency = settings.emergency_percent.value();
         let left = (percent * emergency).saturating_sub(used);
@@ -734,12 +755,18 @@ impl Conductor {
         (is_fresh && sample.ram_total > sample.ram_available).then_some(sample)
     }
 
+    /// The most that one instance is expected to weigh, bytes: what it was seen to, and no more than it may. 0 if nobody knows.
+    pub(crate) fn expected_peak(&self, platform: usize) -> u64 {
+        let entry = &self.platforms[platform];
+        entry.footprint.peak(self.now).min(entry.terms.memory_max.unwrap_or(u64::MAX))
+    }
+
     /// What it will weigh that does not run.
     pub(crate) fn own_weight_to_come(&self, platform: usize) -> u64 {
         let entry = &self.platforms[platform];
         let is_down = |slot: &&crate::Slot| !slot.life.is_alive() && slot.life.state() != State::Spare;
         let down = self.slots[entry.slots()].iter().filter(is_down).count() as u64;
-        let own = entry.footprint.peak(self.now).saturating_mul(down);
+        let own = self.expected_peak(platform).saturating_mul(down);
         // What only would have been shed weighs what it does.
         let is_told_only = self.settings.scaler.forecast_only && self.is_listed(platform as u32);
         if is_told_only {
@@ -753,7 +780,7 @@ impl Conductor {
     fn promised(&self) -> u64 {
         let young = |slot: &&crate::Slot| slot.life.is_alive() && self.now - slot.started_at < GROWS_FOR;
         let growth = self.slots.iter().filter(young).map(|slot| {
-            let peak = self.platforms[slot.platform as usize].footprint.peak(self.now);
+            let peak = self.expected_peak(slot.platform as usize);
             peak.saturating_sub(slot.weight.map_or(0, |weight| weight.rss_bytes))
         });
         growth.fold(0, u64::saturating_add)

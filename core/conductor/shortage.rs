@@ -995,3 +995,25 @@ fn what_two_need_is_counted_once() {
     machine.passes(60);
     assert_eq!(machine.conductor.shortfall(3), None);
 }
+
+#[test]
+fn a_spike_that_nobody_may_be_shed_for_costs_nobody_else_his_place() {
+    let kept = Platform { shed: Some(false), ..child("voice") };
+    let mut machine = Machine::begin(vec![kept, child("a"), child("b")], Scaler::default());
+    machine.background = 6_300;
+    machine.passes(100);
+    machine.weights[0] = 900;
+    let actions = machine.passes(60);
+    assert!(actions.iter().any(|action| matches!(action, Action::Trim { .. })), "they are asked");
+    assert_eq!((machine.states(), machine.acts().last()), (vec!["ready"; 3], Some(&(None, "won"))));
+}
+
+#[test]
+fn nobody_is_expected_to_weigh_more_than_he_may() {
+    let limits = crate::config::Limits { memory_max_mb: Some(bounded(1_000)), ..Default::default() };
+    let mut machine = Machine::begin(vec![Platform { limits, ..child("voice") }], Scaler::default());
+    machine.weights[0] = 2_000;
+    machine.passes(3);
+    let peak = |machine: &Machine| machine.conductor.platforms().next().expect("it is there").peak_bytes / MEGABYTE;
+    assert_eq!(peak(&machine), 1_000, "it was killed above that");
+}

@@ -163,7 +163,7 @@ impl Conductor {
                 breaker_until: platform.breaker.open_until(),
                 recent: platform.breaker.recent(self.now, &platform.care.platform_rules),
                 retry_tokens: platform.budget.tokens(),
-                peak_bytes: platform.footprint.peak(self.now),
+                peak_bytes: self.expected_peak(index),
                 unreachable: self.unreachable(platform),
                 stats: &platform.stats,
                 instances,

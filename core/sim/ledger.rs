@@ -706,7 +706,7 @@ impl Ledger {
                 assert!(starts <= entry.start_budget, "a platform was started beyond its budget");
             }
             Action::KeepPeak { platform, bytes } => {
-                let is_ending = self.phase != Phase::Running || rest.contains(&Action::Flush);
+                let is_ending = self.phase != Phase::Running || rest.contains(&Action::Flush) || turn.exited.is_some();
                 let entry = &mut self.platforms[platform as usize];
                 let is_known = bytes <= entry.peak.0.max(entry.recalled);
                 let is_soon = entry.kept_at.is_some_and(|at| now - at < Duration::from_secs(60)) && !is_ending;

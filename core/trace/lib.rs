@@ -17,8 +17,9 @@
 //! | `c 0 1796100000000` | the clock was set: milliseconds since 1970 |
 //! | `e 1000` | Demi ended in order |
 //!
-//! Every file begins with `begin`, so that each can be read alone. A last line that was cut off is left out, as after a loss of
-//! power; what begins with another letter is passed over, for later versions.
+//! Every file begins with `begin`, so that each can be read alone. A last line without its end is left out, as after a loss of
+//! power: of a number that was cut off nobody sees that it was longer. What begins with another letter is passed over, for later
+//! versions. Dates end with the year 9999, and sizes at a petabyte.
 
 #![forbid(unsafe_code)]
 
@@ -36,6 +37,10 @@ pub const STATES: [&str; 8] = ["running", "starting", "draining", "asleep", "wai
 pub const ORDERS: [&str; 4] = ["start", "stop", "restart", "isolate"];
 /// A platform's place is below this.
 pub const PLATFORMS_MAX: u32 = 10_000;
+/// The last millisecond of the year 9999. What comes after that has no date that could be shown.
+pub const UNIX_MS_MAX: u64 = 253_402_300_799_999;
+/// A petabyte, kB: so many as there may be of them can be added up in bytes.
+pub const SIZE_KB_MAX: u64 = 1_000_000_000_000;
 
 /// With what a run of Demi begins.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -233,8 +238,9 @@ impl std::error::Error for Malformed {}
 /// # Errors
 /// If it is no trace, or a line other than a last one without its end says nothing that makes sense.
 pub fn read(text: &str) -> Result<Vec<Entry>, Malformed> {
-    let is_whole = text.ends_with('\n');
-    let count = text.lines().count();
+    let whole = text.rfind('\n').map_or(0, |end| end + 1);
+    // What is no trace is none without its end, too.
+    let text = if whole == 0 { text } else { &text[..whole] };
     let mut entries = Vec::new();
     let mut reader = Reader { unix_ms: None, platforms: 0 };
     for (index, line) in text.lines().enumerate() {
@@ -247,7 +253,6 @@ pub fn read(text: &str) -> Result<Vec<Entry>, Malformed> {
         }
         match reader.line(line) {
             Ok(entry) => entries.extend(entry),
-            Err(_) if index + 1 == count && !is_whole => {}
             Err(what) => return Err(Malformed { line: index + 1, what }),
         }
     }
@@ -272,7 +277,7 @@ impl Reader {
             if self.platforms > PLATFORMS_MAX {
                 return Err(format!("has {} platforms, and {PLATFORMS_MAX} are the most", self.platforms));
             }
-            self.unix_ms = Some(setup.unix_ms);
+            self.unix_ms = Some(date(setup.unix_ms)?);
             return Ok(Some(Entry { unix_ms: setup.unix_ms, told: Told::Begin(Box::new(setup)) }));
         }
         let before = self.unix_ms.ok_or("comes before any \"begin\"")?;
@@ -280,6 +285,7 @@ impl Reader {
         let kind = words.word("what it tells")?;
         let after = words.number("the time since the last line")?;
         let unix_ms = before.checked_add(after).ok_or("the time since the last line is too long")?;
+        let unix_ms = date(unix_ms)?;
         let Some(record) = self.record(kind, &mut words)? else { return Ok(None) };
         self.unix_ms = Some(if let Record::Clock(unix_ms) = record { unix_ms } else { unix_ms });
         Ok(Some(Entry { unix_ms, told: Told::Record(record) }))
@@ -293,7 +299,7 @@ impl Reader {
                 Record::Measured(Ram { total_kb, used_kb, narrowest_kb })
             }
             "w" => {
-                let (platform, kb) = (self.platform(words)?, words.number("a size")?);
+                let (platform, kb) = (self.platform(words)?, words.size("a size")?);
                 let running = words.number("how many run")?.min(u64::from(u32::MAX)) as u32;
                 Record::Weighed { platform, kb, running }
             }
@@ -311,7 +317,7 @@ impl Reader {
                 let (ram_permille, threshold_percent) = (small("used RAM")?, small("a threshold")?);
                 Record::Decided { platform, act, ram_permille, threshold_percent }
             }
-            "c" => Record::Clock(words.number("a date")?),
+            "c" => Record::Clock(date(words.number("a date")?)?),
             "e" => Record::Ended,
             // Of a later version.
             _ => return Ok(None),
@@ -329,6 +335,14 @@ impl Reader {
     }
 }
 
+/// One that the calendar has.
+fn date(unix_ms: u64) -> Result<u64, String> {
+    match unix_ms {
+        0..=UNIX_MS_MAX => Ok(unix_ms),
+        _ => Err(format!("is of a date after the year 9999: {unix_ms} ms since 1970")),
+    }
+}
+
 struct Words<'t>(std::str::Split<'t, char>);
 
 impl<'t> Words<'t> {
@@ -341,6 +355,14 @@ impl<'t> Words<'t> {
         word.parse().map_err(|_| format!("{what} is {word:?}, and not a whole number"))
     }
 
+    /// Kilobytes.
+    fn size(&mut self, what: &str) -> Result<u64, String> {
+        match self.number(what)? {
+            kb @ 0..=SIZE_KB_MAX => Ok(kb),
+            kb => Err(format!("{what} is {kb} kB, and {SIZE_KB_MAX} are the most")),
+        }
+    }
+
     fn one_of(&mut self, names: &[&'static str]) -> Result<&'static str, String> {
         let word = self.word("a name")?;
         let name = names.iter().find(|name| **name == word).copied();
@@ -349,7 +371,7 @@ impl<'t> Words<'t> {
 
     /// All of it, and what is used.
     fn ram(&mut self) -> Result<(u64, u64), String> {
-        let (total, used) = (self.number("all RAM")?, self.number("used RAM")?);
+        let (total, used) = (self.size("all RAM")?, self.size("used RAM")?);
         match total {
             0 => Err("all RAM is 0".to_owned()),
             _ if used > total => Err(format!("{used} kB of {total} kB are used")),
@@ -434,10 +456,11 @@ mod tests {
     #[test]
     fn what_was_cut_off_anywhere_is_read_up_to_there() {
         let text = written();
-        let lines = text.lines().count();
-        for end in HEADER.len() + 1..text.len() {
+        let all = read(&text).expect("it is a trace");
+        for end in HEADER.len() + 1..=text.len() {
             let entries = read(&text[..end]).unwrap_or_else(|error| panic!("at {end}: {error}"));
-            assert!(entries.len() < lines && entries.len() + 3 > text[..end].lines().count(), "at {end}");
+            let whole = text[..end].matches('\n').count() - 1;
+            assert_eq!(entries, all[..whole], "at {end}: half a number is none");
         }
     }
 
@@ -454,6 +477,12 @@ mod tests {
             (begin.clone() + "m 0 0 0\n", 3, "all RAM is 0"),
             (begin.clone() + "m -1 10 5\n", 3, "\"-1\", and not a whole number"),
             (begin.clone() + "m 18446744073709551615 10 5\n", 3, "too long"),
+            (begin.clone() + "m 253402300799999 10 5\n", 3, "after the year 9999"),
+            (begin.clone() + "c 0 253402300800000\n", 3, "after the year 9999"),
+            (begin.replace("1796100000000", "253402300800000"), 2, "after the year 9999"),
+            (begin.clone() + "w 0 1 1000000000001 1\n", 3, "1000000000001 kB, and 1000000000000 are the most"),
+            (begin.clone() + "m 0 18446744073709551615 10\n", 3, "are the most"),
+            ("hello".to_owned(), 1, "no trace"),
             (begin.clone() + "# fine\nw 0 2 10 1\n", 4, "\"2\" is no platform of the 2"),
             (begin.clone() + "s 0 1 dancing\n", 3, "none of running"),
         ] {

@@ -19,13 +19,16 @@
 //! | no more rows than coefficients | no fit |
 //! | a number that is not finite, or whose square is not | no fit |
 
-use nalgebra::{SMatrix, SVector, QR};
+use nalgebra::{Const, DimMin, SMatrix, SVector, QR};
 
 /// Most columns, without the constant.
 pub const COLUMNS: usize = 7;
 const WIDTH: usize = COLUMNS + 1;
+/// The same of a fit without waves. Columns of zeros are turned with the rest and stay zeros, which takes more than all else.
+const WIDTH_NARROW: usize = 4;
 /// Rows that go through one decomposition: 60 rows, half an hour of samples, take one.
 const BLOCK: usize = 64;
+const STACK: usize = WIDTH + BLOCK;
 
 /// A centred column is constant if it is this small beside its mean: what is left is rounding.
 const CONSTANT: f64 = 1e-12;
@@ -208,13 +211,31 @@ fn varying<'a>(rows: impl Iterator<Item = &'a Row>, count: usize, means: &Row, u
 
 /// R of the kept columns with the target beside them; what is to the right of that is 0.
 fn decompose<'a>(rows: impl Iterator<Item = &'a Row>, means: &Row, kept: &Kept) -> Upper {
-    let mut stack = SMatrix::<f64, { WIDTH + BLOCK }, WIDTH>::zeros();
+    if kept.count >= WIDTH_NARROW {
+        return decompose_in::<WIDTH>(rows, means, kept);
+    }
+    let mut triangle = Upper::zeros();
+    let narrow = decompose_in::<WIDTH_NARROW>(rows, means, kept);
+    triangle.fixed_view_mut::<WIDTH_NARROW, WIDTH_NARROW>(0, 0).copy_from(&narrow);
+    triangle
+}
+
+/// The same in so many columns.
+fn decompose_in<'a, const COUNT: usize>(
+    rows: impl Iterator<Item = &'a Row>,
+    means: &Row,
+    kept: &Kept,
+) -> SMatrix<f64, COUNT, COUNT>
+where
+    Const<STACK>: DimMin<Const<COUNT>, Output = Const<COUNT>>,
+{
+    let mut stack = SMatrix::<f64, STACK, COUNT>::zeros();
     let mut filled = WIDTH;
     for row in rows {
-        if filled == WIDTH + BLOCK {
+        if filled == STACK {
             let above = QR::new(stack).unpack_r();
             stack.fill(0.0);
-            stack.fixed_rows_mut::<WIDTH>(0).copy_from(&above);
+            stack.fixed_rows_mut::<COUNT>(0).copy_from(&above);
             filled = WIDTH;
         }
         for place in 0..kept.count {

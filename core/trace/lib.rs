@@ -26,6 +26,7 @@
 use std::fmt::{self, Write};
 
 use demi_conductor::config::{Host, Scaler, Start};
+use demi_conductor::lifecycle::State;
 use demi_conductor::Time;
 use serde::{Deserialize, Serialize};
 
@@ -41,6 +42,21 @@ pub const PLATFORMS_MAX: u32 = 10_000;
 pub const UNIX_MS_MAX: u64 = 253_402_300_799_999;
 /// A petabyte, kB: so many as there may be of them can be added up in bytes.
 pub const SIZE_KB_MAX: u64 = 1_000_000_000_000;
+
+/// The place among [`STATES`] of what an instance is doing. `None` of a slot that is spare: there is no instance of it.
+pub fn place_of(state: State) -> Option<usize> {
+    match state {
+        State::Ready => Some(0),
+        State::Starting => Some(1),
+        State::Draining { .. } | State::Stopping { .. } => Some(2),
+        State::Asleep => Some(3),
+        State::Waiting | State::Backoff { .. } => Some(4),
+        State::Shed => Some(5),
+        State::Stopped => Some(6),
+        State::Failed => Some(7),
+        State::Spare => None,
+    }
+}
 
 /// With what a run of Demi begins.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]

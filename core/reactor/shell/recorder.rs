@@ -450,20 +450,9 @@ fn has_moved(old: &Ram, new: &Ram) -> bool {
 
 /// The best of the states that the slots of a platform are in, as a trace names it.
 pub(super) fn best_state(states: impl Iterator<Item = State>) -> &'static str {
-    let rank = |state: State| match state {
-        State::Ready => Some(0),
-        State::Starting => Some(1),
-        State::Draining { .. } | State::Stopping { .. } => Some(2),
-        State::Asleep => Some(3),
-        State::Waiting | State::Backoff { .. } => Some(4),
-        State::Shed => Some(5),
-        State::Stopped => Some(6),
-        State::Failed => Some(7),
-        State::Spare => None,
-    };
-    let best = states.filter_map(rank).min();
+    let best = states.filter_map(demi_trace::place_of).min();
     // A platform of spare slots alone has nothing that could run.
-    best.map_or("stopped", |rank: usize| STATES[rank])
+    best.map_or("stopped", |place| STATES[place])
 }
 
 #[cfg(test)]

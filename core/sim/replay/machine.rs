@@ -451,19 +451,9 @@ impl Machine<'_, '_, '_> {
     }
 }
 
-/// The place among the states of a trace of what an instance is doing; behind all of them if it does nothing.
+/// The place among the states of a trace of what an instance is doing; behind all of them if there is none.
 fn place_of(state: State) -> usize {
-    match state {
-        State::Ready => 0,
-        State::Starting => 1,
-        State::Draining { .. } | State::Stopping { .. } => 2,
-        State::Asleep => 3,
-        State::Waiting | State::Backoff { .. } => 4,
-        State::Shed => 5,
-        State::Stopped => 6,
-        State::Failed => 7,
-        State::Spare => usize::MAX,
-    }
+    demi_trace::place_of(state).unwrap_or(usize::MAX)
 }
 
 /// Tells the record itself.

@@ -13,7 +13,7 @@
 //! | `s 120 2 shed` | its state, one of [`STATES`] |
 //! | `o 5000 2 stop` | a person's order, one of [`ORDERS`] |
 //! | `x 5000 2` | one of its instances ended by itself |
-//! | `d 0 2 shed 801 80` | a decision: whose (`-`: all), what, used RAM in thousandths, percent it was compared with |
+//! | `d 0 2 shed 801 80` | a decision: whose (`-`: all), what, used RAM in thousandths, percent it was compared with. With one more word, `told`, nothing was done |
 //! | `c 0 1796100000000` | the clock was set: milliseconds since 1970 |
 //! | `e 1000` | Demi ended in order |
 //!
@@ -34,6 +34,8 @@ use serde::{Deserialize, Serialize};
 pub const HEADER: &str = "demi-trace 1";
 /// States of a platform: the best of its instances'.
 pub const STATES: [&str; 8] = ["running", "starting", "draining", "asleep", "waiting", "shed", "stopped", "failed"];
+/// The last word of a decision that was only told.
+const TOLD: &str = "told";
 /// What a person orders.
 pub const ORDERS: [&str; 4] = ["start", "stop", "restart", "isolate"];
 /// A platform's place is below this.
@@ -149,6 +151,8 @@ pub enum Record {
         ram_permille: u32,
         /// What it was compared with, percent.
         threshold_percent: u32,
+        /// `false`: it was only told, as with `scaler.forecast_only`.
+        is_done: bool,
     },
     /// The clock was set. Milliseconds since 1970.
     Clock(u64),
@@ -220,11 +224,10 @@ impl Writer {
             Record::State { platform, state } => writeln!(out, "s {millis} {platform} {state}"),
             Record::Ordered { platform, order } => writeln!(out, "o {millis} {platform} {order}"),
             Record::Died { platform } => writeln!(out, "x {millis} {platform}"),
-            Record::Decided { platform: Some(platform), act, ram_permille, threshold_percent } => {
-                writeln!(out, "d {millis} {platform} {act} {ram_permille} {threshold_percent}")
-            }
-            Record::Decided { platform: None, act, ram_permille, threshold_percent } => {
-                writeln!(out, "d {millis} - {act} {ram_permille} {threshold_percent}")
+            Record::Decided { platform, act, ram_permille, threshold_percent, is_done } => {
+                let whose = platform.map_or_else(|| "-".to_owned(), |platform| platform.to_string());
+                let (space, told) = if *is_done { ("", "") } else { (" ", TOLD) };
+                writeln!(out, "d {millis} {whose} {act} {ram_permille} {threshold_percent}{space}{told}")
             }
             Record::Clock(unix_ms) => writeln!(out, "c {millis} {unix_ms}"),
             Record::Ended => writeln!(out, "e {millis}"),
@@ -331,7 +334,8 @@ impl Reader {
                 let act = words.word("an act")?.to_owned();
                 let mut small = |what| words.number(what).map(|number| number.min(u64::from(u32::MAX)) as u32);
                 let (ram_permille, threshold_percent) = (small("used RAM")?, small("a threshold")?);
-                Record::Decided { platform, act, ram_permille, threshold_percent }
+                let is_done = words.0.next() != Some(TOLD);
+                Record::Decided { platform, act, ram_permille, threshold_percent, is_done }
             }
             "c" => Record::Clock(date(words.number("a date")?)?),
             "e" => Record::Ended,
@@ -426,6 +430,10 @@ mod tests {
         Setup { unix_ms: 1_796_100_000_000, continues: false, scaler: Scaler::default(), platforms: vec![voice, files] }
     }
 
+    fn decided(platform: Option<u32>, act: &str, is_done: bool) -> Record {
+        Record::Decided { platform, act: act.to_owned(), ram_permille: 801, threshold_percent: 80, is_done }
+    }
+
     fn every_record() -> Vec<Record> {
         let ram = Ram { total_kb: 4_000_000, used_kb: 2_451_234, narrowest_kb: None };
         vec![
@@ -436,8 +444,9 @@ mod tests {
             Record::State { platform: 1, state: "shed" },
             Record::Ordered { platform: 0, order: "restart" },
             Record::Died { platform: 1 },
-            Record::Decided { platform: Some(1), act: "shed".to_owned(), ram_permille: 801, threshold_percent: 80 },
-            Record::Decided { platform: None, act: "trim".to_owned(), ram_permille: 801, threshold_percent: 80 },
+            decided(Some(1), "shed", true),
+            decided(None, "trim", true),
+            decided(Some(0), "kill", false),
             Record::Clock(1_796_200_000_000),
             Record::Ended,
         ]

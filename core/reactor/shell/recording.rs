@@ -47,6 +47,7 @@ impl Shell {
             act: decision.act.name().to_owned(),
             ram_permille: decision.figures.ram_permille,
             threshold_percent: decision.figures.threshold_percent,
+            is_done: decision.is_done,
         };
         self.recorder.put(self.moment(), &record);
     }

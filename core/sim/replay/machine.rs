@@ -482,7 +482,6 @@ pub(super) fn tell(run: &Run, book: &mut Book<'_>) {
                 Happening::Asked { platform, worth } if states[*platform] == "shed" => {
                     book.lose(*platform, u64::from(*worth));
                 }
-                Happening::Decided { .. } if run.is_told_only => {}
                 Happening::Decided { platform, act, ram_permille, threshold_percent } if act != "won" => {
                     let (act, ram_permille, threshold_percent) = (act.clone(), *ram_permille, *threshold_percent);
                     let (unix_ms, platform) = (run.date(*since_ms), *platform);

@@ -26,8 +26,6 @@ pub(super) struct Run {
     pub(super) setup: Setup,
     /// What ran at its beginning had been started before.
     pub(super) is_cut: bool,
-    /// Nothing of what was decided was done.
-    pub(super) is_told_only: bool,
     /// In the order of their times; never empty.
     pub(super) samples: Vec<Sampled>,
     /// What each platform weighed, those that were found later too.
@@ -69,6 +67,7 @@ pub(super) enum Happening {
     Died {
         platform: usize,
     },
+    /// It was done, too.
     Decided {
         platform: Option<usize>,
         act: String,
@@ -330,7 +329,6 @@ impl Building {
             last_sample_ms: None,
             is_sampled: false,
             run: Run {
-                is_told_only: setup.scaler.forecast_only,
                 setup,
                 is_cut,
                 samples: Vec::new(),
@@ -430,7 +428,9 @@ impl Building {
                 self.is_new[platform] = true;
                 self.run.happenings.push((self.at_ms, Happening::Died { platform }));
             }
-            Record::Decided { platform, act, ram_permille, threshold_percent } => {
+            // Traces of before tell only by the settings that nothing was done.
+            Record::Decided { is_done, .. } if !is_done || self.run.setup.scaler.forecast_only => {}
+            Record::Decided { platform, act, ram_permille, threshold_percent, .. } => {
                 let platform = platform.and_then(place);
                 let (act, ram_permille, threshold_percent) = (act.clone(), *ram_permille, *threshold_percent);
                 let decided = Happening::Decided { platform, act, ram_permille, threshold_percent };

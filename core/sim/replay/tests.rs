@@ -265,6 +265,11 @@ fn what_ended_by_itself_does_so_again_and_what_was_stopped_by_hand_is_down() {
     assert_eq!((was.platforms[1].lost_ms(), would.platforms[1].lost_ms()), (0, 0), "a person wanted it so");
 }
 
+fn decided(platform: u32, is_done: bool) -> Record {
+    let act = "shed".to_owned();
+    Record::Decided { platform: Some(platform), act, ram_permille: 600, threshold_percent: 80, is_done }
+}
+
 #[test]
 fn what_would_have_fitted_all_the_while_was_shed_needlessly() {
     let mut script = Script::begin(vec![child("a", 400), child("b", 100)]);
@@ -273,10 +278,7 @@ fn what_would_have_fitted_all_the_while_was_shed_needlessly() {
         // Both are killed at the tenth minute, by somebody who is wrong.
         if second == 600 {
             for platform in [0, 1] {
-                let act = "shed".to_owned();
-                let decided =
-                    Record::Decided { platform: Some(platform), act, ram_permille: 600, threshold_percent: 80 };
-                script.put(decided);
+                script.put(decided(platform, true));
                 script.put(Record::State { platform, state: "shed" });
             }
         }

@@ -67,7 +67,8 @@ impl Machine<'_, '_, '_> {
     pub(super) fn log_decision(&mut self, decision: &Decision) {
         let (act, figures) = (decision.act.name().to_owned(), decision.figures);
         let (ram_permille, threshold_percent) = (figures.ram_permille, figures.threshold_percent);
-        self.log(&Record::Decided { platform: decision.platform, act, ram_permille, threshold_percent });
+        let (platform, is_done) = (decision.platform, decision.is_done);
+        self.log(&Record::Decided { platform, act, ram_permille, threshold_percent, is_done });
     }
 
     pub(super) fn log_happening(&mut self, happening: &Happening) {

@@ -18,7 +18,9 @@
 //! - Starts, ends and answers take no time, and nobody is ill. An instance that ended by itself in the record does so in the
 //!   replay if it is the same run there; one that ended while RAM was nearly all used only if it is so in the replay, too.
 //! - Requests of a minute are spread over it; where a trace has very many, each stands for several.
-//! - After a gap in the record, of four intervals and two minutes at least, Demi begins anew and has learned nothing.
+//! - After a gap in the record, of four intervals and two minutes at least, Demi begins anew and has learned nothing; and so it does
+//!   where the settings of the scaler, or what no reload can change of a platform, are others than before.
+//! - What a reload has changed, it changes in the replay, when the record tells of it. The time of a clock that was set has not passed.
 
 mod body;
 mod course;
@@ -34,11 +36,17 @@ use demi_trace::{Entry, Integration, Setup};
 
 pub use course::{Course, Decided, Fate, CRITICAL_PERCENT, DECISIONS_MAX};
 
+const DAY_MS: u64 = 86_400_000;
+/// More days with samples take too long: each second of them is lived through. Nobody has kept so many.
+const DAYS_MAX: u64 = 1_000;
+
 /// Why a trace cannot be replayed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refused {
     /// RAM was never measured in it.
     Empty,
+    /// It has samples of so many days.
+    TooLong(u64),
     /// The settings make no sense.
     Mistakes(Vec<Mistake>),
 }
@@ -48,6 +56,12 @@ impl fmt::Display for Refused {
         match self {
             Refused::Empty => {
                 write!(formatter, "there is no sample of RAM in it; give a trace of a Demi that ran for longer")
+            }
+            Refused::TooLong(days) => {
+                write!(
+                    formatter,
+                    "there are samples of {days} days in it, and {DAYS_MAX} are the most; give a part of them"
+                )
             }
             Refused::Mistakes(mistakes) => {
                 let mistakes: Vec<String> = mistakes.iter().map(Mistake::to_string).collect();
@@ -60,7 +74,8 @@ impl fmt::Display for Refused {
 impl std::error::Error for Refused {}
 
 /// What would have been, with the settings of each run changed by `change`. The same trace and the same change give the same
-/// answer, whenever and wherever. A week takes seconds.
+/// answer each time. On another machine the last digits of a forecast may be others, and what hangs by them: powers and waves
+/// are those of its C library. A week takes seconds.
 ///
 /// # Errors
 /// If there is nothing to replay, or settings make no sense, as they are recorded or after the change.
@@ -83,6 +98,10 @@ fn course(
     live: impl Fn(&record::Run, &[f64], &mut course::Book<'_>),
 ) -> Result<Course, Refused> {
     let mut runs = record::runs(entries);
+    let days = runs.iter().map(record::Run::end_ms).sum::<u64>() / DAY_MS;
+    if days > DAYS_MAX {
+        return Err(Refused::TooLong(days));
+    }
     let mut course = Course::default();
     for run in &mut runs {
         run.change(&change);
@@ -161,9 +180,9 @@ fn is_eager(integration: &Integration) -> bool {
 impl record::Run {
     fn change(&mut self, change: impl Fn(&mut Setup)) {
         change(&mut self.setup);
-        // What was found later is changed as if it had been there.
+        // What was found later, or reloaded, is changed as if it had been there.
         for (_, happening) in &mut self.happenings {
-            if let record::Happening::Found(platform) = happening {
+            if let record::Happening::Found(platform) | record::Happening::Renewed { to: platform, .. } = happening {
                 let mut setup = Setup { platforms: vec![(**platform).clone()], ..self.setup.clone() };
                 change(&mut setup);
                 if let Some(changed) = setup.platforms.pop() {

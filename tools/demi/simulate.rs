@@ -64,7 +64,7 @@ fn text(asked: &SimulateAsked) -> Result<String, Failure> {
     };
     let refused = |refused: Refused| match refused {
         Refused::Mistakes(_) if !changes.is_empty() => Failure::new(USAGE, format!("with what is set, {refused}")),
-        Refused::Mistakes(_) | Refused::Empty => Failure::new(FAILED, refused),
+        Refused::Mistakes(_) | Refused::Empty | Refused::TooLong(_) => Failure::new(FAILED, refused),
     };
     let simulated = replay(&entries, change).map_err(refused)?;
     let happened = happened(&entries, change).map_err(refused)?;

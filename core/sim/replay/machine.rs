@@ -9,9 +9,11 @@ use demi_conductor::config::{Platform, Start, Urgency};
 use demi_conductor::lifecycle::State;
 use demi_conductor::scaler::{Act, Decision};
 use demi_conductor::{
-    Action, Answer, Conductor, Event, Exit, Instance, News, Order, Outcome, Refusal, RouteId, Sample, Ticket,
+    Action, Answer, Conductor, Event, Exit, Instance, News, Order, Outcome, Refusal, RouteId, Sample, Terms, Ticket,
     TicketBook, Time, Verdict, Weight,
 };
+
+use demi_trace::{Integration, SIZE_KB_MAX};
 
 use super::body::Body;
 use super::course::{Book, Decided, Service, CRITICAL_PERCENT};
@@ -49,6 +51,8 @@ struct Machine<'r, 'b, 'c> {
     ram_place: usize,
     /// By platform: the best state of its instances, as its place among those of a trace.
     best: Vec<usize>,
+    /// How many reloads there were.
+    editions: u32,
     /// What was shed, as if it had gone on.
     ghosts: Vec<(usize, Vec<Body>)>,
     coming: VecDeque<Event>,
@@ -86,6 +90,7 @@ impl<'r, 'b, 'c> Machine<'r, 'b, 'c> {
             recorded: Vec::new(),
             ram_place: 0,
             best: Vec::new(),
+            editions: 0,
             ghosts: Vec::new(),
             coming: VecDeque::new(),
             actions: Vec::new(),
@@ -201,6 +206,7 @@ impl<'r, 'b, 'c> Machine<'r, 'b, 'c> {
                     self.happens(Event::Ordered(Order::Start { platform: index }));
                 }
             }
+            Happening::Renewed { platform, to } => self.renew(*platform, to),
             Happening::Asked { platform, worth } => self.ask(*platform, *worth),
             Happening::Ordered { platform, order } => self.order(*platform, order),
             Happening::Died { platform } => self.die(*platform),
@@ -217,6 +223,13 @@ impl<'r, 'b, 'c> Machine<'r, 'b, 'c> {
         self.asked[ticket.slot()] = (platform, worth);
         let route = Some(self.routes[platform]);
         self.happens(Event::Asked { ticket, route, idempotent: false, key: None, urgency: Urgency::Normal });
+    }
+
+    /// It was reloaded, and is set up like this from now on.
+    fn renew(&mut self, platform: usize, to: &Integration) {
+        self.editions += 1;
+        let (platform, edition, terms) = (platform as u32, self.editions, Terms::of(&platform_of(to)));
+        self.happens(Event::Ordered(Order::Reload { platform, edition, terms }));
     }
 
     fn order(&mut self, platform: usize, order: &str) {
@@ -407,7 +420,7 @@ impl Machine<'_, '_, '_> {
         let count = self.coming.len();
         for (index, slot) in self.slots.iter_mut().enumerate() {
             let Some(body) = slot.body.filter(|_| slot.is_weighed) else { continue };
-            let kb = body.weight_kb().max(1.0) as u64;
+            let kb = body.weight_kb().clamp(1.0, SIZE_KB_MAX as f64) as u64;
             let rss_bytes = kb * KILOBYTE as u64;
             let weight = Weight { rss_bytes, pss_bytes: None, processes: 1, descriptors: 8 };
             let weighed = Event::Weighed { instance: Instance { slot: index as u32, run: slot.run }, weight };

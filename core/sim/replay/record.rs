@@ -4,6 +4,7 @@
 //! step has come about all the while since the last figure; a large one since the last sample, or that would have told. What
 //! starts or ends does so at once, and if it is told in the moment of a sample, after that.
 
+use demi_conductor::config::Host;
 use demi_trace::{Entry, Integration, Ram, Record, Setup, Told};
 
 /// So many intervals without a sample are a gap, as for whoever forecasts…
@@ -18,6 +19,8 @@ const SETTLES_MS: u64 = 30_000;
 const LITTLE: f64 = 0.05;
 /// Most requests that are asked one by one; of more than that each stands for several.
 const ASKED_MAX: u64 = 500_000;
+/// No run gets longer, whatever a trace says: five hundred years, which nanoseconds can still count.
+const AT_MS_MAX: u64 = 500 * 366 * 86_400_000;
 
 /// A run of Demi, or the part of one between two gaps. Times are milliseconds since its beginning.
 #[derive(Clone, Debug)]
@@ -50,6 +53,11 @@ pub(super) struct Sampled {
 pub(super) enum Happening {
     /// A platform was found while Demi ran.
     Found(Box<Integration>),
+    /// A platform was reloaded, and is another than before in what a reload can change.
+    Renewed {
+        platform: usize,
+        to: Box<Integration>,
+    },
     /// A request came, which stands for so many.
     Asked {
         platform: usize,
@@ -238,11 +246,13 @@ impl Run {
 /// The runs of a trace. A part without samples is left out.
 pub(super) fn runs(entries: &[Entry]) -> Vec<Run> {
     let requests = entries.iter().map(|entry| match entry.told {
-        Told::Record(Record::Asked { requests, .. }) => requests,
+        Told::Record(Record::Asked { requests, .. }) => u128::from(requests),
         _ => 0,
     });
-    let requests = requests.fold(0, u64::saturating_add);
-    let mut reader = Reader { worth: requests.div_ceil(ASKED_MAX).max(1), done: Vec::new(), building: None };
+    let worth = requests.sum::<u128>().div_ceil(u128::from(ASKED_MAX)).max(1);
+    // Of more than that there is one for each line, which is the least.
+    let worth = u64::try_from(worth).unwrap_or(u64::MAX);
+    let mut reader = Reader { worth, done: Vec::new(), building: None };
     for entry in entries {
         reader.take(entry);
     }
@@ -261,6 +271,8 @@ struct Building {
     run: Run,
     at_ms: u64,
     unix_ms: u64,
+    /// All platforms, as they are now.
+    platforms: Vec<Integration>,
     /// The platforms of the last `begin`, as places in this run.
     places: Vec<usize>,
     states: Vec<&'static str>,
@@ -275,7 +287,7 @@ impl Reader {
     fn take(&mut self, entry: &Entry) {
         match &entry.told {
             Told::Begin(setup) => match &mut self.building {
-                Some(building) if setup.continues && !building.is_gap(building.moved(entry.unix_ms)) => {
+                Some(building) if building.can_go_on(entry.unix_ms, setup) => {
                     building.pass(entry.unix_ms);
                     building.goes_on(setup);
                 }
@@ -323,6 +335,7 @@ impl Building {
         Building {
             at_ms: 0,
             unix_ms,
+            platforms: setup.platforms.clone(),
             places: (0..count).collect(),
             states: vec!["asleep"; count],
             is_new: vec![!is_cut; count],
@@ -341,7 +354,7 @@ impl Building {
 
     /// Where in the run a date lies that is not before the last.
     fn moved(&self, unix_ms: u64) -> u64 {
-        self.at_ms + unix_ms.saturating_sub(self.unix_ms)
+        self.at_ms.saturating_add(unix_ms.saturating_sub(self.unix_ms)).min(AT_MS_MAX)
     }
 
     fn pass(&mut self, unix_ms: u64) {
@@ -356,13 +369,7 @@ impl Building {
 
     /// The same platforms, from here on.
     fn after_gap(&self) -> Building {
-        let platforms = self.run.setup.platforms.iter().cloned();
-        let found = self.run.happenings.iter().filter_map(|(_, happening)| match happening {
-            Happening::Found(platform) => Some((**platform).clone()),
-            _ => None,
-        });
-        let setup =
-            Setup { platforms: platforms.chain(found).collect(), unix_ms: self.unix_ms, ..self.run.setup.clone() };
+        let setup = Setup { platforms: self.platforms.clone(), unix_ms: self.unix_ms, ..self.run.setup.clone() };
         let mut next = Building::new(setup, self.unix_ms, true);
         for (place, line) in self.run.lines.iter().enumerate() {
             if let Some(last) = line.points.last() {
@@ -374,19 +381,39 @@ impl Building {
         next
     }
 
+    /// Whether a run that begins then is this one still: it says so, there is no gap, and nothing has changed but what a reload
+    /// can change.
+    fn can_go_on(&self, unix_ms: u64, setup: &Setup) -> bool {
+        let is_alike = |platform: &Integration| {
+            let known = self.platforms.iter().find(|known| known.name == platform.name);
+            known.is_none_or(|known| known == platform || is_reloaded(known, platform))
+        };
+        setup.continues
+            && !self.is_gap(self.moved(unix_ms))
+            && setup.scaler == self.run.setup.scaler
+            && setup.platforms.iter().all(is_alike)
+    }
+
     fn goes_on(&mut self, setup: &Setup) {
-        let mut names: Vec<String> = self.run.names().cloned().collect();
         self.run.dates.push((self.at_ms, self.unix_ms));
         self.places.clear();
         for platform in &setup.platforms {
-            let known = names.iter().position(|name| *name == platform.name);
-            self.places.push(known.unwrap_or(names.len()));
-            if known.is_none() {
-                names.push(platform.name.clone());
-                self.run.lines.push(Line::default());
-                self.states.push("asleep");
-                self.is_new.push(true);
-                self.run.happenings.push((self.at_ms, Happening::Found(Box::new(platform.clone()))));
+            let known = self.platforms.iter().position(|known| known.name == platform.name);
+            self.places.push(known.unwrap_or(self.platforms.len()));
+            let to = Box::new(platform.clone());
+            match known {
+                Some(known) if self.platforms[known] == *platform => continue,
+                Some(known) => {
+                    self.platforms[known] = platform.clone();
+                    self.run.happenings.push((self.at_ms, Happening::Renewed { platform: known, to }));
+                }
+                None => {
+                    self.platforms.push(platform.clone());
+                    self.run.lines.push(Line::default());
+                    self.states.push("asleep");
+                    self.is_new.push(true);
+                    self.run.happenings.push((self.at_ms, Happening::Found(to)));
+                }
             }
         }
     }
@@ -490,4 +517,10 @@ impl Building {
             self.run.happenings.push((at_ms, Happening::Asked { platform, worth }));
         }
     }
+}
+
+/// Whether a reload can have made the one of the other. Anything else takes another Demi.
+fn is_reloaded(was: &Integration, is: &Integration) -> bool {
+    let is_child = matches!(is.host, Host::Process(_) | Host::Mcp(_));
+    is_child && was.host == is.host && was.needs == is.needs
 }

@@ -1,8 +1,8 @@
 //! The replay can be trusted: what it says of a record that it made itself is what happened.
 
 use demi_conductor::config::{Bounded, Host, Scaler, Start};
-use demi_conductor::Time;
-use demi_trace::{read, Entry, Integration, Ram, Record, Setup, Writer};
+use demi_conductor::{Random, Time};
+use demi_trace::{read, Entry, Integration, Ram, Record, Setup, Writer, HEADER};
 
 use super::{happened, replay, Course, Refused};
 
@@ -42,6 +42,12 @@ impl Script {
         let mut script = Script { writer: Writer::default(), text: String::new(), at_s: 0 };
         script.writer.begin(Time::ZERO, &setup, &mut script.text);
         script
+    }
+
+    /// Begins anew, as Demi does after a reload.
+    fn go_on(&mut self, scaler: Scaler, platforms: Vec<Integration>) {
+        let setup = Setup { unix_ms: SUNDAY_MS + self.at_s * 1_000, continues: true, scaler, platforms };
+        self.writer.begin(Time::from_millis(self.at_s * 1_000), &setup, &mut self.text);
     }
 
     fn put(&mut self, record: Record) {
@@ -290,6 +296,172 @@ fn what_would_have_fitted_all_the_while_was_shed_needlessly() {
     let needless: Vec<Option<bool>> = course.decisions.iter().map(|decided| decided.is_needless).collect();
     assert_eq!(needless, [Some(false), Some(true)], "with 1 GB more it would have been at 85 %");
     assert_eq!(course.needless, 1);
+}
+
+#[test]
+fn what_was_only_told_has_not_happened() {
+    for (is_done, count) in [(true, 1), (false, 0)] {
+        let mut script = Script::begin(vec![child("a", 400)]);
+        script.put(decided(0, is_done));
+        script.measure(6_000_000);
+        script.at_s = 10;
+        script.measure(6_000_000);
+        let course = happened(&script.read(), |_| ()).expect("it can be told");
+        assert_eq!((course.decisions.len(), course.sheds()), (count, count as u32));
+    }
+}
+
+/// Two weigh the same, and RAM is short in the tenth minute and from the thirtieth on. In the twentieth it begins anew.
+fn short_twice(scaler: Scaler, platforms: Vec<Integration>) -> Vec<Entry> {
+    let mut script = Script::begin(vec![child("a", 100), child("b", 400)]);
+    for second in (0..=3_600).step_by(10) {
+        script.at_s = second;
+        if second == 1_200 {
+            script.go_on(scaler, platforms.clone());
+        }
+        script.weigh(0, 500_000);
+        script.weigh(1, 500_000);
+        script.measure(if (600..900).contains(&second) || second >= 1_800 { 8_200_000 } else { 5_000_000 });
+    }
+    script.read()
+}
+
+fn shed_of(course: &Course) -> Vec<&str> {
+    let sheds = course.decisions.iter().filter(|decided| decided.act == "shed");
+    sheds.filter_map(|decided| Some(course.platforms[decided.platform?].name.as_str())).collect()
+}
+
+#[test]
+fn what_a_reload_has_changed_holds_from_then_on() {
+    let scaler = Scaler { enabled: false, interval_ms: bounded(10_000), ..Scaler::default() };
+    let sheds = |platforms: Vec<Integration>| {
+        let course = replay(&short_twice(scaler, platforms), scaled).expect("it can be replayed");
+        assert_eq!(course.runs, 1, "it goes on, and knows what it has learned");
+        shed_of(&course).into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let (a, b) = (child("a", 100), child("b", 400));
+    assert_eq!(sheds(vec![a.clone(), b.clone()]), ["a", "a"]);
+    assert_eq!(sheds(vec![a.clone(), child("b", 50)]), ["a", "b"]);
+    assert_eq!(sheds(vec![Integration { shed: false, ..a }, b]), ["a", "b"]);
+}
+
+#[test]
+fn what_no_reload_can_change_begins_anew() {
+    let scaler = Scaler { enabled: false, interval_ms: bounded(10_000), ..Scaler::default() };
+    let other = Scaler { calm_ms: bounded(60_000), ..scaler };
+    let needy = Integration { needs: vec!["b".to_owned()], ..child("a", 100) };
+    for (scaler, a) in [(other, child("a", 100)), (scaler, needy)] {
+        let course = replay(&short_twice(scaler, vec![a, child("b", 400)]), scaled).expect("it can be replayed");
+        assert_eq!((course.runs, shed_of(&course)), (2, vec!["a", "a"]));
+    }
+}
+
+#[test]
+fn the_time_of_a_clock_that_was_set_has_not_passed() {
+    for unix_ms in [0, SUNDAY_MS - 86_400_000, 250_000_000_000_000] {
+        let mut script = Script::begin(vec![child("a", 400)]);
+        for second in (0..=600).step_by(10) {
+            script.at_s = second;
+            if second == 300 {
+                script.put(Record::Clock(unix_ms));
+            }
+            script.weigh(0, 100_000);
+            script.measure(6_000_000);
+        }
+        let course = replay(&script.read(), scaled).expect("it can be replayed");
+        assert_eq!((course.runs, course.span_ms), (1, 600_000));
+        assert_eq!(course.dates, Some((SUNDAY_MS, unix_ms + 300_000)));
+    }
+}
+
+/// What is left when the lines that make no sense are taken out.
+fn readable(mut text: String) -> Vec<Entry> {
+    loop {
+        let malformed = match read(&text) {
+            Ok(entries) => return entries,
+            Err(malformed) => malformed,
+        };
+        let lines = text.lines().enumerate().filter(|(index, _)| index + 1 != malformed.line);
+        text = lines.map(|(_, line)| line.to_owned() + "\n").collect();
+    }
+}
+
+/// Puts other numbers in the place of some, behind the first line.
+fn edited(text: &str, random: &mut Random) -> String {
+    const ODD: [u64; 12] = [
+        0,
+        1,
+        2,
+        999,
+        60_000,
+        3_600_000,
+        u32::MAX as u64,
+        1_000_000_000_000,
+        253_402_300_799_999,
+        18_446_744_073_709_551,
+        u64::MAX - 615,
+        u64::MAX,
+    ];
+    let one_in = [10, 100, 1_000][random.below(3) as usize];
+    let (first, mut rest) = text.split_at(HEADER.len());
+    let mut out = first.to_owned();
+    while let Some(start) = rest.find(|letter: char| letter.is_ascii_digit()) {
+        let (before, number) = rest.split_at(start);
+        let end = number.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(number.len());
+        let (number, after) = number.split_at(end);
+        out.push_str(before);
+        match random.below(one_in) {
+            0 => out.push_str(&ODD[random.below(ODD.len() as u64) as usize].to_string()),
+            _ => out.push_str(number),
+        }
+        rest = after;
+    }
+    out + rest
+}
+
+#[test]
+fn no_number_makes_a_replay_panic_or_take_for_ever() {
+    let mut script = Script::begin(vec![child("a", 100), child("b", 400)]);
+    for second in (0..=600).step_by(10) {
+        script.at_s = second;
+        if second % 150 == 0 {
+            script.put(Record::Clock(SUNDAY_MS + second * 1_000));
+            script.put(Record::Asked { platform: 1, requests: 6 });
+            script.put(Record::Died { platform: 0 });
+            script.put(decided(0, true));
+            script.go_on(
+                Scaler { interval_ms: bounded(10_000), ..Scaler::default() },
+                vec![child("a", 300), child("b", 200)],
+            );
+        }
+        script.weigh(0, 100_000 + second);
+        script.weigh(1, 200_000);
+        script.measure(7_700_000 + second * 1_000);
+    }
+    let (mut read_count, mut replayed) = (0, 0);
+    for seed in 0..120 {
+        let entries = readable(edited(&script.text, &mut Random::new(seed)));
+        read_count += usize::from(!entries.is_empty());
+        for change in [(|_| ()) as fn(&mut Setup), scaled] {
+            let was = happened(&entries, change);
+            let would = replay(&entries, change);
+            replayed += usize::from(was.is_ok() && would.is_ok());
+        }
+    }
+    assert!(read_count > 80 && replayed > 80, "{read_count} {replayed}");
+}
+
+#[test]
+fn what_was_sampled_for_centuries_is_refused() {
+    let mut script = Script::begin(vec![child("a", 400)]);
+    let hour = "\"interval_ms\":3600000";
+    for quarter in 0..10_000 {
+        script.at_s = quarter * 4 * 3_600;
+        script.measure(6_000_000);
+    }
+    let text = script.text.replace("\"interval_ms\":10000", hour);
+    let refused = replay(&read(&text).expect("it is a trace"), |_| ()).expect_err("it is long");
+    assert_eq!(refused.to_string(), "there are samples of 1666 days in it, and 1000 are the most; give a part of them");
 }
 
 #[test]

@@ -276,6 +276,8 @@ struct Building {
     /// The platforms of the last `begin`, as places in this run.
     places: Vec<usize>,
     states: Vec<&'static str>,
+    /// Since when there is each.
+    found_ms: Vec<u64>,
     /// Something told that what runs of it is another than before.
     is_new: Vec<bool>,
     last_sample_ms: Option<u64>,
@@ -338,6 +340,7 @@ impl Building {
             platforms: setup.platforms.clone(),
             places: (0..count).collect(),
             states: vec!["asleep"; count],
+            found_ms: vec![0; count],
             is_new: vec![!is_cut; count],
             last_sample_ms: None,
             is_sampled: false,
@@ -411,6 +414,7 @@ impl Building {
                     self.platforms.push(platform.clone());
                     self.run.lines.push(Line::default());
                     self.states.push("asleep");
+                    self.found_ms.push(self.at_ms);
                     self.is_new.push(true);
                     self.run.happenings.push((self.at_ms, Happening::Found(to)));
                 }
@@ -510,7 +514,7 @@ impl Building {
         let count = (requests / worth).max(u64::from(requests > 0));
         for number in 0..count {
             let before = MINUTE_MS * (2 * number + 1) / (2 * count);
-            let at_ms = self.at_ms.saturating_sub(before);
+            let at_ms = self.at_ms.saturating_sub(before).max(self.found_ms[platform]);
             // What does not divide goes with the first.
             let rest = if number == 0 { requests - requests / count * count } else { 0 };
             let worth = u32::try_from(requests / count + rest).unwrap_or(u32::MAX);

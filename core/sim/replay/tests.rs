@@ -346,6 +346,24 @@ fn what_a_reload_has_changed_holds_from_then_on() {
 }
 
 #[test]
+fn what_is_asked_in_the_minute_in_which_it_was_found_is_asked_after_that() {
+    let mut script = Script::begin(vec![child("a", 100)]);
+    for second in (0..=600).step_by(10) {
+        script.at_s = second;
+        if second == 300 {
+            let scaler = Scaler { enabled: false, interval_ms: bounded(10_000), ..Scaler::default() };
+            script.go_on(scaler, vec![child("a", 100), child("b", 400)]);
+        }
+        if second == 310 {
+            script.put(Record::Asked { platform: 1, requests: 10 });
+        }
+        script.measure(5_000_000);
+    }
+    let course = replay(&script.read(), |_| ()).expect("it can be replayed");
+    assert_eq!((course.runs, course.platforms.len()), (1, 2));
+}
+
+#[test]
 fn what_no_reload_can_change_begins_anew() {
     let scaler = Scaler { enabled: false, interval_ms: bounded(10_000), ..Scaler::default() };
     let other = Scaler { calm_ms: bounded(60_000), ..scaler };
@@ -386,7 +404,7 @@ fn readable(mut text: String) -> Vec<Entry> {
     }
 }
 
-/// Puts other numbers in the place of some, behind the first line.
+/// Puts other numbers in the place of some, behind the first line, and leaves some lines out.
 fn edited(text: &str, random: &mut Random) -> String {
     const ODD: [u64; 12] = [
         0,
@@ -416,7 +434,10 @@ fn edited(text: &str, random: &mut Random) -> String {
         }
         rest = after;
     }
-    out + rest
+    out.push_str(rest);
+    let is_kept = |index: usize, random: &mut Random| index == 0 || random.below(4 * one_in) > 0;
+    let lines = out.lines().enumerate().filter(|(index, _)| is_kept(*index, random));
+    lines.map(|(_, line)| line.to_owned() + "\n").collect()
 }
 
 #[test]
@@ -429,17 +450,17 @@ fn no_number_makes_a_replay_panic_or_take_for_ever() {
             script.put(Record::Asked { platform: 1, requests: 6 });
             script.put(Record::Died { platform: 0 });
             script.put(decided(0, true));
-            script.go_on(
-                Scaler { interval_ms: bounded(10_000), ..Scaler::default() },
-                vec![child("a", 300), child("b", 200)],
-            );
+            let scaler = Scaler { interval_ms: bounded(10_000), ..Scaler::default() };
+            script.go_on(scaler, vec![child("a", 300), child("b", 200), child("c", 500)]);
+            script.put(Record::Asked { platform: 2, requests: 6 });
+            script.put(Record::Ordered { platform: 2, order: "stop" });
         }
         script.weigh(0, 100_000 + second);
         script.weigh(1, 200_000);
         script.measure(7_700_000 + second * 1_000);
     }
     let (mut read_count, mut replayed) = (0, 0);
-    for seed in 0..120 {
+    for seed in 0..40 {
         let entries = readable(edited(&script.text, &mut Random::new(seed)));
         read_count += usize::from(!entries.is_empty());
         for change in [(|_| ()) as fn(&mut Setup), scaled] {
@@ -448,7 +469,7 @@ fn no_number_makes_a_replay_panic_or_take_for_ever() {
             replayed += usize::from(was.is_ok() && would.is_ok());
         }
     }
-    assert!(read_count > 80 && replayed > 80, "{read_count} {replayed}");
+    assert!(read_count > 20 && replayed > 20, "{read_count} {replayed}");
 }
 
 #[test]

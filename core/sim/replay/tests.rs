@@ -2,7 +2,7 @@
 
 use demi_conductor::config::{Bounded, Host, Scaler, Start};
 use demi_conductor::{Random, Time};
-use demi_trace::{read, Entry, Integration, Ram, Record, Setup, Writer, HEADER};
+use demi_trace::{read, Entry, Integration, Ram, Record, Setup, Told, Writer, HEADER};
 
 use super::{happened, replay, Course, Refused};
 
@@ -389,6 +389,25 @@ fn the_time_of_a_clock_that_was_set_has_not_passed() {
         let course = replay(&script.read(), scaled).expect("it can be replayed");
         assert_eq!((course.runs, course.span_ms), (1, 600_000));
         assert_eq!(course.dates, Some((SUNDAY_MS, unix_ms + 300_000)));
+    }
+}
+
+#[test]
+fn dates_at_the_end_of_all_numbers_are_added_up_without_a_panic() {
+    let mut entries = leak();
+    for _ in 0..3 {
+        for record in [Record::Clock(0), Record::Weighed { platform: 0, kb: u64::MAX, running: u32::MAX }] {
+            let unix_ms = if record == Record::Clock(0) { 0 } else { u64::MAX - 615 };
+            entries.push(Entry { unix_ms, told: Told::Record(record) });
+        }
+    }
+    let ram = Ram { total_kb: TOTAL_KB, used_kb: 6_000_000, narrowest_kb: None };
+    entries.push(Entry { unix_ms: u64::MAX, told: Told::Record(Record::Measured(ram)) });
+    for change in [(|_| ()) as fn(&mut Setup), scaled] {
+        let [was, would] = [happened(&entries, change), replay(&entries, change)];
+        let (was, would) = (was.expect("it can be told"), would.expect("it can be replayed"));
+        assert_eq!((was.runs, would.runs), (2, 2), "what comes after centuries comes after a gap");
+        assert!(was.span_ms <= 3_600_000 && would.span_ms <= 3_600_000, "{} {}", was.span_ms, would.span_ms);
     }
 }
 

@@ -118,10 +118,15 @@ fn what_gives_way_to_one_that_grows_is_shed_in_order_keeps_its_messages_and_come
     let outcome = |post: &String| demi.get(&format!("/v1/messages/{post}")).json()["status"].clone();
     assert!(posts.iter().all(|post| outcome(post) == "queued"), "{:?}", outcome(&posts[0]));
     ask(&demi, "files");
+    let uptime = || demi.json("/v1/status")["uptime_s"].as_f64().expect("there is an uptime");
+    for seconds in [16.0, 31.0] {
+        until("files no longer counts for what one that was just started may take", || {
+            (uptime() > seconds).then_some(())
+        });
+    }
     until("they are back", || are(["ready"; 3]));
     until("what waited was delivered", || posts.iter().all(|post| outcome(post) == "delivered").then_some(()));
     assert_eq!(ask(&demi, "android").status, 200, "it takes its memory again, as voice has for its messages");
-    let uptime = || demi.get("/v1/status").json()["uptime_s"].as_f64().expect("there is an uptime");
     let restored_at = uptime();
     until("it has been looked at for four times calm_ms", || (uptime() > restored_at + 4.0).then_some(()));
     let page = scaling(&demi);

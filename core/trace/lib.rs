@@ -475,7 +475,7 @@ mod tests {
         assert_eq!(records, every_record().iter().collect::<Vec<_>>());
         let spans: Vec<u64> = entries.iter().take(10).map(|entry| entry.unix_ms - 1_796_100_000_000).collect();
         assert_eq!(spans, (0..10).map(|line| line * 30_000 + line / 2).collect::<Vec<_>>());
-        assert_eq!(entries.last().map(|entry| entry.unix_ms), Some(1_796_200_030_000), "by the clock that was set");
+        assert_eq!(entries.last().map(|entry| entry.unix_ms), Some(1_796_200_030_001), "by the clock that was set");
     }
 
     #[test]

@@ -163,7 +163,8 @@ impl Policy {
         if ram_percent >= emergency {
             return Finding::Short(Shortage::Emergency);
         }
-        if ram_percent >= shed && average >= shed {
+        // What the platforms weigh has shown that it is no passing height.
+        if ram_percent >= shed && (average >= shed || self.spike.is_some()) {
             return Finding::Short(Shortage::Above);
         }
         if let Some(since) = self.calm_since {
@@ -308,6 +309,18 @@ mod tests {
         let gigabyte = 1_000 * crate::MEGABYTE;
         assert!(!calm.weigh(at(0), gigabyte / 10, gigabyte) && calm.weigh(at(1), gigabyte / 10 * 3, gigabyte));
         assert_eq!(calm.take(at(2), 40.0, None), Finding::Calm(Duration::ZERO), "there is RAM enough");
+    }
+
+    #[test]
+    fn a_spike_above_the_threshold_is_a_shortage_at_once() {
+        let gigabyte = 1_000 * crate::MEGABYTE;
+        for (from, is_short) in [(100, true), (300, false)] {
+            let mut policy = policy();
+            policy.take(at(0), 50.0, None);
+            policy.weigh(at(0), from * crate::MEGABYTE, gigabyte);
+            policy.weigh(at(1), 450 * crate::MEGABYTE, gigabyte);
+            assert_eq!(policy.take(at(1), 85.0, None) == Finding::Short(Shortage::Above), is_short, "from {from} MB");
+        }
     }
 
     #[test]

@@ -4,8 +4,9 @@
 //! What stands in them is described in `demi_trace`, which writes and reads it.
 
 use std::fmt;
-use std::fs::{self, File};
+use std::fs::{self, File, FileType, OpenOptions};
 use std::io::{self, Read};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// The format: what entries tell, and how they are written and read.
@@ -100,7 +101,7 @@ pub fn read_last(store: &Path, since_unix_ms: u64) -> Result<Vec<Entry>, TraceEr
 pub fn read(path: &Path) -> Result<Vec<Entry>, TraceError> {
     let unreadable = |error| TraceError::Unreadable { path: path.to_owned(), error };
     let mut text = Vec::new();
-    let file = File::open(path).map_err(unreadable)?;
+    let file = open_regular(path).map_err(unreadable)?;
     file.take(FILE_BYTES_MAX + 1).read_to_end(&mut text).map_err(unreadable)?;
     if text.len() as u64 > FILE_BYTES_MAX {
         return Err(unreadable(io::Error::other(format!("it is longer than {FILE_BYTES_MAX} bytes; cut it in two"))));
@@ -114,7 +115,33 @@ pub fn read(path: &Path) -> Result<Vec<Entry>, TraceError> {
     demi_trace::read(&text).map_err(|malformed| TraceError::Malformed { path: path.to_owned(), malformed })
 }
 
-/// Days of which there are files, in order. None if there is no directory.
+/// Opens a file to read, if it is one: whoever opens a FIFO waits for somebody who writes, and a device may have no end.
+fn open_regular(path: &Path) -> io::Result<File> {
+    let refuse = |kind: FileType| match irregular(kind) {
+        Some(what) => Err(io::Error::other(format!("it is {what}, and a trace is a regular file"))),
+        None => Ok(()),
+    };
+    refuse(fs::metadata(path)?.file_type())?;
+    // It may have become another meanwhile.
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
+    refuse(file.metadata()?.file_type())?;
+    Ok(file)
+}
+
+/// What something is that is no regular file, in words.
+pub(crate) fn irregular(kind: FileType) -> Option<&'static str> {
+    match kind {
+        _ if kind.is_file() => None,
+        _ if kind.is_symlink() => Some("a symbolic link"),
+        _ if kind.is_dir() => Some("a directory"),
+        _ if kind.is_fifo() => Some("a FIFO"),
+        _ if kind.is_socket() => Some("a socket"),
+        _ => Some("a device"),
+    }
+}
+
+/// Days of which there are files, in order. None if there is no directory. What has such a name and is no regular file, nor a link
+/// to one, is passed over.
 pub(crate) fn days(directory: &Path) -> Result<Vec<u64>, TraceError> {
     let unreadable = |error| TraceError::Unreadable { path: directory.to_owned(), error };
     let files = match fs::read_dir(directory) {
@@ -124,7 +151,9 @@ pub(crate) fn days(directory: &Path) -> Result<Vec<u64>, TraceError> {
     };
     let mut days = Vec::new();
     for file in files {
-        days.extend(file.map_err(unreadable)?.file_name().to_str().and_then(day_of));
+        let file = file.map_err(unreadable)?;
+        let day = file.file_name().to_str().and_then(day_of);
+        days.extend(day.filter(|_| file.path().is_file()));
     }
     days.sort_unstable();
     Ok(days)
@@ -286,6 +315,31 @@ mod tests {
         site.write(&name_of(20_001), text(20_001 * DAY_MS) + "m 0 10 11\n");
         let error = read_last(&site.0, 0).expect_err("it makes no sense").to_string();
         assert!(error.contains("2024-10-05.trace, line 4: 11 kB of 10 kB"), "{error}");
+    }
+
+    #[test]
+    fn what_is_no_regular_file_is_passed_over_in_the_store_and_refused_by_its_path() {
+        let site = Site::new("irregular");
+        let place = |day| directory(&site.0).join(name_of(day));
+        site.write(&name_of(20_000), text(20_000 * DAY_MS));
+        rustix::fs::mkfifoat(rustix::fs::CWD, place(20_001), rustix::fs::Mode::RWXU).expect("there is room");
+        let socket = std::os::unix::net::UnixListener::bind(place(20_002)).expect("there is room");
+        fs::create_dir(place(20_003)).expect("there is room");
+        std::os::unix::fs::symlink("nothing", place(20_004)).expect("there is room");
+        std::os::unix::fs::symlink(name_of(20_000), place(20_005)).expect("there is room");
+        assert_eq!(days(&directory(&site.0)).expect("it can be read"), [20_000, 20_005]);
+        assert_eq!(read_last(&site.0, 0).map(|entries| entries.len()).ok(), Some(4));
+        for (path, what) in [
+            (place(20_001), "a FIFO"),
+            (place(20_002), "a socket"),
+            (place(20_003), "a directory"),
+            (PathBuf::from("/dev/zero"), "a device"),
+        ] {
+            let error = read(&path).expect_err(what).to_string();
+            let told = format!("{} cannot be read: it is {what}, and a trace is a regular file", path.display());
+            assert_eq!(error, told);
+        }
+        drop(socket);
     }
 
     #[test]

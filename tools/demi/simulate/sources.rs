@@ -1,5 +1,6 @@
 //! Where the recorded days come from: files that are named, or what Demi has recorded.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -42,6 +43,7 @@ fn of_files(paths: &[PathBuf]) -> Result<Vec<Entry>, Failure> {
             files.push(path.clone());
         }
     }
+    once(&mut files);
     let mut recorded: Vec<(&Path, Vec<Entry>)> = Vec::new();
     for file in &files {
         let entries = traces::read(file).map_err(|error| Failure::new(FAILED, error))?;
@@ -63,17 +65,24 @@ fn of_files(paths: &[PathBuf]) -> Result<Vec<Entry>, Failure> {
     Ok(recorded.into_iter().flat_map(|(_, entries)| entries).collect())
 }
 
+/// Leaves out what is a file that was named before, perhaps by another way: what was recorded once happened once.
+fn once(files: &mut Vec<PathBuf>) {
+    let mut known = HashSet::new();
+    files.retain(|file| known.insert(file.canonicalize().unwrap_or_else(|_| file.clone())));
+}
+
 fn of_folder(path: &Path) -> Result<Vec<PathBuf>, Failure> {
     let unreadable = |error| Failure::new(FAILED, format!("{} cannot be read: {error}", path.display()));
     let mut files = Vec::new();
     for file in std::fs::read_dir(path).map_err(unreadable)? {
         let file = file.map_err(unreadable)?.path();
-        if file.extension().is_some_and(|extension| extension == SUFFIX) {
+        // What is no regular file may have no end, nor even a begin.
+        if file.extension().is_some_and(|extension| extension == SUFFIX) && file.is_file() {
             files.push(file);
         }
     }
     if files.is_empty() {
-        return Err(Failure::new(FAILED, format!("there is no file named *.{SUFFIX} in {}", path.display())));
+        return Err(Failure::new(FAILED, format!("there is no regular file named *.{SUFFIX} in {}", path.display())));
     }
     files.sort();
     Ok(files)
@@ -139,6 +148,26 @@ mod tests {
     #[test]
     fn a_span_is_that_many_milliseconds() {
         assert_eq!(["90m", "24h", "7d", "5s"].map(millis), [5_400_000, 86_400_000, 604_800_000, 5_000]);
+    }
+
+    #[test]
+    fn a_file_counts_once_by_whatever_ways_it_is_named_and_a_fifo_never() {
+        let folder = std::env::temp_dir().join(format!("demi-sources-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&folder);
+        std::fs::create_dir_all(&folder).expect("it can be written");
+        let begin = r#"begin {"unix_ms":1000,"scaler":{},"platforms":[]}"#;
+        std::fs::write(folder.join("a.trace"), format!("demi-trace 1\n{begin}\nm 0 10 5\n")).expect("there is room");
+        std::os::unix::fs::symlink("a.trace", folder.join("b.trace")).expect("there is room");
+        rustix::fs::mkfifoat(rustix::fs::CWD, folder.join("c.trace"), rustix::fs::Mode::RWXU).expect("there is room");
+        let entries = |paths: &[&str]| {
+            let paths: Vec<PathBuf> = paths.iter().map(|path| folder.join(path)).collect();
+            of_files(&paths).map(|entries| entries.len()).map_err(|failure| failure.text)
+        };
+        for paths in [&["a.trace"][..], &["a.trace", "a.trace"], &["", "./a.trace", "b.trace"], &[""]] {
+            assert_eq!(entries(paths), Ok(2), "{paths:?}");
+        }
+        assert!(entries(&["c.trace"]).is_err_and(|error| error.contains("c.trace cannot be read: it is a FIFO")));
+        let _ = std::fs::remove_dir_all(&folder);
     }
 
     #[test]

@@ -3,11 +3,14 @@
 //! Each text is one write, without a sync: what a loss of power takes is a minute. A file that ends in the middle of a line,
 //! because there was no room or no power, loses that line before anything is appended. What comes after a text that could not
 //! be kept tells times from its last line, so it is refused as well, up to a text that begins anew.
+//!
+//! What has the name of a day and is no trace is somebody else's, and is not touched: a link is not followed, nor is a line cut off
+//! that Demi did not write.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::PathBuf;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 
 use demi_trace::HEADER;
 
@@ -58,7 +61,7 @@ impl Archive {
 
     fn write(&self, unix_day: u64, text: &str) -> io::Result<()> {
         let path = self.directory.join(traces::name_of(unix_day));
-        let open = || OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(&path);
+        let open = || open(&path);
         let mut file = match open() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 DirBuilder::new().recursive(true).mode(0o700).create(&self.directory)?;
@@ -66,6 +69,10 @@ impl Archive {
             }
             file => file?,
         };
+        if !is_trace(&file)? {
+            let what = format!("{} is no trace: it does not begin with {HEADER:?}; move it away", path.display());
+            return Err(io::Error::other(what));
+        }
         let length = end_of_lines(&mut file)?;
         // That of another Demi, or of a day that came twice.
         if length + text.len() as u64 > DAY_BYTES_MAX {
@@ -99,6 +106,37 @@ impl Archive {
             }
         }
     }
+}
+
+/// Opens a file to append to it, or makes it. One that is no regular file is refused, and so is a link to one.
+fn open(path: &Path) -> io::Result<File> {
+    let refused = |kind| {
+        let what = traces::irregular(kind)?;
+        let what = format!("{} is {what}, and a trace is a regular file; move it away", path.display());
+        Some(io::Error::other(what))
+    };
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
+    let opened = OpenOptions::new().read(true).append(true).create(true).mode(0o600).custom_flags(flags).open(path);
+    let file = opened.map_err(|error| {
+        let found = fs::symlink_metadata(path).ok();
+        found.and_then(|found| refused(found.file_type())).unwrap_or(error)
+    })?;
+    match refused(file.metadata()?.file_type()) {
+        Some(error) => Err(error),
+        None => Ok(file),
+    }
+}
+
+/// Whether a file begins as a trace does, or has been cut off before it could.
+fn is_trace(file: &File) -> io::Result<bool> {
+    let (mut begin, mut length) = ([0; HEADER.len() + 1], 0);
+    while length < begin.len() {
+        match file.read_at(&mut begin[length..], length as u64)? {
+            0 => break,
+            more => length += more,
+        }
+    }
+    Ok(HEADER.bytes().chain([b'\n']).zip(&begin[..length]).all(|(wanted, found)| wanted == *found))
 }
 
 /// Where the last line ends that does.
@@ -174,6 +212,43 @@ mod tests {
         assert!(archive.append(20_000, &begin("five"), true));
         assert!(archive.append(20_001, &begin("six"), true));
         assert_eq!((site.text(20_000), site.text(20_001)), (begin("five"), begin("six")));
+    }
+
+    #[test]
+    fn what_is_no_trace_is_neither_followed_nor_cut_nor_appended_to() {
+        let site = Site::new("foreign");
+        let traces = site.0.join("traces");
+        fs::create_dir_all(&traces).expect("there is room");
+        let (target, path) = (site.0.join("target"), traces.join(traces::name_of(20_000)));
+        let foreign = ["", "all of mine\nand a line without an end", HEADER, "demi-trace 10\n", "demi-trace 2\n"];
+        for text in foreign {
+            fs::write(&target, text).expect("there is room");
+            std::os::unix::fs::symlink(&target, &path).expect("there is room");
+            let error = site.archive(14).write(20_000, &begin("one")).expect_err("it is a link").to_string();
+            let told = format!("{} is a symbolic link, and a trace is a regular file; move it away", path.display());
+            assert_eq!(error, told);
+            assert_eq!(fs::read_to_string(&target).ok().as_deref(), Some(text));
+            fs::remove_file(&path).expect("it is there");
+            if HEADER.starts_with(text) {
+                continue;
+            }
+            fs::rename(&target, &path).expect("it is there");
+            let mut archive = site.archive(14);
+            assert!(!archive.append(20_000, &begin("one"), true) && archive.fails, "{text:?}");
+            let error = archive.write(20_000, &begin("one")).expect_err("it is no trace").to_string();
+            assert!(error.contains("is no trace: it does not begin with \"demi-trace 1\"; move it away"), "{error}");
+            assert_eq!(site.text(20_000), text);
+            fs::remove_file(&path).expect("it is there");
+            assert!(archive.append(20_000, &begin("two"), true) && !archive.fails);
+            fs::remove_file(&path).expect("it is there");
+        }
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RWXU).expect("there is room");
+        let error = site.archive(14).write(20_000, &begin("one")).expect_err("it is a FIFO").to_string();
+        assert!(error.contains("is a FIFO"), "{error}");
+        fs::remove_file(&path).expect("it is there");
+        fs::create_dir(&path).expect("there is room");
+        let error = site.archive(14).write(20_000, &begin("one")).expect_err("it is a directory").to_string();
+        assert!(error.contains("is a directory"), "{error}");
     }
 
     #[test]

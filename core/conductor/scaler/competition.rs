@@ -18,7 +18,7 @@
 //! Whoever leads without a break for `lead_ms` is promoted: the best, if several do. From then on rounds are counted anew, so
 //! that nothing speaks twice and two can never take turns on the same evidence.
 //!
-//! A champion that has had no forecast in twenty rounds is replaced by whoever has had them.
+//! A champion that has had no forecast in twenty rounds, and none whose time is still to come, is replaced by whoever has had them.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -154,13 +154,17 @@ impl fmt::Display for Promotion {
     /// "promoted ols over last_value: its mean error was 0.412 points against 1.310 over 57 forecasts, and it had led for 10 min"
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let points = |milli: u32| f64::from(milli) / 1000.0;
-        let (to, from, minutes) = (self.to.name(), self.from.name(), self.led.as_secs() / 60);
+        let (to, from, seconds) = (self.to.name(), self.from.name(), self.led.as_secs());
         write!(formatter, "promoted {to} over {from}: its mean error was {:.3} points ", points(self.to_error_milli))?;
         match self.from_error_milli {
             Some(milli) => write!(formatter, "against {:.3} ", points(milli))?,
             None => write!(formatter, "and the other had no forecast, ")?,
         }
-        write!(formatter, "over {} forecasts, and it had led for {minutes} min", self.rounds)
+        write!(formatter, "over {} forecasts, and it had led for ", self.rounds)?;
+        match seconds {
+            0..120 => write!(formatter, "{seconds} s"),
+            120.. => write!(formatter, "{} min", seconds / 60),
+        }
     }
 }
 
@@ -269,7 +273,10 @@ impl Competition {
     /// The mean errors of both and how many rounds they are over, if the one leads.
     fn compare(&self, to: Model, from: Model) -> Option<(f64, Option<f64>, u32)> {
         let fresh = self.rounds.range(self.rounds.len() - self.fresh.min(self.rounds.len())..);
-        let is_silent = fresh.clone().rev().take(ROUNDS_MIN).all(|round| round.marks[from as usize].is_none());
+        // It may need a horizon of samples before its first forecast, and another until that is judged.
+        let awaits = self.pending.iter().any(|pending| pending.forecasts[from as usize].is_some());
+        let mut lately = fresh.clone().rev().take(ROUNDS_MIN);
+        let is_silent = !awaits && lately.all(|round| round.marks[from as usize].is_none());
         let (mut pair, mut alone, mut rounds_alone) = (Pair::default(), 0.0, 0u32);
         for Round { due, marks } in fresh {
             match (marks[to as usize], marks[from as usize]) {

@@ -143,6 +143,36 @@ fn a_champion_without_forecasts_is_replaced_by_whoever_has_them() {
 }
 
 #[test]
+fn a_champion_whose_forecasts_are_still_to_be_judged_is_not_absent() {
+    let settings = Scaler { champion: Model::Ols, lead_ms: bounded(0), ..Scaler::default() };
+    let mut bench = Bench::new(&settings);
+    bench.steps(25, [Some(2.0), None, None, None, None]);
+    // Twenty rounds without it come before the first with it.
+    bench.steps(200, two(2.0, 1.0));
+    assert_eq!(bench.promotions, []);
+    let mut bench = Bench::new(&settings);
+    bench.steps(25, [Some(2.0), None, None, None, None]);
+    bench.step(two(2.0, 1.0));
+    bench.steps(200, [Some(2.0), None, None, None, None]);
+    let [(at, promotion)] = bench.promotions[..] else { panic!("{:?}", bench.promotions) };
+    assert_eq!(at - Time::ZERO, STEP * (26 + 10 + 20), "but when none of the next twenty has one, it is");
+    assert!(promotion.to_string().ends_with("the other had no forecast, over 45 forecasts, and it had led for 0 s"));
+}
+
+#[test]
+fn a_short_lead_is_told_in_seconds() {
+    let told = |seconds| {
+        let (to, from, led) = (Model::Ols, Model::LastValue, Duration::from_secs(seconds));
+        Promotion { to, from, to_error_milli: 1, from_error_milli: Some(2), rounds: 20, led }.to_string()
+    };
+    for (seconds, ending) in
+        [(0, "for 0 s"), (50, "for 50 s"), (119, "for 119 s"), (120, "for 2 min"), (700, "for 11 min")]
+    {
+        assert!(told(seconds).ends_with(ending), "{}", told(seconds));
+    }
+}
+
+#[test]
 fn who_has_been_promoted_stays_until_twenty_rounds_and_ten_minutes_say_otherwise() {
     // Whatever comes: the two are good and bad in turns of every length, which is the worst that can be.
     for half_period in 1..120 {

@@ -60,7 +60,11 @@ fn what_cannot_be_simulated_is_told_with_the_exit_code_of_that() {
     let (leak, spike) = (fixture("leak.trace"), fixture("spike.trace"));
     for (arguments, code, what) in [
         (&["--trace", &leak, "--set", "scaler.shed_percent=101"][..], 2, "101 is outside 2 to 100"),
-        (&["--trace", &leak, "--set", "scaler.shed_percent=60"], 2, "restore_percent: is not below"),
+        (
+            &["--trace", &leak, "--set", "scaler.shed_percent=60"],
+            2,
+            "restore_percent is 65 (the default) and scaler.shed_percent is 60",
+        ),
         (&["--trace", &leak, "--set", "platforms.voce.shed=false"], 2, "did you mean \"voice\"?"),
         (&["--trace", &leak, "--last", "1d"], 2, "either it or --trace"),
         (&["--trace", &leak, "--trace", &spike], 1, "different machines"),

@@ -4,6 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{Bounded, Mistakes, HOUR_MS};
 
+/// By so many points of percent `restore_percent` had best be below `shed_percent`.
+const CALM_POINTS: u64 = 10;
+
 /// How RAM is watched and forecast, and what is done when it runs short: docs/scaling.md.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -105,22 +108,68 @@ impl Default for Scaler {
 
 impl Scaler {
     pub(super) fn check(&self, found: &mut Mistakes) {
-        if self.restore_percent.value() >= self.shed_percent.value() {
-            let what = "is not below scaler.shed_percent: what was restored would be shed at once".to_owned();
-            found.add("scaler.restore_percent".to_owned(), what, "lower it, by ten at least");
+        let restore = Named::new("restore_percent", self.restore_percent);
+        let shed = Named::new("shed_percent", self.shed_percent);
+        let emergency = Named::new("emergency_percent", self.emergency_percent);
+        if restore.value >= shed.value {
+            let best = shed.value.saturating_sub(CALM_POINTS).max(1);
+            let remedy = format!("set restore_percent below {}, best to {best} or less", shed.value);
+            found.add_pair([restore, shed], ["below", "above"], "what was restored would be shed at once", &remedy);
         }
-        if self.emergency_percent.value() <= self.shed_percent.value() {
-            let what = "is not above scaler.shed_percent: everything would be killed and nothing drained".to_owned();
-            found.add("scaler.emergency_percent".to_owned(), what, "raise it, or lower shed_percent");
+        if emergency.value <= shed.value {
+            let mut remedy = format!("set shed_percent below {}", emergency.value);
+            if shed.value < 100 {
+                remedy += &format!(", or emergency_percent above {}", shed.value);
+            }
+            let why = "everything would be killed and nothing drained";
+            found.add_pair([emergency, shed], ["above", "below"], why, &remedy);
         }
         if self.forecast_only && !self.enabled {
             let what = "means nothing while scaler.enabled is false".to_owned();
             found.add("scaler.forecast_only".to_owned(), what, "remove one of the two");
         }
         if self.fast_interval_ms.value() > self.interval_ms.value() {
-            let what = "is above scaler.interval_ms".to_owned();
-            found.add("scaler.fast_interval_ms".to_owned(), what, "lower it to interval_ms or less");
+            let [fast, slow] =
+                [Named::new("fast_interval_ms", self.fast_interval_ms), Named::new("interval_ms", self.interval_ms)];
+            let remedy = format!("set fast_interval_ms to {} or less", slow.value);
+            let why = "RAM would be looked at less often while it is short";
+            found.add_pair([fast, slow], ["at most", "at least"], why, &remedy);
         }
+    }
+}
+
+/// A field with its value.
+#[derive(Clone, Copy)]
+struct Named {
+    name: &'static str,
+    value: u64,
+    is_default: bool,
+}
+
+impl Named {
+    fn new<const LOW: u64, const HIGH: u64, const DEFAULT: u64>(
+        name: &'static str,
+        number: Bounded<LOW, HIGH, DEFAULT>,
+    ) -> Named {
+        Named { name, value: number.value(), is_default: number.value() == DEFAULT }
+    }
+}
+
+impl std::fmt::Display for Named {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let default = if self.is_default { " (the default)" } else { "" };
+        write!(formatter, "scaler.{} is {}{default}", self.name, self.value)
+    }
+}
+
+impl Mistakes {
+    /// Of two fields the first should be such to the second, and the second such to the first. It is told of the one that somebody
+    /// has written, with the values of both.
+    fn add_pair(&mut self, fields: [Named; 2], should: [&str; 2], why: &str, remedy: &str) {
+        let [one, other] = fields;
+        let (at, to, should) = if one.is_default { (other, one, should[1]) } else { (one, other, should[0]) };
+        let what = format!("is not {should} scaler.{}: {one} and {other}, so that {why}", to.name);
+        self.add(format!("scaler.{}", at.name), what, remedy);
     }
 }
 
@@ -181,6 +230,43 @@ impl Model {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_two_that_do_not_fit_the_written_one_is_blamed_with_the_values_of_both() {
+        let told = |change: &dyn Fn(&mut Scaler)| {
+            let (mut scaler, mut found) = (Scaler::default(), Mistakes(Vec::new()));
+            change(&mut scaler);
+            scaler.check(&mut found);
+            found.0.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        fn bounded<const LOW: u64, const HIGH: u64, const DEFAULT: u64>(number: u64) -> Bounded<LOW, HIGH, DEFAULT> {
+            Bounded::new(number).expect("the number is in its range")
+        }
+        assert_eq!(
+            told(&|scaler| scaler.shed_percent = bounded(60)),
+            ["scaler.shed_percent: is not above scaler.restore_percent: scaler.restore_percent is 65 (the default) and \
+              scaler.shed_percent is 60, so that what was restored would be shed at once; set restore_percent below 60, best to \
+              50 or less"]
+        );
+        assert_eq!(
+            told(&|scaler| scaler.restore_percent = bounded(90)),
+            ["scaler.restore_percent: is not below scaler.shed_percent: scaler.restore_percent is 90 and scaler.shed_percent is \
+              80 (the default), so that what was restored would be shed at once; set restore_percent below 80, best to 70 or less"]
+        );
+        assert_eq!(
+            told(&|scaler| scaler.shed_percent = bounded(95)),
+            ["scaler.shed_percent: is not below scaler.emergency_percent: scaler.emergency_percent is 95 (the default) and \
+              scaler.shed_percent is 95, so that everything would be killed and nothing drained; set shed_percent below 95, or \
+              emergency_percent above 95"]
+        );
+        assert_eq!(
+            told(&|scaler| scaler.interval_ms = bounded(500)),
+            ["scaler.interval_ms: is not at least scaler.fast_interval_ms: scaler.fast_interval_ms is 1000 (the default) and \
+              scaler.interval_ms is 500, so that RAM would be looked at less often while it is short; set fast_interval_ms to \
+              500 or less"]
+        );
+        assert!(told(&|scaler| scaler.restore_percent = bounded(79)).is_empty());
+    }
 
     #[test]
     fn models_are_in_the_order_of_their_numbers() {

@@ -460,7 +460,7 @@ struct RawSimulate {
     #[argh(option, from_str_fn(span))]
     last: Option<String>,
     /// KEY=VALUE, as often as there are: scaler.shed_percent=75, scaler.champion=Ols, platforms.NAME.priority=10,
-    /// platforms.NAME.shed=false
+    /// platforms.NAME.value=300, platforms.NAME.shed=false
     #[argh(option, from_str_fn(setting))]
     set: Vec<(String, String)>,
     /// so many decisions are told, 0 to 10000; default: 30

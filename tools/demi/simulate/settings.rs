@@ -1,13 +1,18 @@
 //! What `--set` changes: settings of the scaler, and whether and when a platform goes.
 
-use demi::conductor::config::{nearest, Scaler};
+use demi::conductor::config::{nearest, Bounded, Model, Scaler};
 use demi::traces::format::{Entry, Setup, Told};
 use serde_json::Value;
 
 use super::Failure;
 use crate::USAGE;
 
+/// What a platform is worth by default.
+type Worth = Bounded<1, VALUE_MAX, 100>;
 const PRIORITY_MAX: u64 = 1_000;
+const VALUE_MAX: u64 = 1_000;
+/// What can be set of a platform.
+const OF_PLATFORM: [&str; 3] = ["priority", "value", "shed"];
 /// Settings that decide nothing once the samples are there.
 const WITHOUT_EFFECT: [(&str, &str); 3] = [
     ("ram_total_mb", "a trace has the RAM of the machine that it was recorded on"),
@@ -28,6 +33,7 @@ enum What {
     /// By the way to it.
     Scaler(Vec<String>),
     Priority(String, u32),
+    Value(String, u32),
     Shed(String, bool),
 }
 
@@ -41,7 +47,11 @@ pub(super) fn changes(given: &[(String, String)], entries: &[Entry]) -> Result<V
         })
         .collect();
     let mut changes = Vec::new();
-    for (key, value) in given {
+    for (place, (key, value)) in given.iter().enumerate() {
+        if let Some((_, first)) = given[..place].iter().find(|(other, _)| other == key) {
+            let text = format!("--set {key}={value}: it is set to {first} already; give one of the two");
+            return Err(Failure::new(USAGE, text));
+        }
         let change = Change::read(key, value, &setups)
             .map_err(|what| Failure::new(USAGE, format!("--set {key}={value}: {what}")))?;
         changes.push(change);
@@ -72,22 +82,29 @@ impl Change {
                 if !host.host.can_be_replaced() {
                     return Err(format!("{name} is hosted {:?}, and never shed", host.host));
                 }
+                let number = |least: u64, most: u64| match value.as_u64() {
+                    Some(number) if (least..=most).contains(&number) => Ok(number as u32),
+                    Some(_) | None => Err(format!("{text} is no whole number from {least} to {most}")),
+                };
                 match setting {
-                    "priority" => {
-                        let priority = value.as_u64().filter(|priority| *priority <= PRIORITY_MAX);
-                        let priority = priority.ok_or(format!("{text} is no whole number from 0 to {PRIORITY_MAX}"))?;
-                        What::Priority(name, priority as u32)
-                    }
+                    "priority" => What::Priority(name, number(0, PRIORITY_MAX)?),
+                    "value" => What::Value(name, number(1, VALUE_MAX)?),
                     "shed" => What::Shed(name, value.as_bool().ok_or(format!("{text} is neither true nor false"))?),
-                    _ => return Err(format!("of a platform {}", unknown(setting, &["priority", "shed"]))),
+                    _ => return Err(format!("of a platform {}", unknown(setting, &OF_PLATFORM))),
                 }
+            }
+            ["scaler"] => return Err("it has many fields; set one of them, as in scaler.shed_percent=75".to_owned()),
+            ["platforms", ..] => {
+                let fields = OF_PLATFORM.join(", ");
+                return Err(format!(
+                    "it has several fields; set one of a platform, as in platforms.NAME.shed: {fields}"
+                ));
             }
             _ => {
                 let near = nearest(words[0], &["scaler", "platforms"])
                     .map_or(String::new(), |near| format!("; did you mean {near}?"));
-                return Err(format!(
-                    "only scaler.… , platforms.NAME.priority and platforms.NAME.shed can be set{near}"
-                ));
+                let fields = OF_PLATFORM.map(|field| format!("platforms.NAME.{field}")).join(", ");
+                return Err(format!("only scaler.FIELD, {fields} can be set{near}"));
             }
         };
         let change = Change { key: key.to_owned(), value, what };
@@ -104,6 +121,10 @@ impl Change {
             What::Priority(name, priority) => {
                 let platforms = setup.platforms.iter_mut().filter(|platform| platform.name == *name);
                 platforms.for_each(|platform| platform.priority = *priority);
+            }
+            What::Value(name, value) => {
+                let platforms = setup.platforms.iter_mut().filter(|platform| platform.name == *name);
+                platforms.for_each(|platform| platform.value = Some(*value));
             }
             What::Shed(name, shed) => {
                 let platforms = setup.platforms.iter_mut().filter(|platform| platform.name == *name);
@@ -122,6 +143,10 @@ impl Change {
                 way.iter().try_fold(scaler, |value, word| value.get(word).cloned())
             }
             What::Priority(name, _) => Some(platform(name)?.priority.into()),
+            What::Value(name, _) => {
+                let value = platform(name)?.value.map_or_else(|| Worth::default().value(), u64::from);
+                Some(value.into())
+            }
             What::Shed(name, _) => Some(platform(name)?.shed.into()),
         }
     }
@@ -143,8 +168,37 @@ fn changed(scaler: &Scaler, way: &[String], value: &Value) -> Result<Scaler, Str
         let fields = place.as_object().into_iter().flat_map(|fields| fields.keys()).cloned().collect::<Vec<_>>();
         return Err(format!("it has several fields; set one of them: {}", fields.join(", ")));
     }
+    match &*place {
+        Value::Bool(_) if !value.is_boolean() => return Err(format!("{} is neither true nor false", bare(value))),
+        Value::Number(_) if value.as_u64().is_none() => {
+            *place = u64::MAX.into();
+            // The type of the field knows its range, and tells it of what lies outside.
+            let outside = serde_json::from_value::<Scaler>(whole).map_err(|error| error.to_string());
+            let range =
+                outside.err().and_then(|error| Some(error.split_once(" is outside ")?.1.replace(" to ", " and ")));
+            let range = range.map(|range| format!(" between {range}")).unwrap_or_default();
+            return Err(format!("{} is no whole number{range}", bare(value)));
+        }
+        Value::String(_) => {
+            let (name, known) = (bare(value), Model::ALL.map(|model| format!("{model:?}")));
+            let known = known.each_ref().map(String::as_str);
+            if !known.contains(&name.as_str()) {
+                let remedy = match nearest(&name, &known) {
+                    Some(near) => format!("did you mean {near}?"),
+                    None => format!("there are {}", known.join(", ")),
+                };
+                return Err(format!("no forecaster is named {name}; {remedy}"));
+            }
+        }
+        _ => {}
+    }
     *place = value.clone();
     serde_json::from_value(whole).map_err(|error| error.to_string())
+}
+
+/// A value as it was given, more or less.
+fn bare(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
 fn unknown(name: &str, known: &[&str]) -> String {
@@ -193,24 +247,58 @@ mod tests {
         assert_eq!(read("scaler.champion", "Ols").expect("it is taken").scaler.champion.name(), "ols");
         let setup = read("platforms.voice.priority", "7").expect("it is taken");
         assert_eq!((setup.platforms[0].priority, setup.platforms[1].priority), (7, 400));
+        assert_eq!(read("platforms.voice.value", "7").expect("it is taken").platforms[0].value, Some(7));
         assert!(!read("platforms.voice.shed", "false").expect("it is taken").platforms[0].shed);
+    }
+
+    #[test]
+    fn what_a_platform_was_worth_is_told_though_nobody_has_said_it() {
+        let entries = entries();
+        let given = [("platforms.voice.value".to_owned(), "7".to_owned())];
+        let Ok(changes) = changes(&given, &entries) else { panic!("it is taken") };
+        let Told::Begin(setup) = &entries[0].told else { panic!("{entries:?}") };
+        assert_eq!(changes[0].before(setup), Some(100.into()));
+    }
+
+    #[test]
+    fn what_is_set_twice_is_refused_with_both_values() {
+        let given = ["75", "80"].map(|value| ("scaler.shed_percent".to_owned(), value.to_owned()));
+        let Err(failure) = changes(&given, &entries()) else { panic!("it is refused") };
+        let told = "--set scaler.shed_percent=80: it is set to 75 already; give one of the two";
+        assert_eq!((failure.code, failure.text.as_str()), (USAGE, told));
     }
 
     #[test]
     fn what_cannot_be_set_is_told_with_the_remedy() {
         for (key, value, remedy) in [
             ("scaler.shed_percent", "101", "101 is outside 2 to 100"),
-            ("scaler.shed_percent", "much", "expected u64"),
+            ("scaler.shed_percent", "much", "much is no whole number between 2 and 100"),
+            ("scaler.shed_percent", "-5", "-5 is no whole number between 2 and 100"),
+            ("scaler.shed_percent", "75.5", "75.5 is no whole number between 2 and 100"),
+            ("scaler.spike_times", "true", "true is no whole number between 0 and 100"),
+            ("scaler.columns.daily", "1", "1 is neither true nor false"),
+            ("scaler.enabled", "yes", "yes is neither true nor false"),
             ("scaler.shed_precent", "75", "did you mean shed_percent?"),
             ("scaler.columns", "true", "time"),
             ("scaler.columns.dayly", "true", "did you mean daily?"),
             ("scaler.shed_percent.x", "1", "too much"),
-            ("scaler.champion", "Oracle", "expected one of"),
+            (
+                "scaler.champion",
+                "Oracle",
+                "no forecaster is named Oracle; there are LastValue, Ewma, Holt, Ols, OlsSeasons",
+            ),
+            ("scaler.champion", "ols", "no forecaster is named ols; did you mean Ols?"),
+            ("scaler.champion", "1", "no forecaster is named 1; "),
+            ("scaler", "1", "as in scaler.shed_percent=75"),
+            ("platforms", "1", "as in platforms.NAME.shed: priority, value, shed"),
+            ("platforms.voice", "1", "as in platforms.NAME.shed: priority, value, shed"),
+            ("platforms.voice.value", "0", "0 is no whole number from 1 to 1000"),
+            ("platforms.voice.value", "1001", "1 to 1000"),
             ("scaler.ram_total_mb", "100", "RAM of the machine"),
             ("platforms.voce.priority", "1", "did you mean \"voice\"?"),
             ("platforms.voice.priority", "1001", "0 to 1000"),
             ("platforms.voice.shed", "1", "true nor false"),
-            ("platforms.voice.name", "x", "there are priority, shed"),
+            ("platforms.voice.name", "x", "there are priority, value, shed"),
             ("platforms.echo.shed", "true", "never shed"),
             ("scalar.shed_percent", "1", "did you mean scaler?"),
             ("http.listen", "1", "can be set"),

@@ -125,6 +125,7 @@ struct CoursePage<'p> {
     restores: u32,
     trims: u32,
     needless: u32,
+    not_judged: u32,
     lost_ms: u64,
     platforms: Vec<FatePage<'p>>,
     decisions: Vec<DecisionPage<'p>>,
@@ -193,12 +194,29 @@ impl<'c> CoursePage<'c> {
             restores: course.restores(),
             trims: course.trims,
             needless: course.needless,
+            not_judged: not_judged(course),
             lost_ms: course.lost_ms(),
             platforms: course.platforms.iter().map(fate).collect(),
             decisions: course.decisions.iter().map(decision).collect(),
             decisions_left_out: course.decisions_left_out,
         }
     }
+}
+
+/// Sheds and kills of which nobody can tell whether they were needless, because what was recorded ends too early. One that drained and
+/// was killed then is judged once.
+fn not_judged(course: &Course) -> u32 {
+    let (mut last, mut count) = (vec![""; course.platforms.len()], 0);
+    for decided in &course.decisions {
+        let (act, Some(platform)) = (decided.act.as_str(), decided.platform) else { continue };
+        if !matches!(act, "shed" | "kill" | "restore") {
+            continue;
+        }
+        let was = std::mem::replace(&mut last[platform], act);
+        let is_one = act == "shed" || act == "kill" && was != "shed";
+        count += u32::from(is_one && decided.is_needless.is_none());
+    }
+    count
 }
 
 /// A date without its milliseconds.
@@ -288,7 +306,10 @@ impl Comparison<'_> {
         row("most of RAM used".to_owned(), &|course| format!("{:.1} %", percent(course.peak_permille)));
         row("sheds".to_owned(), &|course| course.sheds().to_string());
         row("kills".to_owned(), &|course| course.kills().to_string());
-        row("of these needless".to_owned(), &|course| course.needless.to_string());
+        row("of these needless".to_owned(), &|course| match not_judged(course) {
+            0 => course.needless.to_string(),
+            more => format!("{}, and {more} not judged", course.needless),
+        });
         row("restores".to_owned(), &|course| course.restores().to_string());
         let sleeps = |course: &Course| course.platforms.iter().map(|fate| fate.sleeps).sum::<u32>();
         if both.iter().any(|course| sleeps(course) > 0) {

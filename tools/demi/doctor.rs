@@ -66,6 +66,8 @@ struct Findings {
     ok: bool,
     /// `None` if it cannot be measured.
     ram: Option<RamFound>,
+    /// `scaler.ram_total_mb`, if it is configured: that is what counts then.
+    ram_total_mb: Option<u64>,
     checks: Vec<Check>,
 }
 
@@ -101,7 +103,9 @@ impl From<Ram> for RamFound {
 /// Prints what was found.
 pub(crate) fn examine(asked: &DoctorAsked) -> ExitCode {
     let mut findings = of_machine(&asked.root);
-    findings.add(home::look(asked.config.as_deref()));
+    let (checks, ram_total_mb) = home::look(asked.config.as_deref());
+    findings.add(checks);
+    findings.ram_total_mb = ram_total_mb;
     let text = match asked.json {
         true => serde_json::to_string_pretty(&findings).expect("text and numbers always serialise") + "\n",
         false => findings.describe(),
@@ -115,7 +119,8 @@ pub(crate) fn examine(asked: &DoctorAsked) -> ExitCode {
 /// What there is on the machine whose `proc` and `sys` lie below `root`.
 fn of_machine(root: &Path) -> Findings {
     let signals = Reader::new(root).read();
-    let mut findings = Findings { ok: true, ram: signals.ram(None).map(RamFound::from), checks: Vec::new() };
+    let ram = signals.ram(None).map(RamFound::from);
+    let mut findings = Findings { ok: true, ram, ram_total_mb: None, checks: Vec::new() };
     findings.add(machine::look(root, &signals));
     findings
 }
@@ -144,13 +149,21 @@ impl Findings {
         if let Some(ram) = &self.ram {
             let _ = writeln!(
                 text,
-                "\nRAM: {} of {} used ({:.1} %), by {}; what is to start has to fit in {} of {}",
+                "\nRAM: {} of {} used ({:.1} %), by {}; {}",
                 megabytes(ram.total - ram.available),
                 megabytes(ram.total),
                 ram.used_percent,
                 ram.source,
-                megabytes(ram.headroom),
-                megabytes(ram.headroom_total)
+                match self.ram_total_mb {
+                    Some(total) => format!(
+                        "but scaler.ram_total_mb is {total}: what is to start has to fit in that, beside what Demi and its child \
+                         processes weigh"
+                    ),
+                    None => {
+                        let [left, total] = [ram.headroom, ram.headroom_total].map(megabytes);
+                        format!("what is to start has to fit in {left} of {total}")
+                    }
+                }
             );
         }
         let count = |verdict| self.checks.iter().filter(|check| check.verdict == verdict).count();
@@ -216,6 +229,18 @@ mod tests {
         assert_eq!(check(&findings, "zfs").seen, "7600 MB of its cache (ARC) count as available");
         assert_eq!(check(&findings, "pressure").verdict, Verdict::Ok);
         assert_eq!(findings.ram.map(|ram| ram.arc_reclaimable), Some(7_600_000_000));
+    }
+
+    #[test]
+    fn where_a_part_of_ram_is_configured_that_is_what_counts() {
+        let mut findings = recorded("zfs-server");
+        assert!(findings.describe().contains("; what is to start has to fit in "), "{}", findings.describe());
+        findings.ram_total_mb = Some(512);
+        let text = findings.describe();
+        assert!(
+            text.contains("; but scaler.ram_total_mb is 512: what is to start has to fit in that, beside"),
+            "{text}"
+        );
     }
 
     #[test]

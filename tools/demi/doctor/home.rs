@@ -18,12 +18,13 @@ const DESCRIPTORS_OF_INSTANCE: u64 = 5;
 /// What Demi needs beside connections and instances.
 const DESCRIPTORS_OF_DEMI: u64 = 64;
 
-/// `path` is that of a configuration, if one was named.
-pub(super) fn look(path: Option<&Path>) -> Vec<Check> {
+/// `path` is that of a configuration, if one was named. With its `scaler.ram_total_mb`, if that is there.
+pub(super) fn look(path: Option<&Path>) -> (Vec<Check>, Option<u64>) {
     let path = path.map(Path::to_path_buf).or_else(configuration::find);
     let (check, config) = configured(path.as_deref());
     let base = path.as_deref().and_then(Path::parent).unwrap_or(Path::new(""));
-    vec![check, data(&base.join(&config.store.path)), descriptors(&config)]
+    let ram_total_mb = config.scaler.ram_total_mb.map(|megabytes| megabytes.value());
+    (vec![check, data(&base.join(&config.store.path)), descriptors(&config)], ram_total_mb)
 }
 
 /// What `--dry-run` would say, in a line; and what is configured, or else the default.

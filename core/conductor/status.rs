@@ -13,6 +13,9 @@ use crate::time::Time;
 use crate::timers::Timer;
 use crate::Conductor;
 
+/// A sample of RAM that is older than so many of the longest intervals is not how RAM is: it cannot be measured any more.
+const SAMPLE_INTERVALS_MAX: u32 = 3;
+
 /// A platform as it is now.
 #[derive(Clone, Debug)]
 pub struct PlatformStatus<'c> {
@@ -192,6 +195,17 @@ impl Conductor {
         }
     }
 
+    /// How long ago RAM was measured; `None` before the first sample.
+    pub fn sample_age(&self, now: Time) -> Option<Duration> {
+        self.sample.map(|(at, _)| now.since(at))
+    }
+
+    /// Whether that is so long ago that nobody knows how RAM is: more than three `scaler.interval_ms`.
+    pub fn is_sample_stale(&self, now: Time) -> bool {
+        let age_max = self.settings.scaler.interval_ms.millis() * SAMPLE_INTERVALS_MAX;
+        self.sample_age(now).is_some_and(|age| age > age_max)
+    }
+
     /// What platforms depend on, in the order of `reachability`.
     pub fn targets(&self) -> impl Iterator<Item = TargetStatus<'_>> + '_ {
         self.targets.iter().map(|target| TargetStatus {
@@ -316,6 +330,17 @@ impl Conductor {
 mod tests {
     use super::*;
     use crate::lifecycle::Then;
+
+    #[test]
+    fn a_sample_is_how_ram_is_for_three_intervals() {
+        let mut conductor = Conductor::new(&crate::config::Config::default(), 1);
+        let at = |seconds: u64| Time::from_millis(seconds * 1_000);
+        assert_eq!((conductor.sample_age(at(500)), conductor.is_sample_stale(at(500))), (None, false));
+        let sample = crate::event::Sample { ram_total: 1_000, ..Default::default() };
+        conductor.handle(at(10), crate::Event::Measured { sample }, &mut Vec::new());
+        assert_eq!(conductor.sample_age(at(100)), Some(Duration::from_secs(90)));
+        assert_eq!([100, 101].map(|seconds| conductor.is_sample_stale(at(seconds))), [false, true]);
+    }
 
     #[test]
     fn every_state_of_a_life_is_among_those_that_are_shown() {

@@ -8,7 +8,7 @@ use demi_conductor::breaker::CAUSES;
 use demi_conductor::config::Model;
 use demi_conductor::scaler::Act;
 use demi_conductor::stats::{Histogram, PlatformStats, BUCKETS_US, OUTCOMES, RESTARTS, TRIALS};
-use demi_conductor::{Conductor, Outcome, PlatformStatus, RamSource, Refusal, Weight, INSTANCE_STATES};
+use demi_conductor::{Conductor, Outcome, PlatformStatus, RamSource, Refusal, Time, Weight, INSTANCE_STATES};
 
 use crate::api::{is_ready, Facts};
 use crate::chronicle::unix_ms;
@@ -101,7 +101,7 @@ pub(crate) fn render(conductor: &Conductor, facts: &Facts<'_>, format: Format) -
     of_dead_letters(&mut page, &platforms, facts.store);
     of_posts(&mut page, conductor, facts.posts);
     of_surroundings(&mut page, conductor);
-    of_scaler(&mut page, conductor, &platforms);
+    of_scaler(&mut page, conductor, &platforms, facts.now);
     of_requests(&mut page, &platforms);
     of_health(&mut page, &platforms);
     of_breakers(&mut page, &platforms);
@@ -117,7 +117,7 @@ fn of_demi(page: &mut Page, conductor: &Conductor, facts: &Facts<'_>) {
     page.gauge("demi_uptime_seconds", "Seconds since start.", facts.now.as_nanos() as f64 / 1e9);
     page.gauge(
         "demi_ready",
-        "1 if every platform takes requests, and the store works.",
+        "1 if every platform takes requests, sleeps, is shed or rests by order, and the store works.",
         u8::from(is_ready(conductor, facts)),
     );
     // Not `demi_http_connections`: to OpenMetrics that is the family of the counter below.
@@ -245,12 +245,15 @@ fn of_surroundings(page: &mut Page, conductor: &Conductor) {
     }
 }
 
-/// RAM as decisions see it, what is forecast, and what was decided. What is not known yet is NaN, so that its series is there.
-fn of_scaler(page: &mut Page, conductor: &Conductor, platforms: &[PlatformStatus<'_>]) {
+/// RAM as decisions see it, what is forecast, and what was decided. What is not known, yet or any more, is NaN, so that its series
+/// is there.
+fn of_scaler(page: &mut Page, conductor: &Conductor, platforms: &[PlatformStatus<'_>], now: Time) {
     let (Some(outlook), Some(counts)) = (conductor.outlook(), conductor.decision_counts()) else { return };
     let ratio = |percent: f64| percent / 100.0;
-    let used = conductor.ram_figures().map(|figures| figures.ram_used as f64 / figures.ram_total.max(1) as f64);
-    let help = "Used RAM as decisions about it see it, share of 1.";
+    let figures = conductor.ram_figures().filter(|_| !conductor.is_sample_stale(now));
+    let used = figures.map(|figures| figures.ram_used as f64 / figures.ram_total.max(1) as f64);
+    let help =
+        "Used RAM as decisions about it see it, share of 1; NaN if it was not measured for three scaler.interval_ms.";
     page.gauge("demi_scaler_ram_ratio", help, used.unwrap_or(f64::NAN));
     let forecast = outlook.forecast();
     let ahead = forecast.map(|forecast| ratio(forecast.ram_percent));

@@ -32,6 +32,8 @@ struct Figures {
     forecast_percent: Option<f64>,
     forecast_interval_percent: Option<(f64, f64)>,
     forecast_by: Option<String>,
+    measured_s_ago: u64,
+    stale: bool,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -72,6 +74,9 @@ fn told(page: &ScalingPage) -> String {
             let interval = interval.map(|(low, high)| format!(", {low:.1} to {high:.1} %")).unwrap_or_default();
             let _ = write!(text, "; forecast {forecast:.1} %{interval} by {by}");
         }
+        if now.stale {
+            let _ = write!(text, "; measured {} s ago, for it cannot be any more", now.measured_s_ago);
+        }
         text.push('\n');
     }
     let [shed, restore, emergency] = [page.shed_percent, page.restore_percent, page.emergency_percent];
@@ -97,7 +102,7 @@ mod tests {
     fn decisions_are_told_newest_first_below_how_ram_is() {
         let page = r#"{"enabled":true,"forecast_only":false,"shed_percent":80,"restore_percent":65,"emergency_percent":95,
             "now":{"ram_percent":81.5,"ram_used_mb":815,"ram_total_mb":1000,"forecast_percent":84.0,
-            "forecast_interval_percent":[80.0,88.0],"forecast_by":"ols"},"shed":["voice"],
+            "forecast_interval_percent":[80.0,88.0],"forecast_by":"ols","measured_s_ago":2,"stale":false},"shed":["voice"],
             "decisions":[{"unix_ms":1735689600250,"text":"voice is shed: RAM 81.5 %"}]}"#;
         let page: ScalingPage = serde_json::from_str(page).expect("it is a page");
         let lines = [
@@ -107,6 +112,10 @@ mod tests {
             "2025-01-01 00:00:00.250Z  voice is shed: RAM 81.5 %",
         ];
         assert_eq!(told(&page).lines().collect::<Vec<_>>(), lines);
+        let stale = r#"{"enabled":true,"now":{"ram_percent":81.5,"ram_used_mb":815,"ram_total_mb":1000,"measured_s_ago":95,"stale":true}}"#;
+        let stale: ScalingPage = serde_json::from_str(stale).expect("it is a page");
+        let line = "RAM is at 81.5 %: 815 of 1000 MB; measured 95 s ago, for it cannot be any more";
+        assert_eq!(told(&stale).lines().next(), Some(line));
         assert!(told(&ScalingPage::default()).contains("scaler.enabled is false"));
     }
 }

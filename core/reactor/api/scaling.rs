@@ -2,7 +2,7 @@
 //! it.
 
 use demi_conductor::scaler::{Act, Decision, Figures};
-use demi_conductor::{Conductor, MEGABYTE};
+use demi_conductor::{Conductor, Time, MEGABYTE};
 use serde::Serialize;
 use serde_json::value::{to_raw_value, RawValue};
 
@@ -20,7 +20,7 @@ pub(crate) struct ScalingPage {
     restore_percent: u64,
     emergency_percent: u64,
     /// Before the first sample there is none.
-    now: Option<FiguresPage>,
+    now: Option<NowPage>,
     /// Names of those that are shed.
     shed: Vec<String>,
     /// Newest first.
@@ -28,6 +28,15 @@ pub(crate) struct ScalingPage {
     /// How many of them there may be.
     #[serde(skip)]
     limit: usize,
+}
+
+#[derive(Serialize)]
+struct NowPage {
+    #[serde(flatten)]
+    figures: FiguresPage,
+    measured_s_ago: u64,
+    /// RAM cannot be measured any more: it was so then.
+    stale: bool,
 }
 
 #[derive(Serialize)]
@@ -96,10 +105,15 @@ pub(crate) fn decision_json(unix_ms: u64, platform: Option<&str>, decision: &Dec
 
 impl ScalingPage {
     /// With the decisions that are in memory, newest first, and room for so many in all.
-    pub(crate) fn new(conductor: &Conductor, limit: usize, decisions: Vec<Box<RawValue>>) -> ScalingPage {
+    pub(crate) fn new(conductor: &Conductor, limit: usize, decisions: Vec<Box<RawValue>>, now: Time) -> ScalingPage {
         let settings = conductor.scaler();
         let is_shed = |platform: &demi_conductor::PlatformStatus<'_>| {
             platform.instances.iter().any(|instance| instance.state == "shed")
+        };
+        let now_page = |figures: Figures| NowPage {
+            figures: figures_page(&figures),
+            measured_s_ago: conductor.sample_age(now).unwrap_or_default().as_secs(),
+            stale: conductor.is_sample_stale(now),
         };
         ScalingPage {
             enabled: settings.enabled,
@@ -107,7 +121,7 @@ impl ScalingPage {
             shed_percent: settings.shed_percent.value(),
             restore_percent: settings.restore_percent.value(),
             emergency_percent: settings.emergency_percent.value(),
-            now: conductor.ram_figures().as_ref().map(figures_page),
+            now: conductor.ram_figures().map(now_page),
             shed: conductor.platforms().filter(is_shed).map(|platform| platform.name.to_owned()).collect(),
             decisions,
             limit,

@@ -82,7 +82,7 @@ impl Shell {
         self.keep_decisions();
         let page = api::read_scaling(query).map(|limit| {
             let decisions = self.decisions.newest().take(limit).map(|kept| kept.page.clone()).collect();
-            api::ScalingPage::new(conductor, limit, decisions)
+            api::ScalingPage::new(conductor, limit, decisions, self.now)
         });
         let problem = match page {
             Ok(page) => {

@@ -47,6 +47,29 @@ fn programs_are_told_the_same() {
 }
 
 #[test]
+fn what_the_end_of_a_trace_cuts_short_is_told_as_not_judged_and_who_drained_and_was_killed_is_one() {
+    let directory = Directory::new();
+    let platform = r#"{"name":"voice","host":{"Process":1},"shed":true,"priority":100,"drain_ms":5000}"#;
+    let begin = format!(r#"begin {{"unix_ms":1000000,"scaler":{{"enabled":false}},"platforms":[{platform}]}}"#);
+    let mut text = format!("demi-trace 1\n{begin}\ns 0 0 running\nw 0 0 1000000 1\nm 1000 10000000 7000000\n");
+    text += "d 0 0 shed 700 80\ns 0 0 draining\nd 5000 0 kill 700 80\ns 0 0 shed\nw 0 0 0 0\n";
+    (0..20).for_each(|_| text += "m 30000 10000000 6000000\n");
+    let path = directory.path().join("short.trace");
+    std::fs::write(&path, text).expect("it can be written");
+    let path = path.to_str().expect("the path is text");
+    let told = told(&simulate(&["--trace", path]));
+    let line = told.lines().find(|line| line.starts_with("of these needless")).unwrap_or_default();
+    assert_eq!(
+        line.split_whitespace().collect::<Vec<_>>().join(" "),
+        "of these needless 0, and 1 not judged 0",
+        "{told}"
+    );
+    let output = simulate(&["--trace", path, "--json"]);
+    let page: serde_json::Value = serde_json::from_slice(&output.stdout).expect("it is JSON");
+    assert_eq!((&page["happened"]["not_judged"], &page["simulated"]["not_judged"]), (&1.into(), &0.into()));
+}
+
+#[test]
 fn what_cannot_be_simulated_is_told_with_the_exit_code_of_that() {
     let directory = Directory::new();
     let file = |name: &str, text: &str| -> PathBuf {

@@ -3,7 +3,7 @@
 use demi_conductor::config::{Model, Scaler};
 use demi_trace::STATES;
 
-/// A shed is judged for this long, or until the platform is back.
+/// A shed is judged for this long, milliseconds.
 const JUDGED_MS: u64 = 30 * 60_000;
 /// RAM used to this share or more may end in the kernel's killing something, percent.
 pub const CRITICAL_PERCENT: u64 = 95;

@@ -26,4 +26,5 @@ pub mod window;
 pub use competition::{Forecast, Promotion, Score};
 pub use decision::{Act, Ahead, Decision, Figures, Step};
 pub use outlook::{Outlook, Taken};
+pub use policy::Shortage;
 pub use window::{Reading, Unfit};

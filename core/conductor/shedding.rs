@@ -80,6 +80,15 @@ pub(crate) struct Scaling {
     freed_since_asked: u64,
 }
 
+/// Whose turn it is to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    /// Its own, or nobody's.
+    In,
+    /// Somebody else's, but it is to blame.
+    Out,
+}
+
 /// A step that was taken.
 #[derive(Clone, Copy, Debug)]
 struct Underway {
@@ -307,12 +316,12 @@ impl Conductor {
         let calm = self.settings.scaler.calm_ms.millis();
         let trimmed_at = self.scaling.as_ref().and_then(|scaling| scaling.trimmed_at);
         let is_trimmed = trimmed_at.is_some_and(|at| self.now - at < calm);
-        if !is_emergency && !is_trimmed && self.trim_all(out) {
+        if !is_emergency && !is_trimmed && self.trim_all(shortage, out) {
             return;
         }
         let idle = if is_emergency { None } else { self.next_to_sleep() };
         if let Some(platform) = idle {
-            self.begin_step(Step::Sleep, Some(platform), out);
+            self.begin_step(Step::Sleep, Some(platform), shortage, Turn::In, out);
             if self.settings.scaler.forecast_only {
                 return self.let_doze(platform as u32);
             }
@@ -322,14 +331,16 @@ impl Conductor {
         // Of a spike that nobody is to blame for only the threshold makes something.
         let is_spike = matches!(shortage, Shortage::Spike { .. });
         let in_turn = || if is_spike { None } else { self.next_to_shed(is_emergency) };
-        let Some(platform) = draining.or_else(|| self.culprit(shortage)).or_else(in_turn) else {
+        let culprit = if draining.is_none() { self.culprit(shortage) } else { None };
+        let turn = if culprit.is_some() { Turn::Out } else { Turn::In };
+        let Some(platform) = draining.or(culprit).or_else(in_turn) else {
             let is_short = matches!(shortage, Shortage::Above | Shortage::Emergency);
             return if is_short {
                 self.note_exhausted(out)
             };
         };
         let step = if is_emergency && self.platforms[platform].host.is_child() { Step::Kill } else { Step::Shed };
-        self.begin_step(step, Some(platform), out);
+        self.begin_step(step, Some(platform), shortage, turn, out);
         self.shed(platform, step, self.reason_of(shortage), out);
         if is_spike {
             // It was answered.
@@ -357,14 +368,22 @@ impl Conductor {
         }
     }
 
-    fn begin_step(&mut self, step: Step, platform: Option<usize>, out: &mut Vec<Action>) {
+    /// `turn`: whether the platform goes before its turn.
+    fn begin_step(
+        &mut self,
+        step: Step,
+        platform: Option<usize>,
+        shortage: Shortage,
+        turn: Turn,
+        out: &mut Vec<Action>,
+    ) {
         let act = match step {
             Step::Trim => Act::Trim,
             Step::Sleep => Act::Sleep,
             Step::Shed => Act::Shed,
             Step::Kill => Act::Kill,
         };
-        self.decide(platform, act, out);
+        self.decide_for(platform, act, Some(shortage), turn == Turn::Out, out);
         let used_before = self.sample.map_or(0, |(_, sample)| self.used(&sample));
         let weighed = platform.map_or(0, |platform| self.weighs(platform));
         let platform = platform.map(|platform| platform as u32);
@@ -416,7 +435,7 @@ impl Conductor {
     }
 
     /// Asks every child that is ready to give memory back. Whether there is one.
-    fn trim_all(&mut self, out: &mut Vec<Action>) -> bool {
+    fn trim_all(&mut self, shortage: Shortage, out: &mut Vec<Action>) -> bool {
         let is_asked = |slot: &usize| {
             let entry = &self.slots[*slot];
             self.platforms[entry.platform as usize].host.is_child() && entry.life.is_ready()
@@ -430,7 +449,7 @@ impl Conductor {
         }
         // Who goes next, and whether it fits again, depends on what they weigh by now.
         self.weigh_due(out);
-        self.begin_step(Step::Trim, None, out);
+        self.begin_step(Step::Trim, None, shortage, Turn::In, out);
         true
     }
 
@@ -853,11 +872,24 @@ impl Conductor {
             ram_total: sample.ram_total,
             forecast: scaling.outlook.forecast().map(|forecast| Ahead::of(model, &forecast)),
             threshold_percent,
+            shortage: None,
+            is_out_of_turn: false,
         }
     }
 
     /// Enters a decision into the log, and tells it of its platform.
     pub(crate) fn decide(&mut self, platform: Option<usize>, act: Act, out: &mut Vec<Action>) {
+        self.decide_for(platform, act, None, false, out);
+    }
+
+    fn decide_for(
+        &mut self,
+        platform: Option<usize>,
+        act: Act,
+        shortage: Option<Shortage>,
+        is_out_of_turn: bool,
+        out: &mut Vec<Action>,
+    ) {
         let settings = &self.settings.scaler;
         let threshold = match act {
             Act::Kill => settings.emergency_percent.count(),
@@ -873,7 +905,7 @@ impl Conductor {
             | Act::Believe(_) => settings.shed_percent.count(),
         };
         let is_done = !settings.forecast_only;
-        let (at, figures) = (self.now, self.figures(threshold));
+        let (at, figures) = (self.now, Figures { shortage, is_out_of_turn, ..self.figures(threshold) });
         let decision = Decision { at, platform: platform.map(|index| index as u32), act, figures, is_done };
         let Some(scaling) = &mut self.scaling else { return };
         if scaling.log.len() == LOG_MAX {

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, SystemTime};
 
 use demi_conductor::lifecycle::{Reason, State};
-use demi_conductor::scaler::{Act, Decision};
+use demi_conductor::scaler::{Act, Decision, Shortage};
 use demi_conductor::{Exit, Instance, News, Time, MEGABYTE};
 use serde::{Deserialize, Serialize};
 
@@ -200,14 +200,24 @@ pub(crate) fn decided(decision: &Decision, whom: &str) -> String {
     });
     let (ram, threshold) = (percent(figures.ram_permille), figures.threshold_percent);
     let seen = format!("RAM {ram}{}, threshold {threshold} %", forecast.unwrap_or_default());
+    let cause = match figures.shortage {
+        Some(Shortage::Spike { from, to }) => {
+            format!("a spike of what platforms weigh, {} to {} MB; ", megabytes(from), megabytes(to))
+        }
+        Some(Shortage::Forecast { .. }) => "it is forecast; ".to_owned(),
+        Some(Shortage::Emergency) => "an emergency; ".to_owned(),
+        Some(Shortage::Above) | None => String::new(),
+    };
+    let seen = format!("{cause}{seen}");
+    let turn = if figures.is_out_of_turn { " before its turn, for it grows" } else { "" };
     let (is, was) = if decision.is_done { ("is", "") } else { ("would have been", "would have ") };
     let stays = if decision.is_done { "does not" } else { "would not" };
     match decision.act {
         Act::Trim if decision.is_done => format!("everybody is asked to give memory back: {seen}"),
         Act::Trim => format!("everybody would have been asked to give memory back: {seen}"),
         Act::Sleep => format!("{whom} {is} put to sleep, for it is idle: {seen}"),
-        Act::Shed => format!("{whom} {is} shed: {seen}"),
-        Act::Kill => format!("{whom} {is} killed and shed: {seen}"),
+        Act::Shed => format!("{whom} {is} shed{turn}: {seen}"),
+        Act::Kill => format!("{whom} {is} killed and shed{turn}: {seen}"),
         Act::Exhausted => format!("nobody is left who may be shed: {seen}"),
         Act::Won { weighed, bytes, .. } => {
             let (more, moved) = if bytes < 0 { ("more", bytes.unsigned_abs()) } else { ("less", bytes.unsigned_abs()) };
@@ -414,6 +424,12 @@ mod tests {
         assert_eq!(of(Act::Shed, true), format!("it is shed: {seen}"));
         assert_eq!(of(Act::Shed, false), format!("it would have been shed: {seen}"));
         assert_eq!(of(Act::Restore, false), format!("it would have come back: {seen}"));
+        let spike = Shortage::Spike { from: 340 * MEGABYTE, to: 690 * MEGABYTE };
+        let blamed = Figures { shortage: Some(spike), is_out_of_turn: true, ..figures };
+        let decision = Decision { at: Time::ZERO, platform: Some(0), act: Act::Shed, figures: blamed, is_done: true };
+        let expected =
+            format!("it is shed before its turn, for it grows: a spike of what platforms weigh, 340 to 690 MB; {seen}");
+        assert_eq!(decided(&decision, "it"), expected);
         let won = Act::Won { step: Step::Shed, weighed: 120 * MEGABYTE, bytes: 100 * MEGABYTE as i64 };
         assert_eq!(of(won, true), format!("since that step 100 MB less of RAM are used; it had 120 MB: {seen}"));
         let wait = Act::Wait { missing: 1 };

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::competition::{Forecast, Promotion};
+use super::policy::Shortage;
 use crate::config::Model;
 use crate::time::Time;
 
@@ -134,6 +135,10 @@ pub struct Figures {
     pub forecast: Option<Ahead>,
     /// What it was compared with, percent.
     pub threshold_percent: u32,
+    /// Of a step: why RAM was taken for short.
+    pub shortage: Option<Shortage>,
+    /// Of a step: its platform goes before its turn, because it is to blame.
+    pub is_out_of_turn: bool,
 }
 
 /// A forecast in whole numbers.

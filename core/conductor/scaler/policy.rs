@@ -13,13 +13,16 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use serde::Serialize;
+
 use super::competition::Forecast;
 use super::smoothing::Ewma;
 use crate::config;
 use crate::time::Time;
 
 /// Why RAM is taken for short.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Shortage {
     /// It is at `shed_percent` or more.
     Above,
@@ -37,6 +40,18 @@ pub enum Shortage {
     },
     /// It is at `emergency_percent` or more.
     Emergency,
+}
+
+impl Shortage {
+    /// The name in the API.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Shortage::Above => "threshold",
+            Shortage::Forecast { .. } => "forecast",
+            Shortage::Spike { .. } => "spike",
+            Shortage::Emergency => "emergency",
+        }
+    }
 }
 
 /// What a sample comes to.

@@ -1,7 +1,7 @@
 //! `GET /v1/scaling`: how RAM is, what it is forecast to be, and what was decided about it lately. `docs/scaling.md` describes
 //! it.
 
-use demi_conductor::scaler::{Act, Decision, Figures};
+use demi_conductor::scaler::{Act, Decision, Figures, Shortage};
 use demi_conductor::{Conductor, Time, MEGABYTE};
 use serde::Serialize;
 use serde_json::value::{to_raw_value, RawValue};
@@ -58,6 +58,12 @@ struct DecisionPage<'s> {
     done: bool,
     text: String,
     threshold_percent: u32,
+    /// Of a step: why RAM was taken for short.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cause: Option<&'static str>,
+    /// Of a step: its platform goes before its turn, because it is to blame.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    out_of_turn: bool,
     #[serde(flatten)]
     figures: FiguresPage,
     /// How much less RAM is used since a step; negative: more.
@@ -88,6 +94,8 @@ pub(crate) fn decision_json(unix_ms: u64, platform: Option<&str>, decision: &Dec
         done: decision.is_done,
         text,
         threshold_percent: decision.figures.threshold_percent,
+        cause: decision.figures.shortage.map(Shortage::name),
+        out_of_turn: decision.figures.is_out_of_turn,
         figures: figures_page(&decision.figures),
         won_mb: match decision.act {
             Act::Won { bytes, .. } => Some(bytes / MEGABYTE as i64),
@@ -189,6 +197,8 @@ mod tests {
             ram_total: u64::MAX,
             forecast: Some(ahead),
             threshold_percent: 100,
+            shortage: Some(Shortage::Spike { from: u64::MAX, to: u64::MAX }),
+            is_out_of_turn: true,
         };
         let missing = u64::MAX;
         let promotion = Promotion {

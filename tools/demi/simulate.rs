@@ -252,15 +252,12 @@ impl Comparison<'_> {
     fn describe(&self, decisions_max: usize) -> String {
         let mut text = String::new();
         let (from, to) = self.dates();
-        let hours = self.simulated.span_ms as f64 / 3_600_000.0;
+        let minutes = self.simulated.span_ms as f64 / 60_000.0;
+        let span = if minutes < 60.0 { format!("{minutes:.0} min") } else { format!("{:.1} h", minutes / 60.0) };
         let runs = counted(self.simulated.runs as usize, "run");
         // Writing to a string cannot fail.
-        let _ = writeln!(
-            text,
-            "{} to {} (UTC): {hours:.1} h with samples, in {runs} without a gap",
-            second(from),
-            second(to)
-        );
+        let _ =
+            writeln!(text, "{} to {} (UTC): {span} with samples, in {runs} without a gap", second(from), second(to));
         match self.changes {
             [] => text.push_str("nothing is set: as it was recorded\n"),
             changes => changes.iter().for_each(|change| self.describe_change(change, &mut text)),

@@ -428,6 +428,8 @@ impl Conductor {
             self.let_wait(id, self.now + STORE_AGAIN_AFTER, out);
         }
         self.deliver_what_can(platform, out);
+        // If the line is held, nothing else is under way that would see to it.
+        self.set_post_timer();
     }
 
     /// Whether the request delivers a post: then nobody else is told what became of it, and it is no dead letter.
@@ -746,6 +748,21 @@ mod tests {
             _ => None,
         };
         actions.iter().filter_map(is_it).collect()
+    }
+
+    #[test]
+    fn a_line_that_is_held_goes_on_though_all_that_was_being_read_is_lost() {
+        let mut story = Story::begin();
+        let reading = delivered(&story.posted_many(40, story.posting(0, None)));
+        story.happens(Event::Ordered(crate::Order::Isolate { platform: 0 }));
+        let (first, rest) = reading.split_first().expect("some are read");
+        let actions = story.happens(Event::PostLoaded { post: *first, ticket: Ticket::new(0, 0) });
+        let is_refused = |action: &Action| matches!(action, Action::Answer { answer: Answer::Refused(..), .. });
+        assert!(actions.iter().any(is_refused), "{actions:?}");
+        for post in rest {
+            story.happens(Event::PostLost { post: *post, for_good: true });
+        }
+        story.waits_for(|action| matches!(action, Action::Deliver { .. }));
     }
 
     #[test]

@@ -12,6 +12,7 @@
 
 use std::time::Duration;
 
+use crate::scaler::smoothing::gain;
 use crate::time::Time;
 
 /// What nobody has seen again halves in this time.
@@ -63,11 +64,6 @@ fn halved_daily(bytes: u64, age: Duration) -> u64 {
     halved - (halved / 2 / HALF_LIFE_S) * (seconds % HALF_LIFE_S)
 }
 
-/// The part of a new level in an average that forgets, after so long.
-fn gain(span: Duration, half_life: Duration) -> f64 {
-    1.0 - (-span.as_secs_f64() / half_life.as_secs_f64()).exp2()
-}
-
 /// How what one run weighs has moved in the last half minute.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Trend {
@@ -84,10 +80,10 @@ impl Trend {
     }
 
     fn take(&mut self, now: Time, bytes: u64) {
-        let until = self.at + lasting(self.at, 0, now, 0)[0].0;
         if now - self.marks[MARKS - 1].0 >= MARK_EVERY {
+            let [(held, _), _] = lasting(self.at, self.bytes, now, bytes);
             self.marks.rotate_left(1);
-            self.marks[MARKS - 1] = (until, self.bytes);
+            self.marks[MARKS - 1] = (self.at + held, self.bytes);
         }
         (self.at, self.bytes) = (now, bytes);
     }

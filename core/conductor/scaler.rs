@@ -24,7 +24,7 @@ pub mod student;
 pub mod window;
 
 pub use competition::{Forecast, Promotion, Score};
-pub use decision::{Act, Ahead, Decision, Figures, Step};
+pub use decision::{Act, Ahead, Cause, Decision, Figures, Step};
 pub use outlook::{Outlook, Taken};
 pub use policy::Shortage;
 pub use window::{Reading, Unfit};

@@ -23,7 +23,7 @@ use crate::lifecycle::{Input, Reason, State, Then};
 use crate::orders::{is_at_rest, is_shed};
 use crate::requests::NOT_SOON;
 use crate::scaler::policy::{Finding, Policy, Shortage};
-use crate::scaler::{Act, Ahead, Decision, Figures, Outlook, Reading, Step, Taken};
+use crate::scaler::{Act, Ahead, Cause, Decision, Figures, Forecast, Outlook, Reading, Step, Taken};
 use crate::shutdown::Phase;
 use crate::swap::is_making_room;
 use crate::time::Time;
@@ -78,15 +78,6 @@ pub(crate) struct Scaling {
     /// have since the next one was asked for.
     freed: u64,
     freed_since_asked: u64,
-}
-
-/// Whose turn it is to go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Turn {
-    /// Its own, or nobody's.
-    In,
-    /// Somebody else's, but it is to blame.
-    Out,
 }
 
 /// A step that was taken.
@@ -319,9 +310,10 @@ impl Conductor {
         if !is_emergency && !is_trimmed && self.trim_all(shortage, out) {
             return;
         }
+        let in_its_turn = Cause { shortage, is_out_of_turn: false };
         let idle = if is_emergency { None } else { self.next_to_sleep() };
         if let Some(platform) = idle {
-            self.begin_step(Step::Sleep, Some(platform), shortage, Turn::In, out);
+            self.begin_step(Step::Sleep, Some(platform), in_its_turn, out);
             if self.settings.scaler.forecast_only {
                 return self.let_doze(platform as u32);
             }
@@ -332,7 +324,7 @@ impl Conductor {
         let is_spike = matches!(shortage, Shortage::Spike { .. });
         let in_turn = || if is_spike { None } else { self.next_to_shed(is_emergency) };
         let culprit = if draining.is_none() { self.culprit(shortage) } else { None };
-        let turn = if culprit.is_some() { Turn::Out } else { Turn::In };
+        let cause = Cause { is_out_of_turn: culprit.is_some(), ..in_its_turn };
         let Some(platform) = draining.or(culprit).or_else(in_turn) else {
             let is_short = matches!(shortage, Shortage::Above | Shortage::Emergency);
             return if is_short {
@@ -340,7 +332,7 @@ impl Conductor {
             };
         };
         let step = if is_emergency && self.platforms[platform].host.is_child() { Step::Kill } else { Step::Shed };
-        self.begin_step(step, Some(platform), shortage, turn, out);
+        self.begin_step(step, Some(platform), cause, out);
         self.shed(platform, step, self.reason_of(shortage), out);
         if is_spike {
             // It was answered.
@@ -368,22 +360,14 @@ impl Conductor {
         }
     }
 
-    /// `turn`: whether the platform goes before its turn.
-    fn begin_step(
-        &mut self,
-        step: Step,
-        platform: Option<usize>,
-        shortage: Shortage,
-        turn: Turn,
-        out: &mut Vec<Action>,
-    ) {
+    fn begin_step(&mut self, step: Step, platform: Option<usize>, cause: Cause, out: &mut Vec<Action>) {
         let act = match step {
             Step::Trim => Act::Trim,
             Step::Sleep => Act::Sleep,
             Step::Shed => Act::Shed,
             Step::Kill => Act::Kill,
         };
-        self.decide_for(platform, act, Some(shortage), turn == Turn::Out, out);
+        self.decide_for(platform, act, Some(cause), out);
         let used_before = self.sample.map_or(0, |(_, sample)| self.used(&sample));
         let weighed = platform.map_or(0, |platform| self.weighs(platform));
         let platform = platform.map(|platform| platform as u32);
@@ -449,7 +433,7 @@ impl Conductor {
         }
         // Who goes next, and whether it fits again, depends on what they weigh by now.
         self.weigh_due(out);
-        self.begin_step(Step::Trim, None, shortage, Turn::In, out);
+        self.begin_step(Step::Trim, None, Cause { shortage, is_out_of_turn: false }, out);
         true
     }
 
@@ -675,16 +659,14 @@ impl Conductor {
         let Some(scaling) = self.scaling.as_ref().filter(|scaling| scaling.step.is_none()) else { return };
         let is_early = scaling.returned_at.is_some_and(|at| self.now - at < self.cooldown(false));
         let shed = settings.shed_percent.value() as f64;
-        let is_ahead = |ahead: crate::scaler::Forecast| settings.use_forecasts && ahead.ram_percent >= shed;
+        let is_ahead = |ahead: Forecast| settings.use_forecasts && ahead.ram_percent >= shed;
         if is_early || settings.forecast_only || scaling.outlook.forecast().is_some_and(is_ahead) {
             return;
         }
-        let margin = self.sample.map_or(0, |(_, sample)| sample.ram_total / 100 * HELD_MARGIN_PERCENT);
         let fits = |platform: &&u32| {
             let index = **platform as usize;
-            let more = self.weigh_with_needs(index, &mut vec![false; self.platforms.len()]);
             let is_held = self.platforms[index].footprint.is_held && self.is_shed_somewhere(index);
-            is_held && self.missing_for(more.saturating_add(margin)).is_none()
+            is_held && self.shortfall_of_held(index).is_none()
         };
         let Some(platform) = scaling.shed.iter().rev().find(fits).copied() else { return };
         self.restore(platform, out);
@@ -747,6 +729,13 @@ impl Conductor {
     /// weigh. `None`: it fits, or nobody knows.
     pub(crate) fn shortfall(&self, platform: usize) -> Option<u64> {
         self.missing_for(self.weigh_with_needs(platform, &mut vec![false; self.platforms.len()]))
+    }
+
+    /// The same of what was held back: it has to fit with something to spare.
+    fn shortfall_of_held(&self, platform: usize) -> Option<u64> {
+        let more = self.weigh_with_needs(platform, &mut vec![false; self.platforms.len()]);
+        let margin = self.sample.map_or(0, |(_, sample)| sample.ram_total / 100 * HELD_MARGIN_PERCENT);
+        self.missing_for(more.saturating_add(margin))
     }
 
     /// How many bytes are missing for so many more, with what has just started and will still take some.
@@ -872,24 +861,16 @@ impl Conductor {
             ram_total: sample.ram_total,
             forecast: scaling.outlook.forecast().map(|forecast| Ahead::of(model, &forecast)),
             threshold_percent,
-            shortage: None,
-            is_out_of_turn: false,
+            cause: None,
         }
     }
 
     /// Enters a decision into the log, and tells it of its platform.
     pub(crate) fn decide(&mut self, platform: Option<usize>, act: Act, out: &mut Vec<Action>) {
-        self.decide_for(platform, act, None, false, out);
+        self.decide_for(platform, act, None, out);
     }
 
-    fn decide_for(
-        &mut self,
-        platform: Option<usize>,
-        act: Act,
-        shortage: Option<Shortage>,
-        is_out_of_turn: bool,
-        out: &mut Vec<Action>,
-    ) {
+    fn decide_for(&mut self, platform: Option<usize>, act: Act, cause: Option<Cause>, out: &mut Vec<Action>) {
         let settings = &self.settings.scaler;
         let threshold = match act {
             Act::Kill => settings.emergency_percent.count(),
@@ -905,7 +886,7 @@ impl Conductor {
             | Act::Believe(_) => settings.shed_percent.count(),
         };
         let is_done = !settings.forecast_only;
-        let (at, figures) = (self.now, Figures { shortage, is_out_of_turn, ..self.figures(threshold) });
+        let (at, figures) = (self.now, Figures { cause, ..self.figures(threshold) });
         let decision = Decision { at, platform: platform.map(|index| index as u32), act, figures, is_done };
         let Some(scaling) = &mut self.scaling else { return };
         if scaling.log.len() == LOG_MAX {
@@ -944,9 +925,10 @@ impl Conductor {
         let settings = &self.settings.scaler;
         let (restore, wait) = (settings.restore_percent.value(), self.restore_wait(platform));
         if self.platforms[platform].footprint.is_held {
-            let margin = self.sample.map_or(0, |(_, sample)| sample.ram_total / 100 * HELD_MARGIN_PERCENT);
-            let missing = self.shortfall(platform).unwrap_or_default().saturating_add(margin).div_ceil(crate::MEGABYTE);
-            return format!("it starts when {missing} MB more are free");
+            return match self.shortfall_of_held(platform).map(|bytes| bytes.div_ceil(crate::MEGABYTE)) {
+                Some(missing) => format!("it starts when {missing} MB more are free"),
+                None => "it starts after one of the next samples".to_owned(),
+            };
         }
         let last = self.scaling.as_ref().and_then(|scaling| scaling.shed.last().copied());
         if let Some(other) = last.filter(|other| *other as usize != platform) {

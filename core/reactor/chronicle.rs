@@ -200,7 +200,7 @@ pub(crate) fn decided(decision: &Decision, whom: &str) -> String {
     });
     let (ram, threshold) = (percent(figures.ram_permille), figures.threshold_percent);
     let seen = format!("RAM {ram}{}, threshold {threshold} %", forecast.unwrap_or_default());
-    let cause = match figures.shortage {
+    let cause = match figures.cause.map(|cause| cause.shortage) {
         Some(Shortage::Spike { from, to }) => {
             format!("a spike of what platforms weigh, {} to {} MB; ", megabytes(from), megabytes(to))
         }
@@ -209,7 +209,8 @@ pub(crate) fn decided(decision: &Decision, whom: &str) -> String {
         Some(Shortage::Above) | None => String::new(),
     };
     let seen = format!("{cause}{seen}");
-    let turn = if figures.is_out_of_turn { " before its turn, for it grows" } else { "" };
+    let turn =
+        if figures.cause.is_some_and(|cause| cause.is_out_of_turn) { " before its turn, for it grows" } else { "" };
     let (is, was) = if decision.is_done { ("is", "") } else { ("would have been", "would have ") };
     let stays = if decision.is_done { "does not" } else { "would not" };
     match decision.act {
@@ -415,7 +416,7 @@ mod tests {
     #[test]
     fn decisions_about_ram_are_told_with_their_figures() {
         use demi_conductor::config::Model;
-        use demi_conductor::scaler::{Ahead, Figures, Step};
+        use demi_conductor::scaler::{Ahead, Cause, Figures, Step};
         let forecast = Ahead { model: Model::Ols, ram_permille: 843, interval_permille: Some((801, 886)) };
         let figures =
             Figures { ram_permille: 782, forecast: Some(forecast), threshold_percent: 80, ..Figures::default() };
@@ -425,7 +426,7 @@ mod tests {
         assert_eq!(of(Act::Shed, false), format!("it would have been shed: {seen}"));
         assert_eq!(of(Act::Restore, false), format!("it would have come back: {seen}"));
         let spike = Shortage::Spike { from: 340 * MEGABYTE, to: 690 * MEGABYTE };
-        let blamed = Figures { shortage: Some(spike), is_out_of_turn: true, ..figures };
+        let blamed = Figures { cause: Some(Cause { shortage: spike, is_out_of_turn: true }), ..figures };
         let decision = Decision { at: Time::ZERO, platform: Some(0), act: Act::Shed, figures: blamed, is_done: true };
         let expected =
             format!("it is shed before its turn, for it grows: a spike of what platforms weigh, 340 to 690 MB; {seen}");

@@ -135,9 +135,16 @@ pub struct Figures {
     pub forecast: Option<Ahead>,
     /// What it was compared with, percent.
     pub threshold_percent: u32,
-    /// Of a step: why RAM was taken for short.
-    pub shortage: Option<Shortage>,
-    /// Of a step: its platform goes before its turn, because it is to blame.
+    /// Why a step was taken; `None` of what is no step.
+    pub cause: Option<Cause>,
+}
+
+/// Why a step was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+pub struct Cause {
+    /// Why RAM was taken for short.
+    pub shortage: Shortage,
+    /// Its platform goes before its turn, because it is to blame.
     pub is_out_of_turn: bool,
 }
 

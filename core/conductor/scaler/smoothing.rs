@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use crate::time::Time;
 
-/// The part of what comes new, after so long.
-fn gain(span: Duration, half_life: Duration) -> f64 {
+/// The part of what comes new, after so long: from 0 to 1.
+pub(crate) fn gain(span: Duration, half_life: Duration) -> f64 {
     1.0 - (-span.as_secs_f64() / half_life.as_secs_f64()).exp2()
 }
 

@@ -1,7 +1,7 @@
 //! `GET /v1/scaling`: how RAM is, what it is forecast to be, and what was decided about it lately. `docs/scaling.md` describes
 //! it.
 
-use demi_conductor::scaler::{Act, Decision, Figures, Shortage};
+use demi_conductor::scaler::{Act, Decision, Figures};
 use demi_conductor::{Conductor, Time, MEGABYTE};
 use serde::Serialize;
 use serde_json::value::{to_raw_value, RawValue};
@@ -94,8 +94,8 @@ pub(crate) fn decision_json(unix_ms: u64, platform: Option<&str>, decision: &Dec
         done: decision.is_done,
         text,
         threshold_percent: decision.figures.threshold_percent,
-        cause: decision.figures.shortage.map(Shortage::name),
-        out_of_turn: decision.figures.is_out_of_turn,
+        cause: decision.figures.cause.map(|cause| cause.shortage.name()),
+        out_of_turn: decision.figures.cause.is_some_and(|cause| cause.is_out_of_turn),
         figures: figures_page(&decision.figures),
         won_mb: match decision.act {
             Act::Won { bytes, .. } => Some(bytes / MEGABYTE as i64),
@@ -166,7 +166,7 @@ fn figures_page(figures: &Figures) -> FiguresPage {
 mod tests {
     use super::*;
     use demi_conductor::config::Model;
-    use demi_conductor::scaler::{Ahead, Promotion, Step};
+    use demi_conductor::scaler::{Ahead, Cause, Promotion, Shortage, Step};
     use demi_conductor::Time;
 
     #[test]
@@ -197,8 +197,7 @@ mod tests {
             ram_total: u64::MAX,
             forecast: Some(ahead),
             threshold_percent: 100,
-            shortage: Some(Shortage::Spike { from: u64::MAX, to: u64::MAX }),
-            is_out_of_turn: true,
+            cause: Some(Cause { shortage: Shortage::Spike { from: u64::MAX, to: u64::MAX }, is_out_of_turn: true }),
         };
         let missing = u64::MAX;
         let promotion = Promotion {

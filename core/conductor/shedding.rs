@@ -10,9 +10,12 @@
 //!
 //! After a step nothing more is done until it is over and its time to show has passed; what it has won is told then. Where RAM
 //! rises too fast for that, a trim has until the next sample only, which is soon. Nobody is
-//! shed whom a running platform needs: those go before it. What comes back last is what went first,
-//! unless what went later does not fit. A person who starts
-//! something overrules this, but in an emergency. With `scaler.forecast_only` what would have been shed counts as gone.
+//! shed whom a running platform needs: those go before it. What comes back last is what went first, unless what went later does not
+//! fit (`restoring.rs`); what fits is told by `fitting.rs`. A person who starts something overrules this, but in an emergency. With
+//! `scaler.forecast_only` what would have been shed counts as gone.
+
+mod fitting;
+mod restoring;
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -21,9 +24,8 @@ use crate::event::{Action, News, RamSource, Sample, Signal};
 use crate::footprint::Trend;
 use crate::lifecycle::{Input, Reason, State, Then};
 use crate::orders::{is_at_rest, is_shed};
-use crate::requests::NOT_SOON;
 use crate::scaler::policy::{Finding, Policy, Shortage};
-use crate::scaler::{Act, Ahead, Cause, Decision, Figures, Forecast, Outlook, Reading, Step, Taken};
+use crate::scaler::{Act, Ahead, Cause, Decision, Figures, Outlook, Reading, Step, Taken};
 use crate::shutdown::Phase;
 use crate::swap::is_making_room;
 use crate::time::Time;
@@ -44,8 +46,6 @@ const TELL_AGAIN: Duration = Duration::from_secs(600);
 const CULPRIT_PERCENT: u64 = 5;
 /// …nor that it will be.
 const CULPRIT_AHEAD_PERCENT: u64 = 2;
-/// What was held back comes back if there is so much more room than it needs, percent.
-const HELD_MARGIN_PERCENT: u64 = 2;
 /// What something is worth is divided by bytes, and is still to differ.
 const WORTH: u64 = 1 << 50;
 
@@ -621,226 +621,6 @@ impl Conductor {
         }
     }
 
-    /// Restores the one that was shed last of those that fit, if RAM has been calm for long enough.
-    fn restore_next(&mut self, calm: Duration, out: &mut Vec<Action>) {
-        let is_told_only = self.settings.scaler.forecast_only;
-        let Some(mut listed) = self.scaling.as_mut().map(|scaling| std::mem::take(&mut scaling.shed)) else { return };
-        listed.retain(|platform| is_told_only || self.is_shed_somewhere(*platform as usize));
-        let is_rested = |platform: &u32| {
-            let is_leaving = |slot: &crate::Slot| slot.life.is_alive() && is_shed(slot.life.state());
-            let slots = &self.slots[self.platforms[*platform as usize].slots()];
-            calm >= self.restore_wait(*platform as usize) && !slots.iter().any(is_leaving)
-        };
-        let rested: Vec<u32> = listed.iter().copied().filter(is_rested).rev().collect();
-        let Some(scaling) = &mut self.scaling else { return };
-        (scaling.shed, scaling.is_exhausted) = (listed, false);
-        let (Some(first), None) = (rested.first().copied(), scaling.step) else { return };
-        let forecast = scaling.outlook.forecast();
-        if scaling.policy.delays(forecast.as_ref()) {
-            return self.tell_held(first, Act::Delay, out);
-        }
-        let priority = |platform: u32| self.platforms[platform as usize].terms.priority;
-        let fits = |platform: &u32| self.shortfall(*platform as usize).is_none();
-        // Those that are worth less might take the room that it waits for: they wait with it for a while.
-        let has_waited = calm >= self.restore_wait(first as usize) + TELL_AGAIN;
-        let may_pass = |platform: &u32| has_waited || priority(*platform) >= priority(first);
-        match rested.iter().find(|platform| may_pass(platform) && fits(platform)) {
-            Some(fitting) => self.restore(*fitting, out),
-            None => {
-                let missing = self.shortfall(first as usize).unwrap_or_default();
-                self.tell_held(first, Act::Wait { missing }, out);
-            }
-        }
-    }
-
-    /// Has one of those come back that were not shed, but not started, once it fits: it had nothing to do with RAM being short.
-    fn restore_held(&mut self, out: &mut Vec<Action>) {
-        let settings = &self.settings.scaler;
-        let Some(scaling) = self.scaling.as_ref().filter(|scaling| scaling.step.is_none()) else { return };
-        let is_early = scaling.returned_at.is_some_and(|at| self.now - at < self.cooldown(false));
-        let shed = settings.shed_percent.value() as f64;
-        let is_ahead = |ahead: Forecast| settings.use_forecasts && ahead.ram_percent >= shed;
-        if is_early || settings.forecast_only || scaling.outlook.forecast().is_some_and(is_ahead) {
-            return;
-        }
-        let fits = |platform: &&u32| {
-            let index = **platform as usize;
-            let is_held = self.platforms[index].footprint.is_held && self.is_shed_somewhere(index);
-            is_held && self.shortfall_of_held(index).is_none()
-        };
-        let Some(platform) = scaling.shed.iter().rev().find(fits).copied() else { return };
-        self.restore(platform, out);
-    }
-
-    fn restore(&mut self, listed: u32, out: &mut Vec<Action>) {
-        let platform = listed as usize;
-        self.decide(Some(platform), Act::Restore, out);
-        let now = self.now;
-        let Some(scaling) = &mut self.scaling else { return };
-        scaling.shed.retain(|other| *other != listed);
-        scaling.policy.restored(now);
-        scaling.returned_at = Some(now);
-        let footprint = &mut self.platforms[platform].footprint;
-        (footprint.restored_at, footprint.is_held) = (Some(now), false);
-        if self.settings.scaler.forecast_only {
-            return;
-        }
-        self.want_needs_of(platform, out);
-        for slot in self.platforms[platform].slots() {
-            if self.slots[slot].life.state() == State::Shed {
-                self.take(slot, Input::Want(Reason::Restored), out);
-            }
-        }
-    }
-
-    /// Tells that it stays down, and why: now, and again after a while if that is still so.
-    fn tell_held(&mut self, platform: u32, act: Act, out: &mut Vec<Action>) {
-        let now = self.now;
-        let Some(scaling) = &mut self.scaling else { return };
-        let is_told = scaling.held.is_some_and(|(of, told, at)| {
-            of == platform && std::mem::discriminant(&told) == std::mem::discriminant(&act) && now - at < TELL_AGAIN
-        });
-        if !is_told {
-            scaling.held = Some((platform, act, now));
-            self.decide(Some(platform as usize), act, out);
-        }
-    }
-
-    /// Whether an instance of it is shed, or about to be.
-    pub(crate) fn is_shed_somewhere(&self, platform: usize) -> bool {
-        self.slots[self.platforms[platform].slots()].iter().any(|slot| is_shed(slot.life.state()))
-    }
-
-    /// How long RAM must have been calm before it comes back.
-    fn restore_wait(&self, platform: usize) -> Duration {
-        self.settings.scaler.calm_ms.millis() * (1 << self.platforms[platform].footprint.relapses)
-    }
-
-    /// When it comes back at the earliest, as far as that can be told.
-    pub(crate) fn restored_in(&self, platform: usize) -> Duration {
-        let since = self.scaling.as_ref().and_then(|scaling| scaling.policy.calm_since());
-        since.map_or(NOT_SOON, |since| {
-            let left = (since + self.restore_wait(platform)).since(self.now);
-            left.max(self.settings.scaler.interval_ms.millis()).max(Duration::from_secs(1))
-        })
-    }
-
-    /// How many bytes are missing for all of it, and what it needs, to run below `shed_percent` with what they are known to
-    /// weigh. `None`: it fits, or nobody knows.
-    pub(crate) fn shortfall(&self, platform: usize) -> Option<u64> {
-        self.missing_for(self.weigh_with_needs(platform, &mut vec![false; self.platforms.len()]))
-    }
-
-    /// The same of what was held back: it has to fit with something to spare.
-    fn shortfall_of_held(&self, platform: usize) -> Option<u64> {
-        let more = self.weigh_with_needs(platform, &mut vec![false; self.platforms.len()]);
-        let margin = self.sample.map_or(0, |(_, sample)| sample.ram_total / 100 * HELD_MARGIN_PERCENT);
-        self.missing_for(more.saturating_add(margin))
-    }
-
-    /// How many bytes are missing for so many more, with what has just started and will still take some.
-    pub(crate) fn missing_for(&self, more: u64) -> Option<u64> {
-        let sample = self.fresh_sample()?;
-        let narrowest = Sample { ram_total: sample.ram_headroom_total, ram_available: sample.ram_headroom, ..sample };
-        let more = self.promised().saturating_add(more);
-        let freed = self.scaling.as_ref().map_or(0, |scaling| scaling.freed);
-        // Of a machine and a limit within it the one may be fuller and the other leave less.
-        let bounds = [sample, narrowest].into_iter().filter(|bound| bound.ram_total > 0);
-        let missing = bounds.filter_map(|bound| {
-            let limit = bound.ram_total / 100 * self.settings.scaler.shed_percent.value();
-            let wanted = self.used(&bound).saturating_sub(freed).saturating_add(more);
-            // One that fits to the byte is shed at once.
-            (wanted >= limit).then(|| (wanted - limit).max(1))
-        });
-        missing.max()
-    }
-
-    /// The last sample, if it still says something.
-    fn fresh_sample(&self) -> Option<Sample> {
-        let (at, sample) = self.sample.filter(|_| self.scaling.is_some())?;
-        let is_fresh = self.now - at <= self.settings.scaler.interval_ms.millis() * 3;
-        // Where nothing is used, nothing was counted.
-        (is_fresh && sample.ram_total > sample.ram_available).then_some(sample)
-    }
-
-    /// The most that one instance is expected to weigh, bytes: what it was seen to, and no more than it may. 0 if nobody knows.
-    pub(crate) fn expected_peak(&self, platform: usize) -> u64 {
-        let entry = &self.platforms[platform];
-        entry.footprint.peak(self.now).min(entry.terms.memory_max.unwrap_or(u64::MAX))
-    }
-
-    /// What it will weigh that does not run.
-    pub(crate) fn own_weight_to_come(&self, platform: usize) -> u64 {
-        let entry = &self.platforms[platform];
-        let is_down = |slot: &&crate::Slot| !slot.life.is_alive() && slot.life.state() != State::Spare;
-        let down = self.slots[entry.slots()].iter().filter(is_down).count() as u64;
-        let own = self.expected_peak(platform).saturating_mul(down);
-        // What only would have been shed weighs what it does.
-        let is_told_only = self.settings.scaler.forecast_only && self.is_listed(platform as u32);
-        if is_told_only {
-            own.saturating_add(self.weighs(platform))
-        } else {
-            own
-        }
-    }
-
-    /// By how much runs that have started lately will still grow.
-    fn promised(&self) -> u64 {
-        let young = |slot: &&crate::Slot| slot.life.is_alive() && self.now - slot.started_at < GROWS_FOR;
-        let growth = self.slots.iter().filter(young).map(|slot| {
-            let peak = self.expected_peak(slot.platform as usize);
-            peak.saturating_sub(slot.weight.map_or(0, |weight| weight.rss_bytes))
-        });
-        growth.fold(0, u64::saturating_add)
-    }
-
-    /// Whether there is no RAM for a platform that sleeps: then a request does not wake it. Tells so now and then.
-    pub(crate) fn is_too_heavy(&mut self, platform: usize, out: &mut Vec<Action>) -> bool {
-        let entry = &self.platforms[platform];
-        if !entry.terms.may_be_shed || self.settings.scaler.forecast_only || !self.is_asleep(platform) {
-            return false;
-        }
-        let is_running = self.slots[entry.slots()].iter().any(|slot| slot.life.is_alive());
-        let Some(missing) = self.shortfall(platform).filter(|_| !is_running) else { return false };
-        let (now, footprint) = (self.now, &mut self.platforms[platform].footprint);
-        if footprint.refusal_told_at.is_none_or(|at| now - at >= TELL_AGAIN) {
-            footprint.refusal_told_at = Some(now);
-            self.decide(Some(platform), Act::Refuse { missing }, out);
-        }
-        true
-    }
-
-    /// A person starts it: that is done, but in an emergency. Whether it is not.
-    pub(crate) fn refuses_start(&mut self, platform: usize, out: &mut Vec<Action>) -> bool {
-        let entry = &self.platforms[platform];
-        let is_running = self.slots[entry.slots()].iter().any(|slot| slot.life.is_alive());
-        let (may_be_shed, is_told_only) = (entry.terms.may_be_shed, self.settings.scaler.forecast_only);
-        if self.scaling.is_none() || !may_be_shed || is_told_only {
-            return false;
-        }
-        let missing = self.shortfall(platform).filter(|_| !is_running);
-        if let Some(missing) = self.missing_in_emergency(platform) {
-            self.decide(Some(platform), Act::Refuse { missing }, out);
-            return true;
-        }
-        self.platforms[platform].footprint.by_hand_at = Some(self.now);
-        if let Some(missing) = missing {
-            self.decide(Some(platform), Act::Overrule { missing }, out);
-        }
-        false
-    }
-
-    /// How many bytes are missing for a platform that does not run, if RAM has nearly run out, so that not even a person starts
-    /// it.
-    pub fn missing_in_emergency(&self, platform: usize) -> Option<u64> {
-        let entry = &self.platforms[platform];
-        let is_running = self.slots[entry.slots()].iter().any(|slot| slot.life.is_alive());
-        let emergency = self.settings.scaler.emergency_percent.count() * 10;
-        let is_done = entry.terms.may_be_shed && !self.settings.scaler.forecast_only;
-        let is_emergency = !is_running && is_done && self.figures(0).ram_permille >= emergency;
-        self.shortfall(platform).filter(|_| is_emergency)
-    }
-
     /// How RAM is now, with what it is forecast to be; `None` before the first sample, or if nobody watches it.
     pub fn ram_figures(&self) -> Option<Figures> {
         self.sample.filter(|_| self.scaling.is_some()).map(|_| self.figures(self.settings.scaler.shed_percent.count()))
@@ -918,38 +698,6 @@ impl Conductor {
     /// Since when RAM has been calm enough for what was shed to come back, if it is.
     pub fn calm_since(&self) -> Option<Time> {
         self.scaling.as_ref()?.policy.calm_since()
-    }
-
-    /// When a platform that is shed comes back, in a clause.
-    pub(crate) fn comes_back(&self, platform: usize) -> String {
-        let settings = &self.settings.scaler;
-        let (restore, wait) = (settings.restore_percent.value(), self.restore_wait(platform));
-        if self.platforms[platform].footprint.is_held {
-            return match self.shortfall_of_held(platform).map(|bytes| bytes.div_ceil(crate::MEGABYTE)) {
-                Some(missing) => format!("it starts when {missing} MB more are free"),
-                None => "it starts after one of the next samples".to_owned(),
-            };
-        }
-        let last = self.scaling.as_ref().and_then(|scaling| scaling.shed.last().copied());
-        if let Some(other) = last.filter(|other| *other as usize != platform) {
-            let name = &self.platforms[other as usize].name;
-            return format!("it comes back after {name}, or before if that does not fit");
-        }
-        let missing = self.shortfall(platform).map(|bytes| bytes.div_ceil(crate::MEGABYTE));
-        match (self.calm_since(), missing) {
-            (None, None) => {
-                format!("it comes back when RAM has been at {restore} % or less for {} s", wait.as_secs())
-            }
-            (None, Some(missing)) => format!(
-                "it comes back when RAM has been at {restore} % or less for {} s and {missing} MB more are free",
-                wait.as_secs()
-            ),
-            (Some(since), None) => {
-                let left = (since + wait).since(self.now).as_secs();
-                format!("it comes back in {left} s, if RAM stays at {restore} % or less")
-            }
-            (Some(_), Some(missing)) => format!("it comes back when {missing} MB more are free"),
-        }
     }
 
     pub(crate) fn check_scaling(&self) {

@@ -1,7 +1,5 @@
 //! What was decided about RAM, with what it was decided by: the audit log.
 
-use serde::Serialize;
-
 use super::competition::{Forecast, Promotion};
 use super::policy::Shortage;
 use crate::config::Model;
@@ -68,8 +66,7 @@ pub enum Act {
 }
 
 /// A step of the ladder.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Step {
     /// Ask for memory.
     Trim,
@@ -123,7 +120,7 @@ impl Act {
 }
 
 /// What a decision goes by.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Figures {
     /// Used RAM, thousandths of all.
     pub ram_permille: u32,
@@ -140,7 +137,7 @@ pub struct Figures {
 }
 
 /// Why a step was taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Cause {
     /// Why RAM was taken for short.
     pub shortage: Shortage,
@@ -149,7 +146,7 @@ pub struct Cause {
 }
 
 /// A forecast in whole numbers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Ahead {
     /// Who made it.
     pub model: Model,

@@ -13,16 +13,13 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use serde::Serialize;
-
 use super::competition::Forecast;
 use super::smoothing::Ewma;
 use crate::config;
 use crate::time::Time;
 
 /// Why RAM is taken for short.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Shortage {
     /// It is at `shed_percent` or more.
     Above,

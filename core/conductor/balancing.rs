@@ -1,8 +1,8 @@
 //! How requests are spread over the instances of a platform, each way told as a short story.
 
-use crate::config::{Balance, Bounded, Config, Host, Platform, Route, Urgency};
+use crate::config::{Balance, Bounded, Config, Host, Platform, Route};
 use crate::{
-    Action, Answer, Conductor, Event, Instance, News, Outcome, Refusal, Report, RouteId, Ticket, Time, Verdict,
+    Action, Answer, Ask, Conductor, Event, Instance, News, Outcome, Refusal, Report, RouteId, Ticket, Time, Verdict,
 };
 
 struct Story {
@@ -50,7 +50,7 @@ impl Story {
     fn ask(&mut self, at: Time, key: Option<u64>) -> (Ticket, Instance) {
         self.tickets += 1;
         let ticket = Ticket::new(self.tickets, 0);
-        let asked = Event::Asked { ticket, route: Some(RouteId(0)), idempotent: false, key, urgency: Urgency::Normal };
+        let asked = Event::Asked { ticket, route: Some(RouteId(0)), ask: Ask { key, ..Ask::default() } };
         let dispatch = |action: &Action| match action {
             Action::Dispatch { ticket, instance } => Some((*ticket, *instance)),
             _ => None,
@@ -248,13 +248,7 @@ fn where_everybody_drains_requests_are_refused_as_if_nobody_were_ready_those_tha
     let mut story = Story { conductor: Conductor::new(&config, 1), tickets: 10 };
     story.happens(Event::Began);
     story.ask(Time::ZERO, None);
-    let asked = |number| Event::Asked {
-        ticket: Ticket::new(number, 0),
-        route: Some(RouteId(0)),
-        idempotent: false,
-        key: None,
-        urgency: Urgency::Normal,
-    };
+    let asked = |number| Event::Asked { ticket: Ticket::new(number, 0), route: Some(RouteId(0)), ask: Ask::default() };
     let is_refused = |actions: &[Action], number| {
         actions.iter().any(|action| match action {
             Action::Answer { ticket, answer: Answer::Refused(refusal, after) } if ticket.slot() == number => {

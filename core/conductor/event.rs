@@ -11,6 +11,19 @@ use crate::router::RouteId;
 use crate::scaler::Decision;
 use crate::time::Time;
 
+/// How a request is to be treated, by who asks and how it came. The default: asked once, by nobody in particular, whole.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Ask {
+    /// The caller says that asking twice does no harm (a safe method, an idempotency key).
+    pub idempotent: bool,
+    /// What stands for the key that it came with ([`crate::balance::fingerprint`]), if its platform goes by keys.
+    pub key: Option<u64>,
+    /// How urgent it is by who asks; what its rule says comes before that.
+    pub urgency: Urgency,
+    /// Its body is passed on while it still comes, which only an upstream ([`crate::config::Host::Http`]) can take.
+    pub in_parts: bool,
+}
+
 /// One run of one instance of a platform. `run` goes up at each start, so late news of an old run misses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Instance {
@@ -143,12 +156,8 @@ pub enum Event {
         ticket: Ticket,
         /// `None`: no rule matches.
         route: Option<RouteId>,
-        /// The caller says that asking twice does no harm (a safe method, an idempotency key).
-        idempotent: bool,
-        /// What stands for the key that it came with ([`crate::balance::fingerprint`]), if its platform goes by keys.
-        key: Option<u64>,
-        /// How urgent it is by who asks; what its rule says comes before that.
-        urgency: Urgency,
+        /// How it is to be treated.
+        ask: Ask,
     },
     /// More of a request's body went to an instance, or the last of it, and nobody has it any more: it cannot be asked again,
     /// and its time begins anew. Only where the answer has not begun does it matter.

@@ -2,20 +2,24 @@
 //! the time that the request has left.
 //!
 //! At its new platform it is like one that was just asked: attempts are counted anew, and it waits if it must. One that
-//! may have been acted on goes on only if it may be asked twice, as with any other attempt.
+//! may have been acted on goes on only if it may be asked twice, as with any other attempt; one whose body passes in parts,
+//! only to those that take it so.
 
 use crate::breaker::Finding;
+use crate::config::Host;
 use crate::event::{Action, Answer, Outcome, Refusal, Ticket};
 use crate::requests::{Place, Request};
 use crate::shutdown::Phase;
 use crate::Conductor;
 
 impl Conductor {
-    /// The platform that gets a request which would end so, if any does.
+    /// The place in its route's fallback of the platform that gets a request which would end so, if any does.
     pub(crate) fn next_in_chain(&mut self, ticket: Ticket, answer: Answer, outcome: Option<Outcome>) -> Option<u32> {
-        let &mut Request { route, place, deadline, attempts, idempotent, passed_on, is_committed, .. } =
+        let &mut Request { route, place, deadline, attempts, idempotent, passed_on, in_parts, is_committed, .. } =
             self.request_mut(ticket);
-        let next = *self.router.rule(route)?.fallback.get(passed_on as usize)?;
+        let takes = |platform: u32| !in_parts || self.platforms[platform as usize].host == Host::Http;
+        let mut chain = (0..).zip(&self.router.rule(route)?.fallback).skip(passed_on as usize);
+        let (next, _) = chain.find(|(_, platform)| takes(**platform))?;
         let is_over = match answer {
             Answer::Relayed => !matches!(outcome, Some(Outcome::Failed | Outcome::Busy)),
             Answer::Broken | Answer::TimedOut => false,
@@ -39,9 +43,10 @@ impl Conductor {
         (may_go_on && !is_over && !is_flowing && !is_committed).then_some(next)
     }
 
-    /// Gives a request that no instance has to another platform.
-    pub(crate) fn fall_back(&mut self, ticket: Ticket, next: u32, answer: Answer, out: &mut Vec<Action>) {
-        let now = self.now;
+    /// Gives a request that no instance has to the platform in this place of its route's fallback.
+    pub(crate) fn fall_back(&mut self, ticket: Ticket, place: u32, answer: Answer, out: &mut Vec<Action>) {
+        let (now, route) = (self.now, self.request_mut(ticket).route);
+        let Some(&next) = self.router.rule(route).and_then(|rule| rule.fallback.get(place as usize)) else { return };
         let platform = self.leave(ticket);
         let last = &mut self.platforms[platform as usize];
         last.stats.passed_on += 1;
@@ -61,7 +66,7 @@ impl Conductor {
             attempts: 0,
             misses: 0,
             attempts_before: request.attempts_before + request.attempts,
-            passed_on: request.passed_on + 1,
+            passed_on: place + 1,
             headed_late: false,
             second: None,
             is_second: false,
@@ -79,8 +84,8 @@ impl Conductor {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Bounded, Config, Host, OnFailure, Platform, Route, Urgency};
-    use crate::{Event, Instance, Report, RouteId, Time};
+    use crate::config::{Bounded, Config, Host, OnFailure, Platform, Route};
+    use crate::{Ask, Event, Instance, Report, RouteId, Time, Verdict};
 
     struct Story {
         conductor: Conductor,
@@ -93,9 +98,17 @@ mod tests {
     impl Story {
         /// Three platforms, of which those that are named are up, with room for one request each and none that waits.
         fn begin(up: &[&str], idempotent: bool) -> Story {
-            let platform = |name: &str| {
-                let queue_max = Bounded::new(0).expect("it is in range");
-                Platform { queue_max, ..Platform::new(name, Host::Threads(1)) }
+            Story::begin_with([Host::Threads(1); 3], up, idempotent)
+        }
+
+        fn begin_with(hosts: [Host; 3], up: &[&str], idempotent: bool) -> Story {
+            let platform = |place: usize| {
+                let mut platform = Platform::new(CHAIN[place], hosts[place]);
+                platform.queue_max = Bounded::new(0).expect("it is in range");
+                if hosts[place] == Host::Http {
+                    platform.upstreams = vec!["127.0.0.1:1".to_owned()];
+                }
+                platform
             };
             let route = Route {
                 fallback: CHAIN[1..].iter().map(|name| (*name).to_owned()).collect(),
@@ -103,13 +116,17 @@ mod tests {
                 on_failure: OnFailure::DeadLetter,
                 ..Route::to("main")
             };
-            let config = Config { platforms: CHAIN.map(platform).to_vec(), routes: vec![route], ..Config::default() };
+            let config =
+                Config { platforms: [0, 1, 2].map(platform).to_vec(), routes: vec![route], ..Config::default() };
             assert_eq!(config.mistakes(&CHAIN), []);
             let mut story = Story { conductor: Conductor::new(&config, 1), now: Time::ZERO, tickets: 0 };
             for action in story.happens(Event::Began) {
                 if let Action::Start { instance, .. } = action {
                     if up.contains(&CHAIN[instance.slot as usize]) {
                         story.happens(Event::Started { instance });
+                        if hosts[instance.slot as usize] == Host::Http {
+                            story.happens(Event::Probed { instance, verdict: Verdict::Pass });
+                        }
                     }
                 }
             }
@@ -124,13 +141,14 @@ mod tests {
         }
 
         fn ask(&mut self) -> (Ticket, Vec<Action>) {
+            self.ask_so(Ask::default())
+        }
+
+        fn ask_so(&mut self, ask: Ask) -> (Ticket, Vec<Action>) {
             self.tickets += 1;
             let ticket = Ticket::new(self.tickets, 0);
             let route = Some(RouteId(0));
-            (
-                ticket,
-                self.happens(Event::Asked { ticket, route, idempotent: false, key: None, urgency: Urgency::Normal }),
-            )
+            (ticket, self.happens(Event::Asked { ticket, route, ask }))
         }
 
         fn answers(&mut self, ticket: Ticket, instance: Instance, outcome: Outcome) -> Vec<Action> {
@@ -171,6 +189,22 @@ mod tests {
             matches!(last, Some(Action::Answer { answer: Answer::Refused(Refusal::QueueFull, _), .. })),
             "{last:?}"
         );
+    }
+
+    #[test]
+    fn a_body_that_passes_in_parts_goes_on_only_to_those_that_take_it_so() {
+        let in_parts = Ask { idempotent: true, in_parts: true, ..Ask::default() };
+        let mut story = Story::begin_with([Host::Http, Host::Threads(1), Host::Http], &CHAIN, false);
+        let (ticket, _) = story.ask_so(in_parts);
+        let beyond = said(&story.answers(ticket, first_run(0), Outcome::Broken));
+        let dispatch = Action::Dispatch { ticket, instance: first_run(2) };
+        assert_eq!(beyond, [Action::FallBack { ticket, platform: 2 }, dispatch]);
+        let last = said(&story.answers(ticket, first_run(2), Outcome::Broken));
+        assert_eq!(last, [Action::Bury { ticket, answer: Answer::Broken, attempts: 2 }], "its chain is at its end");
+        let mut story = Story::begin_with([Host::Http, Host::Threads(1), Host::Inline], &CHAIN, false);
+        let (ticket, _) = story.ask_so(in_parts);
+        let nobody = said(&story.answers(ticket, first_run(0), Outcome::Broken));
+        assert_eq!(nobody, [Action::Bury { ticket, answer: Answer::Broken, attempts: 1 }]);
     }
 
     #[test]

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use crate::breaker::Cause;
 use crate::config::{
-    Bounded, Breaker, Check, Config, Health, Host, OwnBreaker, Platform, Reachability, Recovery, Route, Urgency,
+    Bounded, Breaker, Check, Config, Health, Host, OwnBreaker, Platform, Reachability, Recovery, Route,
 };
 use crate::lifecycle::{Reason, State};
 use crate::{
-    Action, Answer, Conductor, Event, Exit, Instance, News, Order, Outcome, Refusal, Report, RouteId, Signal, Ticket,
-    Time, Verdict,
+    Action, Answer, Ask, Conductor, Event, Exit, Instance, News, Order, Outcome, Refusal, Report, RouteId, Signal,
+    Ticket, Time, Verdict,
 };
 
 struct Story {
@@ -104,16 +104,7 @@ impl Story {
     fn ask_for(&mut self, route: RouteId) -> (Ticket, Vec<Action>) {
         self.tickets += 1;
         let ticket = Ticket::new(self.tickets, 0);
-        (
-            ticket,
-            self.happens(Event::Asked {
-                ticket,
-                route: Some(route),
-                idempotent: false,
-                key: None,
-                urgency: Urgency::Normal,
-            }),
-        )
+        (ticket, self.happens(Event::Asked { ticket, route: Some(route), ask: Ask::default() }))
     }
 
     /// A request that is answered so, this much later. By whom, or with what it was refused.

@@ -78,8 +78,9 @@ mod timers;
 mod uploads;
 
 pub use event::{
-    Action, Answer, Errand, Event, Exit, Grave, Instance, News, Order, Outcome, PostId, Posting, Pressure, RamSource,
-    Refusal, Report, Sample, Signal, Terms, Ticket, TicketBook, Tries, Verdict, Weight, MEGABYTE, WEIGHT_MAX,
+    Action, Answer, Ask, Errand, Event, Exit, Grave, Instance, News, Order, Outcome, PostId, Posting, Pressure,
+    RamSource, Refusal, Report, Sample, Signal, Terms, Ticket, TicketBook, Tries, Verdict, Weight, MEGABYTE,
+    WEIGHT_MAX,
 };
 pub use random::Random;
 pub use router::{Miss, Overlap, Question, RouteId, Router, Rule};
@@ -483,9 +484,7 @@ impl Conductor {
         }
         match event {
             Event::Began => self.began(out),
-            Event::Asked { ticket, route, idempotent, key, urgency } => {
-                self.asked(ticket, route, idempotent, key, urgency, out);
-            }
+            Event::Asked { ticket, route, ask } => self.asked(ticket, route, ask, out),
             Event::Moved { ticket, instance } => self.moved(ticket, instance),
             Event::Headed { ticket, instance } => self.headed(ticket, instance, out),
             Event::Answered { ticket, instance, outcome } => self.answered(ticket, instance, outcome, None, out),

@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use crate::config::Urgency;
-use crate::event::{Action, Answer, Grave, Outcome, PostId, Posting, Refusal, Ticket, Tries};
+use crate::event::{Action, Answer, Ask, Grave, Outcome, PostId, Posting, Refusal, Ticket, Tries};
 use crate::router::RouteId;
 use crate::shutdown::Phase;
 use crate::time::Time;
@@ -409,7 +409,8 @@ impl Conductor {
         post.attempts = post.attempts.saturating_add(1);
         let (route, key) = (post.route, (post.key != 0).then_some(post.key));
         self.posts.by_ticket.insert(ticket, id);
-        self.asked(ticket, Some(route), true, key, Urgency::Low, out);
+        let ask = Ask { idempotent: true, key, urgency: Urgency::Low, in_parts: false };
+        self.asked(ticket, Some(route), ask, out);
     }
 
     /// Its body could not be brought to mind: not now, or never again.
@@ -798,7 +799,7 @@ mod tests {
         for number in 0..64 {
             let ticket = Ticket::new(100 + number, 0);
             let (route, urgency) = (Some(M), Urgency::Normal);
-            story.happens(Event::Asked { ticket, route, idempotent: false, key: None, urgency });
+            story.happens(Event::Asked { ticket, route, ask: Ask { urgency, ..Ask::default() } });
         }
         let (post, ticket) = (PostId(1), Ticket::new(0, 0));
         let expires = story.now + Duration::from_millis(10);

@@ -2,7 +2,7 @@
 
 use crate::config::{Bounded, Config, Host, Platform, Route, Start, Urgency};
 use crate::{
-    Action, Answer, Conductor, Event, Instance, Outcome, PostId, Posting, Refusal, RouteId, Ticket, Time, Tries,
+    Action, Answer, Ask, Conductor, Event, Instance, Outcome, PostId, Posting, Refusal, RouteId, Ticket, Time, Tries,
 };
 use Urgency::{High, Low, Normal};
 
@@ -72,7 +72,7 @@ impl Story {
     fn ask(&mut self, urgency: Urgency) -> (Ticket, Vec<Action>) {
         let ticket = self.ticket();
         let route = Some(RouteId(0));
-        (ticket, self.happens(Event::Asked { ticket, route, idempotent: false, key: None, urgency }))
+        (ticket, self.happens(Event::Asked { ticket, route, ask: Ask { urgency, ..Ask::default() } }))
     }
 
     /// The one that is asked answers; who gets its hand then.

@@ -16,7 +16,7 @@ use crate::balance::usual_after;
 use crate::breaker::{Finding, Mode, TRIAL_RETRY_AFTER};
 use crate::config::{Host, Urgency};
 use crate::dead_letter;
-use crate::event::{Action, Answer, Instance, Outcome, Refusal, Ticket};
+use crate::event::{Action, Answer, Ask, Instance, Outcome, Refusal, Ticket};
 use crate::instances::SLEPT_THROUGH;
 use crate::lifecycle::{Reason, State, Then};
 use crate::retry::{Decision, Failure, History};
@@ -38,8 +38,9 @@ pub(crate) struct Request {
     /// At its present platform.
     pub(crate) attempts: u32,
     pub(crate) misses: u32,
-    /// At those that had it before, and how many those were.
+    /// At those that had it before.
     pub(crate) attempts_before: u32,
+    /// How many platforms of its route's fallback have had their turn, or could not take it.
     pub(crate) passed_on: u32,
     pub(crate) idempotent: bool,
     /// Which instance it goes to, where keys decide.
@@ -62,7 +63,9 @@ pub(crate) struct Request {
     pub(crate) queued_at: Time,
     /// The slot that it last failed to reach.
     pub(crate) missed: Option<u32>,
-    /// Part of its body was passed on and is not held any more.
+    /// Its body is passed on while it still comes.
+    pub(crate) in_parts: bool,
+    /// Part of that was passed on and is not held any more.
     pub(crate) is_committed: bool,
 }
 
@@ -98,15 +101,7 @@ const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
 pub(crate) const NOT_SOON: Duration = Duration::from_secs(60);
 
 impl Conductor {
-    pub(crate) fn asked(
-        &mut self,
-        ticket: Ticket,
-        route: Option<RouteId>,
-        idempotent: bool,
-        key: Option<u64>,
-        urgency: Urgency,
-        out: &mut Vec<Action>,
-    ) {
+    pub(crate) fn asked(&mut self, ticket: Ticket, route: Option<RouteId>, ask: Ask, out: &mut Vec<Action>) {
         self.asked_count += 1;
         let Some((route, rule)) = route.and_then(|route| Some((route, self.router.rule(route)?))) else {
             self.stats.no_route += 1;
@@ -127,6 +122,7 @@ impl Conductor {
             stats.count_refusal(refusal);
             return self.turn_away(ticket, Answer::Refused(refusal, after), out);
         }
+        let Ask { idempotent, key, urgency, in_parts } = ask;
         let is_idempotent = idempotent || rule.idempotent;
         let (of, timeout, urgency) = (rule.platform, rule.timeout, rule.urgency.unwrap_or(urgency));
         if self.requests.len() <= ticket.slot() {
@@ -157,6 +153,7 @@ impl Conductor {
             shown: (Finding::Nothing, false),
             queued_at: self.now,
             missed: None,
+            in_parts,
             is_committed: false,
         });
         self.platforms[platform].stats.asked += 1;

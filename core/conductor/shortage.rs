@@ -3,12 +3,12 @@
 
 use std::time::Duration;
 
-use crate::config::{Bounded, Config, Host, Model, Platform, Route, Scaler, Start, Urgency};
+use crate::config::{Bounded, Config, Host, Model, Platform, Route, Scaler, Start};
 use crate::lifecycle::{Reason, State, Then};
 use crate::scaler::{Act, Decision, Step};
 use crate::{
-    Action, Answer, Conductor, Event, Exit, Instance, News, Order, Outcome, PostId, Posting, Refusal, RouteId, Sample,
-    Signal, Ticket, Time, Tries, Verdict, Weight, MEGABYTE,
+    Action, Answer, Ask, Conductor, Event, Exit, Instance, News, Order, Outcome, PostId, Posting, Refusal, RouteId,
+    Sample, Signal, Ticket, Time, Tries, Verdict, Weight, MEGABYTE,
 };
 
 /// The machine has ten thousand megabytes, so that one hundred are a percent.
@@ -167,7 +167,7 @@ impl Machine {
         self.tickets += 1;
         let ticket = Ticket::new(self.tickets, 0);
         let route = Some(RouteId(route));
-        let asked = Event::Asked { ticket, route, idempotent: false, key: None, urgency: Urgency::Normal };
+        let asked = Event::Asked { ticket, route, ask: Ask::default() };
         (ticket, self.happens(asked))
     }
 

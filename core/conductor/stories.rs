@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use crate::config::{Balance, Bounded, Config, Host, Platform, Start, Urgency};
+use crate::config::{Balance, Bounded, Config, Host, Platform, Start};
 use crate::lifecycle::{Reason, State};
 use crate::{
-    Action, Answer, Conductor, Event, Exit, Instance, News, Order, Outcome, Refusal, Report, RouteId, Signal, Terms,
-    Ticket, Time, Verdict, Weight,
+    Action, Answer, Ask, Conductor, Event, Exit, Instance, News, Order, Outcome, Refusal, Report, RouteId, Signal,
+    Terms, Ticket, Time, Verdict, Weight,
 };
 
 struct Story {
@@ -81,7 +81,7 @@ impl Story {
         let ticket = Ticket::new(self.tickets, 0);
         let route = self.conductor.router().to(platform);
         assert!(route.is_some(), "every platform has a rule of its own");
-        (ticket, self.happens(Event::Asked { ticket, route, idempotent: false, key: None, urgency: Urgency::Normal }))
+        (ticket, self.happens(Event::Asked { ticket, route, ask: Ask::default() }))
     }
 
     fn reload(&mut self, platform: u32, edition: u32) -> Vec<Action> {

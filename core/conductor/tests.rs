@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use crate::config::{Bounded, Config, Host, Platform, Route, Urgency};
+use crate::config::{Bounded, Config, Host, Platform, Route};
 use crate::{
-    Action, Answer, Conductor, Event, Instance, Order, Outcome, RouteId, Signal, Ticket, Time, Timer, Verdict,
+    Action, Answer, Ask, Conductor, Event, Instance, Order, Outcome, RouteId, Signal, Ticket, Time, Timer, Verdict,
 };
 
 struct Bench {
@@ -48,13 +48,7 @@ impl Bench {
     }
 
     fn asked(&mut self) -> Event {
-        Event::Asked {
-            ticket: self.ticket(),
-            route: Some(RouteId(0)),
-            idempotent: true,
-            key: None,
-            urgency: Urgency::Normal,
-        }
+        Event::Asked { ticket: self.ticket(), route: Some(RouteId(0)), ask: Ask { idempotent: true, ..Ask::default() } }
     }
 
     fn answered(&self, outcome: Outcome) -> Event {

@@ -34,8 +34,8 @@ impl Conductor {
 
 #[cfg(test)]
 mod tests {
-    use crate::config::{Bounded, Config, Host, Platform, Route, Urgency};
-    use crate::event::{Action, Answer, Event, Instance, Outcome, Ticket};
+    use crate::config::{Bounded, Config, Host, Platform, Route};
+    use crate::event::{Action, Answer, Ask, Event, Instance, Outcome, Ticket};
     use crate::router::RouteId;
     use crate::time::Time;
     use crate::Conductor;
@@ -74,9 +74,7 @@ mod tests {
             let asked = Event::Asked {
                 ticket: TICKET,
                 route: Some(RouteId(0)),
-                idempotent: true,
-                key: None,
-                urgency: Urgency::Normal,
+                ask: Ask { idempotent: true, in_parts: true, ..Ask::default() },
             };
             conductor.handle(Time::ZERO, asked, &mut out);
             let with = out.iter().find_map(|action| match action {

@@ -33,6 +33,14 @@ impl Upload {
         Upload { passage, bytes: Vec::new(), trailers: Vec::new(), is_done: false }
     }
 
+    /// How long the body is in all, if that is known.
+    pub(crate) fn length(&self) -> Option<u64> {
+        match self.passage {
+            Passage::Body { length } => length,
+            Passage::Tunnel => None,
+        }
+    }
+
     /// Whether more may be put in.
     pub(crate) fn has_room(&self) -> bool {
         self.bytes.len() < UPLOAD_BYTES_MAX

@@ -12,8 +12,8 @@ use demi_conductor::config::{Config, Host, OnFailure, Scaler, Start, Urgency};
 use demi_conductor::lifecycle::{Reason, State, Then};
 use demi_conductor::scaler::{Act, Decision};
 use demi_conductor::{
-    Action, Answer, Conductor, Event, Exit, Instance, InstanceStatus, News, Order, Outcome, Phase, Refusal, RouteId,
-    Sample, Signal, Ticket, Time, Verdict, MEGABYTE,
+    Action, Answer, Ask, Conductor, Event, Exit, Instance, InstanceStatus, News, Order, Outcome, Phase, Refusal,
+    RouteId, Sample, Signal, Ticket, Time, Verdict, MEGABYTE,
 };
 
 use crate::report::{Sight, Sights};
@@ -76,6 +76,8 @@ struct Record {
     missed: Option<u32>,
     /// An attempt may have been acted on, so that only an idempotent request may be tried again.
     acted_on: bool,
+    /// Only an upstream can take it.
+    in_parts: bool,
     /// Part of its body is with an instance, and nobody has the whole any more.
     is_moved: bool,
     /// It is not to be begun at this time or later.
@@ -349,6 +351,17 @@ impl Ledger {
         route.map_or(Duration::ZERO, |route| self.promises[route.0 as usize].timeout)
     }
 
+    /// Whether what this route leads to takes bodies as they come. What may have to be kept as a dead letter is gathered.
+    pub(crate) fn may_stream(&self, route: RouteId) -> bool {
+        let promise = self.promises[route.0 as usize];
+        self.platforms[promise.platform].host == Host::Http && !promise.is_kept
+    }
+
+    /// Whether the body of a request passes while it still comes.
+    pub(crate) fn is_in_parts(&self, ticket: Ticket) -> bool {
+        self.record(ticket).is_some_and(|record| record.in_parts)
+    }
+
     /// The platform that a ticket was routed to.
     pub(crate) fn platform_of(&self, route: RouteId) -> usize {
         self.promises[route.0 as usize].platform
@@ -408,12 +421,11 @@ impl Ledger {
     fn note_event(&mut self, now: Time, event: &Event, actions: &[Action]) -> Turn {
         let mut turn = Turn::default();
         match *event {
-            Event::Asked { ticket, route, idempotent, key: _, urgency } => {
-                self.note_asked(now, ticket, route, idempotent, urgency, &mut turn)
-            }
+            Event::Asked { ticket, route, ask } => self.note_asked(now, ticket, route, ask, &mut turn),
             Event::PostLoaded { ticket, .. } => {
                 let (route, begins_before) = self.deliveries.remove(&ticket).unzip();
-                self.note_asked(now, ticket, route, true, Urgency::Low, &mut turn);
+                let ask = Ask { idempotent: true, urgency: Urgency::Low, ..Ask::default() };
+                self.note_asked(now, ticket, route, ask, &mut turn);
                 let record = self.record_mut(ticket, "the delivery");
                 (record.is_delivery, record.begins_before) = (true, begins_before.flatten());
             }
@@ -512,23 +524,15 @@ impl Ledger {
     }
 
     /// A request comes in.
-    fn note_asked(
-        &mut self,
-        now: Time,
-        ticket: Ticket,
-        route: Option<RouteId>,
-        idempotent: bool,
-        urgency: Urgency,
-        turn: &mut Turn,
-    ) {
+    fn note_asked(&mut self, now: Time, ticket: Ticket, route: Option<RouteId>, ask: Ask, turn: &mut Turn) {
         self.arrivals += 1;
         let promise = route.map(|route| self.promises[route.0 as usize]);
         let timeout = promise.map_or(Duration::ZERO, |promise| promise.timeout);
         let record = Record {
             ticket,
             promise,
-            idempotent: idempotent || promise.is_some_and(|promise| promise.idempotent),
-            urgency: promise.and_then(|promise| promise.urgency).unwrap_or(urgency),
+            idempotent: ask.idempotent || promise.is_some_and(|promise| promise.idempotent),
+            urgency: promise.and_then(|promise| promise.urgency).unwrap_or(ask.urgency),
             arrival: self.arrivals,
             arrived_at: now,
             deadline: now + timeout,
@@ -547,6 +551,7 @@ impl Ledger {
             misses: 0,
             missed: None,
             acted_on: false,
+            in_parts: ask.in_parts,
             is_moved: false,
             begins_before: None,
         };
@@ -781,6 +786,7 @@ impl Ledger {
         // A timer that was due before its body moved may have had a second instance asked.
         let is_whole = !record.is_moved || (is_second && turn.moved == Some(ticket));
         assert!(is_whole, "{ticket:?} was given to another and nobody has its body any more");
+        let in_parts = record.in_parts;
         let is_early = record.deferred.is_some_and(|(run, until)| run == instance && until > now);
         assert!(!is_early, "{ticket:?} was given to {instance:?} before the time that it had asked for");
         record.deferred = None;
@@ -804,6 +810,8 @@ impl Ledger {
             "{instance:?} was given work before its edition has proven itself"
         );
         assert_eq!(slot.platform, promise.platform, "{ticket:?} went to another platform than its route's");
+        let takes = !in_parts || self.platforms[promise.platform].host == Host::Http;
+        assert!(takes, "{ticket:?} was given to {instance:?} before all of its body was there");
         assert!(!slot.drains, "{instance:?} was given {ticket:?} and wants no new requests");
         slot.out += 1;
         assert!(slot.out <= in_flight_max, "{instance:?} was given more than it takes");
@@ -894,6 +902,14 @@ impl Ledger {
         self.saw(Sight::Cancelled);
     }
 
+    /// Who has the request next, if its platform does not take it, and the place of that one in its route's chain.
+    fn next_of(&self, ticket: Ticket) -> Option<(usize, usize)> {
+        let record = self.record(ticket)?;
+        let chain = record.promise?.chain;
+        let takes = |next: usize| !record.in_parts || self.platforms[next].host == Host::Http;
+        (record.passed_on..CHAIN_MAX).filter_map(|place| Some((place, chain[place]?))).find(|(_, next)| takes(*next))
+    }
+
     /// Another platform has the request from here on: the next of its route's.
     fn note_fall_back(&mut self, now: Time, ticket: Ticket, platform: usize, turn: &Turn) {
         let request_timeout = self.platforms[platform].request_timeout;
@@ -904,12 +920,14 @@ impl Ledger {
         if let Some(asked) = turn.asked.filter(|asked| *asked != ticket && self.record(*asked).is_some()) {
             std::mem::swap(&mut self.record_mut(asked, "what was asked").arrival, &mut arrival);
         }
+        let place = self
+            .next_of(ticket)
+            .and_then(|(place, next)| (next == platform).then_some(place))
+            .unwrap_or_else(|| panic!("{ticket:?} went to another platform than the next of its route's"));
         let record = self.record_mut(ticket, "the fallback");
         (record.arrival, record.arrived_at) = (arrival, now);
         let promise = record.promise.as_mut().unwrap_or_else(|| panic!("{ticket:?} has no route and was passed on"));
         let last = std::mem::replace(&mut promise.platform, platform);
-        let next = promise.chain.get(record.passed_on).copied().flatten();
-        assert_eq!(next, Some(platform), "{ticket:?} went to another platform than the next of its route's");
         let attempt_timeout = promise.route_attempt_timeout;
         promise.attempt_timeout = attempt_timeout.min(request_timeout.unwrap_or(attempt_timeout));
         // A timer that was due before its caller hung up may have passed it on.
@@ -923,7 +941,7 @@ impl Ledger {
         let holder = record.out.take();
         record.attempts_before += record.attempts;
         (record.attempts, record.misses, record.missed) = (0, 0, None);
-        record.passed_on += 1;
+        record.passed_on = place + 1;
         if let Some(with) = holder {
             assert_eq!(turn.exited, Some(with), "{ticket:?} was passed on and {with:?} was not told");
             self.slots[with.slot as usize].out -= 1;

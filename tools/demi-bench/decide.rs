@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use argh::FromArgs;
 use demi::conductor::{
-    Action, Conductor, Event, Instance, Outcome as How, Question, RouteId, TicketBook, Time, Verdict,
+    Action, Ask, Conductor, Event, Instance, Outcome as How, Question, RouteId, TicketBook, Time, Verdict,
 };
-use demi::{Config, Host, Platform, Route, Urgency};
+use demi::{Config, Host, Platform, Route};
 use serde::Serialize;
 
 use crate::report::{print, Machine, Spread, Table};
@@ -107,13 +107,7 @@ impl Bench {
     /// Asks; returns who was given the request, unless it must wait.
     fn ask(&mut self) -> Option<(demi::conductor::Ticket, Instance)> {
         let ticket = self.book.issue();
-        self.handle(Event::Asked {
-            ticket,
-            route: Some(RouteId(0)),
-            idempotent: false,
-            key: None,
-            urgency: Urgency::Normal,
-        });
+        self.handle(Event::Asked { ticket, route: Some(RouteId(0)), ask: Ask::default() });
         let dispatched = match self.out.last() {
             Some(Action::Dispatch { ticket, instance }) => Some((*ticket, *instance)),
             _ => None,

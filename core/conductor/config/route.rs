@@ -17,11 +17,12 @@ pub enum OnFailure {
 }
 
 /// Who of those that wait for a platform has the next turn (the word is that of RFC 9218).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize, Serialize)]
 pub enum Urgency {
     /// Before all others: what platforms and the host program ask of each other.
     High,
     /// What clients ask, and what platforms pass on for people.
+    #[default]
     Normal,
     /// Behind all others: what nobody waits for.
     Low,

@@ -27,6 +27,11 @@ impl Listener {
         self.are_streamed = are_streamed;
     }
 
+    /// Whether a body of this length is short enough to be kept whole.
+    pub(crate) fn gathers(&self, length: u64) -> bool {
+        length <= self.settings.body_bytes_max.value()
+    }
+
     /// Whether a body may turn out to be one that its service takes as it comes.
     pub(super) fn may_stream(&self, head: &RequestHead<'_>) -> bool {
         let is_long = match head.framing {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use demi_conductor::balance::fingerprint;
 use demi_conductor::config::{Host, OnFailure, Urgency};
-use demi_conductor::{Answer, Conductor, Errand, Event, Outcome, Refusal, RouteId, Ticket};
+use demi_conductor::{Answer, Ask, Conductor, Errand, Event, Outcome, Refusal, RouteId, Ticket};
 use demi_platform::{FaultKind, Request, RequestBuf};
 
 use super::{Burial, Shell, INSTANCE_HEADER};
@@ -58,9 +58,10 @@ impl Shell {
     fn arrived(&mut self, arrival: Arrival, conductor: &Conductor) {
         let Arrival { place, serial, request, hop, upload } = arrival;
         let view = request.request();
-        if upload.is_some() {
+        if let Some(upload) = &upload {
             let is_sound = self.hosts.take(view.host) && !has_dot_segments(view.path());
-            if !(is_sound && self.is_streamed(conductor.router().find(&api::question(&view, true)), conductor)) {
+            let route = conductor.router().find(&api::question(&view, true));
+            if !(is_sound && self.is_streamed(route, upload.length(), conductor)) {
                 return self.listener.gather(place, serial, request, self.now, &mut self.kit);
             }
         }
@@ -87,7 +88,8 @@ impl Shell {
                 }
                 cookie = Some(of_platform);
             }
-            let ticket = self.ask_by_key(request, origin, route, idempotent, key, conductor);
+            let ask = Ask { idempotent, key, in_parts: upload.is_some(), ..Ask::default() };
+            let ticket = self.ask_by_key(request, origin, route, ask, conductor);
             if let Some(call) = self.kit.calls.get(ticket) {
                 (call.hop, call.wants_progress) = (Some(hop), wants_progress);
                 (call.cookie, call.gift, call.upload) = (cookie, gift, upload);
@@ -147,11 +149,16 @@ impl Shell {
         self.kit.calls.give_back(request);
     }
 
-    /// Whether what a route leads to takes bodies as they come. What may have to be kept as a dead letter is gathered.
-    fn is_streamed(&self, route: Option<RouteId>, conductor: &Conductor) -> bool {
+    /// Whether what a route leads to takes a body of this length as it comes (`None`: nobody knows how long it will be).
+    /// What may have to be kept as a dead letter is gathered, and what may have to go to a fallback that needs it whole, if
+    /// it is known to be short enough for that.
+    fn is_streamed(&self, route: Option<RouteId>, length: Option<u64>, conductor: &Conductor) -> bool {
         let Some(rule) = route.and_then(|route| conductor.router().rule(route)) else { return false };
-        let host = self.roster[rule.platform as usize].present_blueprint().host;
-        host == Host::Http && rule.on_failure == OnFailure::Error
+        let takes_parts = |platform: u32| self.roster[platform as usize].present_blueprint().host == Host::Http;
+        let can_be_gathered = length.is_some_and(|length| self.listener.gathers(length));
+        takes_parts(rule.platform)
+            && rule.on_failure == OnFailure::Error
+            && (!can_be_gathered || rule.fallback.iter().all(|platform| takes_parts(*platform)))
     }
 
     fn asked_over_api(&mut self, place: usize, serial: u64, request: &RequestBuf, conductor: &Conductor) {
@@ -207,22 +214,21 @@ impl Shell {
         conductor: &Conductor,
     ) -> Ticket {
         let key = key_of(&request.request(), route, conductor);
-        self.ask_by_key(request, origin, route, idempotent, key, conductor)
+        self.ask_by_key(request, origin, route, Ask { idempotent, key, ..Ask::default() }, conductor)
     }
 
-    /// As `ask`, of a request whose key is known.
+    /// As `ask`, of a request whose key is known; its urgency goes by who asks.
     pub(super) fn ask_by_key(
         &mut self,
         request: Arc<RequestBuf>,
         origin: Origin,
         route: Option<RouteId>,
-        idempotent: bool,
-        key: Option<u64>,
+        ask: Ask,
         conductor: &Conductor,
     ) -> Ticket {
         let urgency = urgency_of(&origin, request.request().kind);
         let ticket = self.open(request, origin, route, conductor);
-        self.kit.events.push_back(Event::Asked { ticket, route, idempotent, key, urgency });
+        self.kit.events.push_back(Event::Asked { ticket, route, ask: Ask { urgency, ..ask } });
         ticket
     }
 

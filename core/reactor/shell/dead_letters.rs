@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use demi_conductor::balance::fingerprint;
-use demi_conductor::{Answer, Conductor, Outcome, Refusal};
+use demi_conductor::{Answer, Ask, Conductor, Outcome, Refusal};
 use demi_platform::Request;
 
 use super::posts::write_message_headers;
@@ -145,7 +145,8 @@ impl Shell {
         headers.clear();
         self.kit.take_back(&mut headers);
         let key = (!letter.conversation.is_empty()).then(|| fingerprint(letter.conversation.as_bytes()));
-        self.ask_by_key(buffer, Origin::Replay { letter: id }, route, idempotent, key, conductor);
+        let ask = Ask { idempotent, key, ..Ask::default() };
+        self.ask_by_key(buffer, Origin::Replay { letter: id }, route, ask, conductor);
         self.replays.under_way.insert(id, letter.conversation.clone());
         if key.is_some() {
             self.replays.behind.entry(letter.conversation.clone()).or_default();

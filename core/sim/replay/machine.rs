@@ -5,12 +5,12 @@ pub(super) mod log;
 
 use std::collections::VecDeque;
 
-use demi_conductor::config::{Platform, Start, Urgency};
+use demi_conductor::config::{Platform, Start};
 use demi_conductor::lifecycle::State;
 use demi_conductor::scaler::{Act, Decision};
 use demi_conductor::{
-    Action, Answer, Conductor, Event, Exit, Instance, News, Order, Outcome, Refusal, RouteId, Sample, Terms, Ticket,
-    TicketBook, Time, Verdict, Weight,
+    Action, Answer, Ask, Conductor, Event, Exit, Instance, News, Order, Outcome, Refusal, RouteId, Sample, Terms,
+    Ticket, TicketBook, Time, Verdict, Weight,
 };
 
 use demi_trace::{Integration, SIZE_KB_MAX};
@@ -222,7 +222,7 @@ impl<'r, 'b, 'c> Machine<'r, 'b, 'c> {
         }
         self.asked[ticket.slot()] = (platform, worth);
         let route = Some(self.routes[platform]);
-        self.happens(Event::Asked { ticket, route, idempotent: false, key: None, urgency: Urgency::Normal });
+        self.happens(Event::Asked { ticket, route, ask: Ask::default() });
     }
 
     /// It was reloaded, and is set up like this from now on.

@@ -58,11 +58,6 @@ pub(super) struct Mail {
 }
 
 impl Mail {
-    /// Whether the request delivers a message.
-    pub(super) fn delivers(&self, ticket: Ticket) -> bool {
-        self.deliveries.contains(&ticket)
-    }
-
     /// Numbers go up in the order in which messages are kept.
     fn keep(&mut self, letter: Letter) -> PostId {
         self.next += 1;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use demi_conductor::config::Host;
 use demi_conductor::{
-    Action, Errand, Event, Exit, Instance, Order, Outcome, PostId, Report, RouteId, Sample, Signal, Terms, Ticket,
+    Action, Ask, Errand, Event, Exit, Instance, Order, Outcome, PostId, Report, RouteId, Sample, Signal, Terms, Ticket,
     Time, Verdict, Weight,
 };
 
@@ -72,7 +72,7 @@ impl World {
         match action {
             Action::Dispatch { ticket, instance } => self.dispatch(ticket, instance),
             // Of a body that passes through there is one copy.
-            Action::Hedge { ticket, instance } if self.is_upload(ticket) => {
+            Action::Hedge { ticket, instance } if self.ledger.is_in_parts(ticket) => {
                 self.come(Duration::ZERO, Coming::News(Event::Answered { ticket, instance, outcome: Outcome::Busy }));
             }
             Action::Hedge { ticket, instance } => self.dispatch(ticket, instance),
@@ -244,16 +244,11 @@ impl World {
         if !work.is_stuck {
             work.is_endless = self.promise_answer(instance, work.serial, host, platform);
         }
-        if host == Host::Http && self.is_upload(ticket) {
+        if self.ledger.is_in_parts(ticket) {
             let delay = self.within(8);
             self.come(delay, Coming::Moves(instance, work.serial));
         }
         self.models[slot].hand.push(work);
-    }
-
-    /// Whether its body is long, and passes through.
-    fn is_upload(&self, ticket: Ticket) -> bool {
-        ticket.number().is_multiple_of(5) && !self.mail.delivers(ticket)
     }
 
     fn answer_at_once(&mut self, ticket: Ticket, instance: Instance, outcome: Outcome) {
@@ -670,7 +665,10 @@ impl World {
         // Few keys, so that some meet again; every fourth request has none.
         let key = Some(ticket.number() % 13).filter(|_| !ticket.number().is_multiple_of(4));
         let urgency = workload::urgency(ticket);
-        self.come(Duration::ZERO, Coming::News(Event::Asked { ticket, route, idempotent, key, urgency }));
+        // Only what goes to an upstream first is begun before all of its body is there.
+        let in_parts = ticket.number().is_multiple_of(5) && route.is_some_and(|route| self.ledger.may_stream(route));
+        let ask = Ask { idempotent, key, urgency, in_parts };
+        self.come(Duration::ZERO, Coming::News(Event::Asked { ticket, route, ask }));
         ticket
     }
 

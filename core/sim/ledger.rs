@@ -169,9 +169,8 @@ struct Platform {
     /// A person stopped it, and nobody has wanted it since.
     is_stopped: bool,
     is_isolated: bool,
-    /// Editions that it may be started from, and the one that has taken over.
+    /// Editions that it may be started from.
     editions: BTreeSet<u32>,
-    adopted: u32,
     /// Editions one of whose instances has passed its health checks.
     proven: BTreeSet<u32>,
     /// When its last request ended.
@@ -227,11 +226,6 @@ pub(crate) struct Ledger {
     freed: (u64, u64),
     calm_since: Option<Time>,
     pub(crate) sights: Sights,
-    shutdown_why: String,
-    sick_why: String,
-    wedged_why: String,
-    /// Reasons for which nothing is ended before its requests have.
-    gentle_whys: Vec<String>,
 }
 
 impl Ledger {
@@ -258,7 +252,6 @@ impl Ledger {
                 is_stopped: platform.start == Start::Manual,
                 is_isolated: false,
                 editions: BTreeSet::from([0]),
-                adopted: 0,
                 proven: BTreeSet::from([0]),
                 used_at: Time::ZERO,
                 open_until: None,
@@ -316,19 +309,6 @@ impl Ledger {
             freed: (0, 0),
             calm_since: None,
             sights: Sights::default(),
-            shutdown_why: Reason::Shutdown.to_string(),
-            sick_why: Reason::HealthFailed.to_string(),
-            wedged_why: Reason::Wedged.to_string(),
-            gentle_whys: [
-                Reason::ByHand,
-                Reason::Idle,
-                Reason::NeedStopped,
-                Reason::NeedRestarts,
-                Reason::Replaced,
-                Reason::BreakerOpened,
-            ]
-            .map(|reason| reason.to_string())
-            .to_vec(),
         }
     }
 
@@ -689,7 +669,6 @@ impl Ledger {
                 let entry = &mut self.platforms[platform as usize];
                 assert!(entry.editions.contains(&edition), "edition {edition} was adopted and never ordered");
                 entry.editions.retain(|other| *other >= edition);
-                entry.adopted = edition;
                 entry.proven.insert(edition);
                 let others = entry.slots.clone();
                 for slot in others {
@@ -1478,34 +1457,26 @@ impl Ledger {
         }
         assert!(!was_ending, "{instance:?} was told to end twice");
         // As it was told before, and not as it is after the turn: more than one thing may happen in it.
-        let why = self.slots[index].why.map(|reason| reason.to_string()).unwrap_or_default();
+        let Some(why) = self.slots[index].why else { return };
         let platform = self.slots[index].platform;
         let entry = &self.slots[index];
-        let is_of_ram = matches!(
-            self.slots[index].why,
-            Some(Reason::RamShort { .. } | Reason::RamForecast { .. } | Reason::RamSpike { .. })
-        );
-        if (is_of_ram || self.gentle_whys.contains(&why))
-            && entry.out > 0
-            && turn.answered.is_none()
-            && turn.exited.is_none()
-        {
+        if is_gentle(why) && entry.out > 0 && turn.answered.is_none() && turn.exited.is_none() {
             let is_over = entry.draining_since.is_some_and(|since| now - since >= self.platforms[platform].drain);
             assert!(
                 is_over,
                 "{instance:?} was told to end with requests in hand before its time to drain was over: {why}"
             );
         }
-        if why == self.shutdown_why && conductor.phase() == Phase::Stopping {
+        if why == Reason::Shutdown && conductor.phase() == Phase::Stopping {
             assert!(self.is_free(platform), "{instance:?} was stopped before what needs it");
-        } else if why == self.wedged_why {
+        } else if why == Reason::Wedged {
             let let_go = turn.let_go.filter(|(of, _)| *of == instance).map(|(_, deadline)| deadline);
             let held = self.slots[index].held.iter().map(|(_, deadline)| *deadline);
             let patience = self.platforms[platform].wedged;
             let is_stuck = held.chain(let_go).any(|deadline| deadline + patience <= now);
             assert!(is_stuck, "{instance:?} was given up as wedged and has held nothing for that long");
             self.saw(Sight::Wedged);
-        } else if why == self.sick_why {
+        } else if why == Reason::HealthFailed {
             self.saw(Sight::Sick);
         }
     }
@@ -1613,8 +1584,24 @@ impl Slot {
     }
 }
 
+/// For such a reason nothing is ended before its requests have.
+fn is_gentle(why: Reason) -> bool {
+    matches!(
+        why,
+        Reason::ByHand
+            | Reason::Idle
+            | Reason::NeedStopped
+            | Reason::NeedRestarts
+            | Reason::Replaced
+            | Reason::BreakerOpened
+            | Reason::RamShort { .. }
+            | Reason::RamForecast { .. }
+            | Reason::RamSpike { .. }
+    )
+}
+
 /// What the conductor shows of an instance.
-pub(crate) fn status(conductor: &Conductor, instance: Instance) -> Option<InstanceStatus> {
+fn status(conductor: &Conductor, instance: Instance) -> Option<InstanceStatus> {
     let mut platforms = conductor.platforms();
     let platform = platforms.nth(conductor.platform_of(instance))?;
     platform.instances.into_iter().find(|status| status.slot == instance.slot)

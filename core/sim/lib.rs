@@ -12,7 +12,7 @@
 //! | what instances are in truth | `machine.rs` |
 //! | what goes wrong and how often | `faults.rs` |
 //! | configurations and requests, and how soon all must be well again | `workload.rs` |
-//! | what must hold, whatever goes wrong | `ledger.rs` |
+//! | what must hold, whatever goes wrong | `ledger.rs`, by subject in `ledger/` |
 //! | what was recorded of a real machine, lived once more | `replay.rs` |
 //!
 //! A body whose head has been relayed has no deadline in the conductor: the world takes it that whoever carries the

@@ -2,10 +2,8 @@
 
 use std::time::Duration;
 
-use demi_conductor::config::Host;
-use demi_conductor::{Action, Answer, Conductor, Instance, InstanceStatus, Outcome, Refusal, Ticket, Time};
+use demi_conductor::{Action, Answer, Conductor, Instance, Outcome, Refusal, Ticket, Time};
 
-use super::balance::status;
 use super::{Ledger, Turn};
 use crate::report::Sight;
 
@@ -24,7 +22,7 @@ impl Ledger {
         if !is_second {
             self.assert_its_turn(now, ticket, turn);
         }
-        let record = self.record_mut(ticket, "the dispatch");
+        let record = self.requests.record_mut(ticket, "the dispatch");
         let promise = record.promise.unwrap_or_else(|| panic!("{ticket:?} has no route and was dispatched"));
         let is_noted = is_second && turn.hedged == Some(ticket);
         if !is_noted {
@@ -42,7 +40,6 @@ impl Ledger {
         // A timer that was due before its body moved may have had a second instance asked.
         let is_whole = !record.is_moved || (is_second && turn.moved == Some(ticket));
         assert!(is_whole, "{ticket:?} was given to another and nobody has its body any more");
-        let in_parts = record.in_parts;
         let is_early = record.deferred.is_some_and(|(run, until)| run == instance && until > now);
         assert!(!is_early, "{ticket:?} was given to {instance:?} before the time that it had asked for");
         record.deferred = None;
@@ -56,69 +53,25 @@ impl Ledger {
             (record.is_second, record.first_ended) = (false, None);
             (record.out, record.since) = (Some(instance), now);
         }
-        let deadline = record.deadline;
-        let in_flight_max = self.platforms[promise.platform].in_flight_max;
-        let entry = &mut self.platforms[promise.platform];
-        assert!(!entry.is_isolated, "{ticket:?} was dispatched to what is isolated");
-        let slot = &mut self.slots[instance.slot as usize];
-        assert!(
-            entry.proven.contains(&slot.edition),
-            "{instance:?} was given work before its edition has proven itself"
-        );
-        assert_eq!(slot.platform, promise.platform, "{ticket:?} went to another platform than its route's");
-        let takes = !in_parts || self.platforms[promise.platform].host == Host::Http;
-        assert!(takes, "{ticket:?} was given to {instance:?} before all of its body was there");
-        assert!(!slot.drains, "{instance:?} was given {ticket:?} and wants no new requests");
-        slot.out += 1;
-        assert!(slot.out <= in_flight_max, "{instance:?} was given more than it takes");
-        if matches!(self.platforms[promise.platform].host, Host::Threads(_)) {
-            slot.held.push((ticket, deadline));
-            assert!(slot.held.len() <= in_flight_max as usize, "{instance:?} holds more than it has hands");
-        }
-        let open_until = slot.open_until;
-        let (of_platform, slots) = {
-            let platform = &self.platforms[promise.platform];
-            (platform.open_until, platform.slots.clone())
-        };
-        let is_held = of_platform.is_some_and(|until| until > now);
-        assert!(!is_held, "{ticket:?} was dispatched while the breaker of its platform is open");
-        if of_platform.is_some() {
-            self.saw(Sight::Trial);
-        }
-        match open_until {
-            Some(until) if until > now => {
-                // Among those that are well, as far as the conductor tells of that.
-                let is_well = |slot: &usize| {
-                    let entry = &self.slots[*slot];
-                    let with = Instance { slot: *slot as u32, run: entry.run };
-                    let is_up = |told: InstanceStatus| {
-                        matches!(told.state, "ready" | "degraded" | "wedged") && told.health != "down"
-                    };
-                    let is_up = || status(conductor, with).is_some_and(is_up);
-                    let is_started = self.is_alive(*slot) && entry.started_at.is_some();
-                    let is_in_use = is_started && !entry.is_ending && !entry.drains;
-                    is_in_use && (with == instance || is_up())
-                };
-                let is_out = |slot: &usize| self.slots[*slot].open_until.is_some();
-                let well = slots.filter(is_well);
-                let (all, out) = (well.clone().count(), well.filter(is_out).count());
-                // What the conductor tells is how things were after the turn.
-                let is_most = out * 2 > all || turn.is_stirred;
-                assert!(is_most, "{instance:?} was given work while its breaker is open");
-                self.saw(Sight::Panicked);
-            }
-            // The conductor alone knows whether it has closed since.
-            Some(_) if status(conductor, instance).is_some_and(|status| status.breaker == "half_open") => {
-                self.saw(Sight::Trial);
-            }
-            Some(_) | None => {}
-        }
+        let record = *record;
+        self.note_load(&record, promise.platform, instance);
+        self.note_passage(now, ticket, instance, turn, conductor);
         if is_second {
             self.saw(Sight::Hedged);
         }
         if is_retry {
             self.saw(Sight::Retried);
         }
+    }
+
+    /// Of two that have it, the answer of this one counts.
+    pub(super) fn note_preference(&mut self, ticket: Ticket, instance: Instance, turn: &Turn) {
+        self.requests.record_mut(ticket, "the preference");
+        let is_it = turn.answered.is_some_and(|(of, with, _)| (of, with) == (ticket, instance));
+        let is_gone = turn.exited == Some(instance);
+        let is_late = !self.is_awaited(ticket, instance);
+        assert!(is_it || is_gone || is_late || turn.headed == Some(ticket), "{instance:?} has not answered");
+        self.saw(Sight::HedgeWon);
     }
 
     /// A part of a request's body is with an instance, and nobody else has it any more.
@@ -130,12 +83,11 @@ impl Ledger {
         actions: &[Action],
         turn: &mut Turn,
     ) {
-        let is_cancelled = actions.contains(&Action::Cancel { ticket, instance });
-        if !self.is_awaited(ticket, instance) || is_cancelled {
+        if !self.is_heard(ticket, instance, actions) {
             return;
         }
         turn.moved = Some(ticket);
-        let record = self.record_mut(ticket, "a body");
+        let record = self.requests.record_mut(ticket, "a body");
         let timeout = record.promise.map_or(Duration::ZERO, |promise| promise.timeout);
         if record.headed || record.out != Some(instance) {
             return;
@@ -143,12 +95,24 @@ impl Ledger {
         let before = std::mem::replace(&mut record.deadline, now + timeout);
         (record.is_moved, record.since) = (true, now);
         let after = record.deadline;
-        self.due.remove(&(before, ticket));
-        self.due.insert((after, ticket));
+        self.requests.due.remove(&(before, ticket));
+        self.requests.due.insert((after, ticket));
         self.saw(Sight::Moved);
     }
 
     /// Due timers come first in a turn: an attempt whose time is up is cancelled before its answer is looked at.
+    fn is_heard(&self, ticket: Ticket, instance: Instance, actions: &[Action]) -> bool {
+        self.is_awaited(ticket, instance) && !actions.contains(&Action::Cancel { ticket, instance })
+    }
+
+    /// An instance wants not to be asked for this again before a time.
+    pub(super) fn note_deferral(&mut self, ticket: Ticket, instance: Instance, until: Time, actions: &[Action]) {
+        if self.is_heard(ticket, instance, actions) {
+            self.requests.record_mut(ticket, "an answer").deferred = Some((instance, until));
+        }
+    }
+
+    /// An attempt has ended.
     pub(super) fn note_answer(
         &mut self,
         ticket: Ticket,
@@ -163,8 +127,7 @@ impl Ledger {
                 turn.let_go = Some((instance, slot.held.swap_remove(index).1));
             }
         }
-        let is_cancelled = actions.contains(&Action::Cancel { ticket, instance });
-        if !self.is_awaited(ticket, instance) || is_cancelled {
+        if !self.is_heard(ticket, instance, actions) {
             return;
         }
         self.slots[instance.slot as usize].out -= 1;
@@ -175,7 +138,7 @@ impl Ledger {
             _ => None,
         });
         turn.hedged = hedge.map(|_| ticket);
-        let record = self.record_mut(ticket, "an answer");
+        let record = self.requests.record_mut(ticket, "an answer");
         record.second = record.second.or(hedge);
         let (is_last, was_second) = (record.second.is_none(), record.is_second);
         if !is_last && record.out == Some(instance) {
@@ -207,7 +170,7 @@ impl Ledger {
 
     pub(super) fn note_cancel(&mut self, now: Time, ticket: Ticket, instance: Instance, rest: &[Action], turn: &Turn) {
         let is_answered = turn.headed == Some(ticket) || turn.answered.is_some_and(|(of, _, _)| of == ticket);
-        let record = self.record_mut(ticket, "the cancellation");
+        let record = self.requests.record_mut(ticket, "the cancellation");
         assert!(record.is_with(instance), "an attempt was cancelled that is not made");
         let has_expired = record.expires() <= now && (!record.headed || record.is_delivery);
         let is_gone = record.gone;
@@ -218,5 +181,22 @@ impl Ledger {
         record.acted_on = true;
         self.slots[instance.slot as usize].out -= 1;
         self.saw(Sight::Cancelled);
+    }
+
+    /// A run has ended. What is to be tried again has been taken from it without a word: there was nobody left to tell.
+    pub(super) fn take_all_from(&mut self, instance: Instance) {
+        let mut taken = 0;
+        for record in self.requests.records.iter_mut().flatten() {
+            if record.is_with(instance) {
+                record.take_from(instance);
+                record.acted_on = true;
+                taken += 1;
+            }
+        }
+        let slot = &mut self.slots[instance.slot as usize];
+        if slot.run == instance.run {
+            assert_eq!(slot.out, taken, "the count of what {instance:?} had is off");
+            slot.out = 0;
+        }
     }
 }

@@ -1,16 +1,14 @@
 //! Lifecycle: starts and ends of instances, in the right order and for a reason.
 
-use demi_conductor::breaker::Cause;
 use demi_conductor::lifecycle::{Reason, State, Then};
-use demi_conductor::{Conductor, Instance, News, Phase, Signal, Time};
+use demi_conductor::{Action, Conductor, Exit, Instance, Phase, Signal, Time, Verdict};
 
-use super::requests::Record;
 use super::{Ledger, Slot, Turn};
 use crate::report::Sight;
 
 impl Ledger {
     /// Whether every platform that needs this one has ended.
-    pub(super) fn is_free(&self, platform: usize) -> bool {
+    fn is_free(&self, platform: usize) -> bool {
         self.platforms
             .iter()
             .filter(|needy| needy.needs.contains(&platform))
@@ -26,152 +24,149 @@ impl Ledger {
         assert!(!slot.is_ending, "{what} for {instance:?}, which is ending");
     }
 
-    pub(super) fn note_news(
+    pub(super) fn note_started(&mut self, now: Time, instance: Instance) {
+        let slot = &mut self.slots[instance.slot as usize];
+        if slot.run == instance.run && !slot.has_exited && slot.started_at.is_none() {
+            slot.started_at = Some(now);
+        }
+    }
+
+    pub(super) fn note_exited(&mut self, instance: Instance, exit: Exit, turn: &mut Turn) {
+        let slot = &mut self.slots[instance.slot as usize];
+        assert!(slot.run == instance.run && !slot.has_exited, "the world ended {instance:?} twice");
+        slot.has_exited = true;
+        self.ram.freed.0 += std::mem::take(&mut slot.weight);
+        // What was ordered to end is not the configuration's fault, but it says so all the same.
+        slot.bad_config |= exit == Exit::Code(78);
+        turn.exited = Some(instance);
+    }
+
+    /// Two health checks that are passed prove the edition.
+    pub(super) fn note_probed(&mut self, instance: Instance, verdict: Verdict) {
+        let slot = &mut self.slots[instance.slot as usize];
+        if slot.run == instance.run && verdict == Verdict::Pass {
+            slot.passes += 1;
+            if slot.passes >= 2 {
+                self.platforms[slot.platform].proven.insert(slot.edition);
+            }
+        }
+    }
+
+    /// Another day has begun, and with it another budget of starts.
+    pub(super) fn note_day(&mut self, actions: &[Action]) {
+        for (index, platform) in self.platforms.iter_mut().enumerate() {
+            let spends =
+                |action: &Action| matches!(action, Action::Spend { platform, .. } if *platform as usize == index);
+            platform.starts = (!actions.iter().any(spends)).then_some(0);
+        }
+    }
+
+    /// A start is counted.
+    pub(super) fn note_spending(&mut self, platform: usize, starts: u32) {
+        let entry = &mut self.platforms[platform];
+        if let Some(before) = entry.starts {
+            assert_eq!(starts, before + 1, "starts of platform {platform} were miscounted");
+            entry.starts = Some(starts);
+        }
+        assert!(starts <= entry.start_budget, "a platform was started beyond its budget");
+    }
+
+    /// An edition has taken over.
+    pub(super) fn note_adoption(&mut self, platform: usize, edition: u32) {
+        let entry = &mut self.platforms[platform];
+        assert!(entry.editions.contains(&edition), "edition {edition} was adopted and never ordered");
+        entry.editions.retain(|other| *other >= edition);
+        entry.proven.insert(edition);
+        let others = entry.slots.clone();
+        for slot in others {
+            assert!(
+                !self.is_alive(slot) || self.slots[slot].edition == edition,
+                "edition {edition} was adopted while slot {slot} is of another"
+            );
+        }
+    }
+
+    /// An instance is told to be in another state.
+    pub(super) fn note_state(
         &mut self,
         now: Time,
-        platform: usize,
-        instance: Option<Instance>,
-        news: News,
+        instance: Instance,
+        was: State,
+        state: State,
+        reason: Reason,
         turn: &Turn,
     ) {
-        match (news, instance) {
-            (News::State { was, now: state, reason }, Some(instance)) => {
-                let slot = &mut self.slots[instance.slot as usize];
-                slot.after_backoff = matches!(was, State::Backoff { .. });
-                slot.why = Some(reason);
-                slot.is_shed = matches!(
-                    state,
-                    State::Shed | State::Draining { then: Then::Shed } | State::Stopping { then: Then::Shed }
-                );
-                if slot.is_shed {
-                    let is_fine = self.sheds() && self.platforms[platform].may_be_shed;
-                    assert!(is_fine, "{instance:?} was shed and may not be");
-                } else {
-                    let slots = self.platforms[platform].slots.clone();
-                    if !self.slots[slots].iter().any(|slot| slot.is_shed) {
-                        self.platforms[platform].shed_at = None;
-                    }
-                }
-                match state {
-                    State::Draining { then } => {
-                        let is_stopped = then == Then::Rest && matches!(reason, Reason::ByHand | Reason::Gone);
-                        assert!(!is_stopped || self.is_free(platform), "{instance:?} was stopped before what needs it");
-                        let slot = &mut self.slots[instance.slot as usize];
-                        slot.draining_since = slot.draining_since.or(Some(now));
-                        let has_work = slot.out > 0;
-                        let is_of_breaker = reason == Reason::BreakerOpened;
-                        if then == Then::Sleep && reason == Reason::Idle {
-                            self.note_sleep(now, platform, turn);
-                        }
-                        if is_of_breaker {
-                            self.saw(Sight::BreakerRestart);
-                        }
-                        if has_work {
-                            self.saw(Sight::Drained);
-                        }
-                    }
-                    State::Starting if was == State::Waiting => {
-                        let needs = self.platforms[platform].needs.clone();
-                        for need in needs.iter().map(|need| &self.platforms[*need]) {
-                            let is_up = |slot: usize| self.is_alive(slot) && self.slots[slot].started_at.is_some();
-                            assert!(need.slots.clone().any(is_up), "{instance:?} was started before what it needs");
-                        }
-                        let is_held = !self.platforms[platform].lost.is_empty() && self.phase == Phase::Running;
-                        assert!(
-                            !(is_held && matches!(reason, Reason::Unreachable { .. })),
-                            "{instance:?} was started again before what it lies behind was back"
-                        );
-                        match reason {
-                            Reason::Unreachable { .. } => self.saw(Sight::Held),
-                            Reason::Asked => self.saw(Sight::Woken),
-                            Reason::NeedRestarts => self.saw(Sight::Followed),
-                            _ => {}
-                        }
-                    }
-                    State::Stopped if matches!(reason, Reason::ByHand | Reason::Gone) => {
-                        self.platforms[platform].is_stopped = true
-                    }
-                    State::Starting if was != State::Waiting => {
-                        let is_held = !self.platforms[platform].lost.is_empty() && self.phase == Phase::Running;
-                        assert!(!is_held, "{instance:?} was started again while what it lies behind is away");
-                        if reason == Reason::BackoffOver {
-                            self.assert_it_may_fit(now, platform);
-                        }
-                    }
-                    // One of a new edition makes room instead: it has not proven itself.
-                    State::Stopping { then: Then::Again } if reason == Reason::HealthFailed => {
-                        let is_excused = !self.platforms[platform].lost.is_empty();
-                        assert!(!is_excused, "{instance:?} was ended while what it lies behind is away");
-                    }
-                    State::Failed => self.saw(match reason {
-                        Reason::BudgetSpent { .. } => Sight::Spent,
-                        _ => Sight::BadConfig,
-                    }),
-                    _ => {}
-                }
-                match reason {
-                    Reason::MemoryLimit { .. } | Reason::ProcessLimit { .. } => self.saw(Sight::Limited),
-                    Reason::DescriptorLimit { .. } => self.saw(Sight::Leaked),
-                    _ => {}
+        let slot = &mut self.slots[instance.slot as usize];
+        slot.after_backoff = matches!(was, State::Backoff { .. });
+        slot.why = Some(reason);
+        let platform = slot.platform;
+        self.note_shed(instance, state);
+        match state {
+            State::Draining { then } => self.note_draining(now, instance, then, reason, turn),
+            State::Starting if was == State::Waiting => self.note_waited(instance, reason),
+            State::Starting => {
+                let is_held = !self.platforms[platform].lost.is_empty() && self.phase == Phase::Running;
+                assert!(!is_held, "{instance:?} was started again while what it lies behind is away");
+                if reason == Reason::BackoffOver {
+                    self.assert_it_may_fit(now, platform);
                 }
             }
-            (News::SwapDone, _) => {
-                self.forgive(platform);
-                self.saw(Sight::SwapDone);
+            State::Stopped if matches!(reason, Reason::ByHand | Reason::Gone) => {
+                self.platforms[platform].is_stopped = true
             }
-            (News::SwapFailed { .. }, _) => {
-                // What said that its configuration is bad was of the new edition.
-                self.forgive(platform);
-                self.saw(Sight::SwapFailed);
-            }
-            (News::Extended { .. }, _) => self.saw(Sight::Extended),
-            (News::DrainBegan, Some(instance)) => {
-                assert!(self.slots[instance.slot as usize].drains, "{instance:?} was told to want no requests");
-                self.saw(Sight::Withdrew);
-            }
-            (News::DrainEnded, Some(instance)) => {
-                assert!(!self.slots[instance.slot as usize].drains, "{instance:?} was told to want requests");
-                self.saw(Sight::Resumed);
-            }
-            (News::BreakerOpened { cause, until }, Some(instance)) => {
+            // One of a new edition makes room instead: it has not proven itself.
+            State::Stopping { then: Then::Again } if reason == Reason::HealthFailed => {
                 let is_excused = !self.platforms[platform].lost.is_empty();
-                let is_passive = !matches!(cause, Cause::ProbeFailed | Cause::Slower { .. } | Cause::FailsMore { .. });
-                assert!(!(is_excused && is_passive), "{instance:?} was cut off for what it lies behind");
-                self.slots[instance.slot as usize].open_until = Some(until);
-                self.see_cause(cause);
+                assert!(!is_excused, "{instance:?} was ended while what it lies behind is away");
             }
-            (News::BreakerOpened { until, .. }, None) => {
-                assert!(self.platforms[platform].lost.is_empty(), "{platform} was cut off for what it lies behind");
-                self.platforms[platform].open_until = Some(until);
-                self.saw(Sight::PlatformOpened);
-            }
-            (News::BreakerClosed { is_by_hand }, instance) => {
-                match instance {
-                    Some(instance) => self.slots[instance.slot as usize].open_until = None,
-                    None => self.platforms[platform].open_until = None,
-                }
-                self.saw(if is_by_hand { Sight::ClosedByHand } else { Sight::Closed });
-            }
-            (News::Acquitted { .. }, Some(instance)) => {
-                self.slots[instance.slot as usize].open_until = None;
-                self.saw(Sight::Acquitted);
-            }
-            (News::Reinitialized { done: true }, _) => self.saw(Sight::Reinitialized),
-            (News::Unreachable { target }, _) => {
-                self.platforms[platform].lost.insert(target);
-                self.saw(Sight::Unreachable);
-            }
-            (News::Reachable { target }, _) => {
-                self.platforms[platform].lost.remove(&target);
-                self.saw(Sight::Reachable);
-                // What is open is tried at once.
-                let slots = self.platforms[platform].slots.clone();
-                let untils = self.slots[slots].iter_mut().map(|slot| &mut slot.open_until);
-                for until in untils.chain([&mut self.platforms[platform].open_until]).flatten() {
-                    *until = now.min(*until);
-                }
-            }
-            (_, _) => {}
+            State::Failed => self.saw(match reason {
+                Reason::BudgetSpent { .. } => Sight::Spent,
+                _ => Sight::BadConfig,
+            }),
+            _ => {}
+        }
+        match reason {
+            Reason::MemoryLimit { .. } | Reason::ProcessLimit { .. } => self.saw(Sight::Limited),
+            Reason::DescriptorLimit { .. } => self.saw(Sight::Leaked),
+            _ => {}
+        }
+    }
+
+    fn note_draining(&mut self, now: Time, instance: Instance, then: Then, reason: Reason, turn: &Turn) {
+        let platform = self.slots[instance.slot as usize].platform;
+        let is_stopped = then == Then::Rest && matches!(reason, Reason::ByHand | Reason::Gone);
+        assert!(!is_stopped || self.is_free(platform), "{instance:?} was stopped before what needs it");
+        let slot = &mut self.slots[instance.slot as usize];
+        slot.draining_since = slot.draining_since.or(Some(now));
+        let has_work = slot.out > 0;
+        if then == Then::Sleep && reason == Reason::Idle {
+            self.note_sleep(now, platform, turn);
+        }
+        if reason == Reason::BreakerOpened {
+            self.saw(Sight::BreakerRestart);
+        }
+        if has_work {
+            self.saw(Sight::Drained);
+        }
+    }
+
+    /// It is started after it has waited: for what it needs, or for what it lies behind.
+    fn note_waited(&mut self, instance: Instance, reason: Reason) {
+        let entry = &self.platforms[self.slots[instance.slot as usize].platform];
+        for need in entry.needs.iter().map(|need| &self.platforms[*need]) {
+            let is_up = |slot: usize| self.is_alive(slot) && self.slots[slot].started_at.is_some();
+            assert!(need.slots.clone().any(is_up), "{instance:?} was started before what it needs");
+        }
+        let is_held = !entry.lost.is_empty() && self.phase == Phase::Running;
+        assert!(
+            !(is_held && matches!(reason, Reason::Unreachable { .. })),
+            "{instance:?} was started again before what it lies behind was back"
+        );
+        match reason {
+            Reason::Unreachable { .. } => self.saw(Sight::Held),
+            Reason::Asked => self.saw(Sight::Woken),
+            Reason::NeedRestarts => self.saw(Sight::Followed),
+            _ => {}
         }
     }
 
@@ -179,10 +174,9 @@ impl Ledger {
         let entry = &self.platforms[platform];
         let after = entry.sleep_after.expect("only what may sleep is put to sleep");
         assert!(now - entry.used_at >= after, "platform {platform} was put to sleep before it was idle for {after:?}");
-        let is_of = |record: &&Record| {
-            turn.asked != Some(record.ticket) && record.promise.is_some_and(|promise| promise.platform == platform)
-        };
-        assert_eq!(self.records.iter().flatten().find(is_of).map(|record| record.ticket), None, "it had work");
+        let work =
+            self.requests.at(Some(platform)).map(|record| record.ticket).find(|ticket| turn.asked != Some(*ticket));
+        assert_eq!(work, None, "it had work");
         self.saw(Sight::Slept);
     }
 

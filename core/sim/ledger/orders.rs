@@ -5,6 +5,15 @@ use demi_conductor::{Action, Order, Phase, Time};
 use super::Ledger;
 
 impl Ledger {
+    /// What is eager is wanted from the beginning.
+    pub(super) fn note_beginning(&mut self) {
+        for platform in 0..self.platforms.len() {
+            if self.platforms[platform].is_wanted {
+                self.want(platform, false);
+            }
+        }
+    }
+
     pub(super) fn note_order(&mut self, now: Time, order: Order, actions: &[Action]) {
         let is_heard = self.phase == Phase::Running;
         self.note_hand(now, order);
@@ -30,7 +39,7 @@ impl Ledger {
                     self.forgive(platform as usize);
                 }
             }
-            // It is stopped once those that need it have ended: see `note_news`.
+            // It is stopped once those that need it have ended: see `note_state`.
             Order::Start { .. }
             | Order::Restart { .. }
             | Order::Isolate { .. }
@@ -55,7 +64,7 @@ impl Ledger {
         let mut open = vec![platform as usize];
         while let Some(platform) = open.pop() {
             self.platforms[platform].ordered_at = Some(now);
-            self.platforms[platform].sheds.clear();
+            self.platforms[platform].ram.sheds.clear();
             open.extend(self.platforms[platform].needs.iter().copied());
             let needy = (0..self.platforms.len()).filter(|other| {
                 let entry = &self.platforms[*other];

@@ -338,8 +338,6 @@ struct Turn {
     headed: Option<Ticket>,
     /// An awaited answer came.
     answered: Option<(Ticket, Instance, Outcome)>,
-    /// It never reached the instance, and did not before either: that counts once.
-    missed_again: bool,
     /// Who is there and well is not the same after it as before.
     is_stirred: bool,
     /// A second instance was asked just before the answer of the first one came.

@@ -151,7 +151,6 @@ impl Ledger {
             record.attempts -= 1;
             if outcome == Outcome::Busy {
                 record.misses += 1;
-                record.missed = Some(instance.slot);
             }
         }
         match outcome {
@@ -160,8 +159,6 @@ impl Ledger {
             Outcome::Unsent => {
                 record.attempts -= u32::from(!was_second);
                 record.misses += 1;
-                turn.missed_again = record.missed == Some(instance.slot);
-                record.missed = Some(instance.slot);
             }
             Outcome::Failed | Outcome::Broken => record.acted_on = true,
             Outcome::Replied | Outcome::Mistaken | Outcome::Busy => {}

@@ -72,8 +72,6 @@ pub(super) struct Record {
     attempts_before: u32,
     passed_on: usize,
     pub(super) misses: u32,
-    /// The slot that it last failed to reach.
-    pub(super) missed: Option<u32>,
     /// An attempt may have been acted on, so that only an idempotent request may be tried again.
     pub(super) acted_on: bool,
     /// Only an upstream can take it.
@@ -238,7 +236,6 @@ impl Ledger {
             attempts_before: 0,
             passed_on: 0,
             misses: 0,
-            missed: None,
             acted_on: false,
             in_parts: ask.in_parts,
             is_moved: false,
@@ -338,7 +335,7 @@ impl Ledger {
         assert_eq!(phase, Phase::Running, "{ticket:?} was passed on while Demi ends");
         let holder = record.out.take();
         record.attempts_before += record.attempts;
-        (record.attempts, record.misses, record.missed) = (0, 0, None);
+        (record.attempts, record.misses) = (0, 0);
         record.passed_on = place + 1;
         if let Some(with) = holder {
             assert_eq!(turn.exited, Some(with), "{ticket:?} was passed on and {with:?} was not told");

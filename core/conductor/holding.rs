@@ -1,8 +1,9 @@
 //! What would start by itself and is known not to fit stays down, and comes back like what was shed.
 //!
 //! Looked at when Demi begins, for all that is to start at once: those that may not be shed come first, then the others by their
-//! priority, the highest first; and before an instance that has ended by itself is started again. What nobody has weighed yet
-//! starts. So does what is needed by something that may not be shed, and what a person has started lately.
+//! priority, the highest first; and just before any instance is started: again after its end, after what it needs, when what it
+//! lies behind is back, on another day. What nobody has weighed yet starts. So does what is needed by something that may not be
+//! shed, and what a person has started lately, with what that needs.
 
 use std::cmp::Reverse;
 
@@ -52,17 +53,21 @@ impl Conductor {
         self.hold(platform, bytes, out);
     }
 
-    /// An instance has ended by itself and is to be started again: whether it stays down, because it is known not to fit.
+    /// An instance is to be started now: whether it stays down instead, because it is known not to fit.
     pub(crate) fn holds_back(&mut self, slot: usize, out: &mut Vec<Action>) -> bool {
         let platform = self.slots[slot].platform as usize;
-        let weight = self.expected_peak(platform);
         let is_running = self.phase == Phase::Running;
-        let is_left_alone = self.is_started_by_hand(platform);
-        let may_stay =
-            is_running && weight > 0 && self.may_be_held(platform) && self.may_go(platform) && !is_left_alone;
-        let Some(missing) = self.missing_for(weight).filter(|_| may_stay) else { return false };
+        let is_ordered = self.slots[slot].life.since().1 == Reason::ByHand || self.is_wanted_by_hand(platform);
+        let may_stay = is_running && !is_ordered && self.may_be_held(platform) && self.may_go(platform);
+        let Some(missing) = self.shortfall_of_one(platform).filter(|_| may_stay) else { return false };
         self.hold(platform, missing, out);
         self.slots[slot].life.state() == State::Shed
+    }
+
+    /// Whether a person has lately started it, or something that needs it.
+    fn is_wanted_by_hand(&self, platform: usize) -> bool {
+        let mut needed_by = self.platforms[platform].needed_by.iter();
+        self.is_started_by_hand(platform) || needed_by.any(|needy| self.is_wanted_by_hand(*needy as usize))
     }
 
     /// Whether it, and all that needs it, may be shed, and whether that would not be told anew.

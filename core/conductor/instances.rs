@@ -73,7 +73,7 @@ impl Conductor {
         if input == Input::Due && self.waits_for_return(slot, out) {
             return self.pump(self.slots[slot].platform as usize, out);
         }
-        if input == Input::Due && self.holds_back(slot, out) {
+        if self.holds_back(slot, out) {
             return;
         }
         let input = match self.refusal_to_start(slot) {

@@ -1,6 +1,8 @@
 //! What is done when RAM runs short, each told as a short story. Platforms weigh what they are said to; the rest of the
 //! machine does too.
 
+mod starts;
+
 use std::time::Duration;
 
 use crate::config::{Bounded, Config, Host, Model, Platform, Route, Scaler, Start};

@@ -23,6 +23,12 @@ impl Conductor {
         self.missing_for(more.saturating_add(margin))
     }
 
+    /// How many bytes are missing for one instance more. `None`: it fits, or nobody knows.
+    pub(crate) fn shortfall_of_one(&self, platform: usize) -> Option<u64> {
+        let weight = self.expected_peak(platform);
+        self.missing_for(weight).filter(|_| weight > 0)
+    }
+
     /// How many bytes are missing for so many more, with what has just started and will still take some.
     pub(crate) fn missing_for(&self, more: u64) -> Option<u64> {
         let sample = self.fresh_sample()?;

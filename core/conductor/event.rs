@@ -531,6 +531,8 @@ pub enum Order {
         edition: u32,
         /// What holds for it once it has taken over.
         terms: Terms,
+        /// Whether a person says so: then it does not wait until both editions fit in RAM.
+        is_by_hand: bool,
     },
     /// Let it run and give it no requests until it is started by hand.
     Isolate {

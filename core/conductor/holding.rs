@@ -3,7 +3,8 @@
 //! Looked at when Demi begins, for all that is to start at once: those that may not be shed come first, then the others by their
 //! priority, the highest first; and just before any instance is started: again after its end, after what it needs, when what it
 //! lies behind is back, on another day. What nobody has weighed yet starts. So does what is needed by something that may not be
-//! shed, and what a person has started lately, with what that needs.
+//! shed, and what a person has started lately, with what that needs. A new edition waits beside the old one until there is RAM for
+//! both.
 
 use std::cmp::Reverse;
 
@@ -62,6 +63,13 @@ impl Conductor {
         let Some(missing) = self.shortfall_of_one(platform).filter(|_| may_stay) else { return false };
         self.hold(platform, missing, out);
         self.slots[slot].life.state() == State::Shed
+    }
+
+    /// An instance of a new edition is to be started beside what runs: whether it waits, because it is known not to fit.
+    pub(crate) fn postpones_swap(&mut self, platform: usize, out: &mut Vec<Action>) -> bool {
+        let Some(missing) = self.shortfall_of_one(platform) else { return false };
+        self.decide(Some(platform), Act::Postpone { missing }, out);
+        !self.settings.scaler.forecast_only
     }
 
     /// Whether a person has lately started it, or something that needs it.

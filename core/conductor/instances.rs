@@ -366,7 +366,8 @@ impl Conductor {
             self.restart_dependents_of(self.slots[slot].platform as usize, out);
         }
         self.do_step(slot, step, out);
-        self.has_unsettled |= step == Step::Rest;
+        // A reload that waits may have nothing left beside which it had to.
+        self.has_unsettled |= step == Step::Rest || self.platform_at(slot).swap.is_some();
         self.pump(self.slots[slot].platform as usize, out);
     }
 

@@ -306,6 +306,11 @@ impl Platform {
     fn slots(&self) -> std::ops::Range<usize> {
         self.first as usize..(self.first + self.count) as usize
     }
+
+    /// Whether it is to end after others, or a reload of it is under way; one that waits for RAM is not.
+    fn is_changing(&self) -> bool {
+        self.ending.is_some() || self.swap.is_some_and(|swap| !swap.waits)
+    }
 }
 
 /// An instance over all its runs.

@@ -7,6 +7,7 @@ use crate::event::{Action, Answer, News, Order, Refusal};
 use crate::lifecycle::{Input, Reason, State, Then};
 use crate::requests::NOT_SOON;
 use crate::shutdown::Phase;
+use crate::swap::Swap;
 use crate::timers::Timer;
 use crate::Conductor;
 
@@ -39,7 +40,9 @@ impl Conductor {
             Order::Restart { .. } => self.restart_ordered(platform, out),
             Order::Isolate { .. } => self.isolate(platform, out),
             Order::Close { .. } => self.close_ordered(platform, out),
-            Order::Reload { edition, terms, .. } => self.reload_ordered(platform, edition, terms, out),
+            Order::Reload { edition, terms, is_by_hand, .. } => {
+                self.reload_ordered(platform, Swap::to(edition, terms, is_by_hand), out);
+            }
             Order::Shutdown => {}
         }
     }
@@ -139,7 +142,7 @@ impl Conductor {
         }
         let has_work = platform.live > 0 || slots.iter().any(|slot| slot.occupied() > 0);
         let is_needed = platform.needed_by.iter().any(|needy| self.is_awake(*needy as usize));
-        let is_changing = platform.swap.is_some() || platform.ending.is_some();
+        let is_changing = platform.is_changing();
         let idle_until = platform.used_at + after;
         if has_work || is_needed || is_changing {
             return self.set_timer(Timer::Sleep(index), self.now + after);
@@ -256,7 +259,7 @@ impl Conductor {
             }
         }
         self.has_unsettled = self.slots.iter().any(|slot| matches!(slot.life.state(), State::Draining { .. }))
-            || self.platforms.iter().any(|platform| platform.ending.is_some() || platform.swap.is_some());
+            || self.platforms.iter().any(crate::Platform::is_changing);
     }
 
     fn settle_ending(&mut self, platform: usize, out: &mut Vec<Action>) -> bool {

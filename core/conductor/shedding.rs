@@ -151,11 +151,15 @@ impl Conductor {
         }
         self.look_at_step(out);
         match finding {
-            Finding::Fair => self.restore_held(out),
+            Finding::Fair => {
+                self.restore_held(out);
+                self.resume_swap();
+            }
             Finding::Short(shortage) => self.relieve(shortage, out),
             Finding::Calm(calm) => {
                 self.restore_next(calm, out);
                 self.restore_held(out);
+                self.resume_swap();
             }
         }
         let next = now + self.sample_interval();
@@ -444,8 +448,7 @@ impl Conductor {
             let slots = &self.slots[self.platforms[*needy as usize].slots()];
             !self.is_told_gone(*needy) && slots.iter().any(|slot| slot.life.is_alive())
         };
-        let is_changing = entry.swap.is_some() || entry.ending.is_some();
-        entry.terms.may_be_shed && !is_changing && !entry.needed_by.iter().any(is_needed)
+        entry.terms.may_be_shed && !entry.is_changing() && !entry.needed_by.iter().any(is_needed)
     }
 
     /// Whether it is among those that were shed, or would have been.
@@ -662,6 +665,7 @@ impl Conductor {
             | Act::Won { .. }
             | Act::Wait { .. }
             | Act::Refuse { .. }
+            | Act::Postpone { .. }
             | Act::Overrule { .. }
             | Act::Believe(_) => settings.shed_percent.count(),
         };

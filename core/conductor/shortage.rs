@@ -845,7 +845,7 @@ fn an_edition_that_did_not_prove_itself_and_is_put_down_leaves_its_slot_to_the_n
     let mut machine = Machine::begin(vec![slow_to_end.clone()], Scaler::default());
     (machine.is_deaf, machine.ill) = (true, Some(1));
     let terms = crate::Terms::of(&slow_to_end);
-    machine.happens(Event::Ordered(Order::Reload { platform: 0, edition: 1, terms }));
+    machine.happens(Event::Ordered(Order::Reload { platform: 0, edition: 1, terms, is_by_hand: true }));
     machine.passes(30);
     assert_eq!(machine.runs.iter().flatten().count(), 2, "the new one does not end: {:?}", machine.states());
     machine.background = 9_600;

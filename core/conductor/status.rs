@@ -31,6 +31,8 @@ pub struct PlatformStatus<'c> {
     pub is_isolated: bool,
     /// Whether a new edition is being tried.
     pub is_reloading: bool,
+    /// If the new edition waits for RAM: when it starts, in a clause.
+    pub reload_waits: Option<String>,
     /// The edition that its instances are started from.
     pub edition: u32,
     /// Starts since the day began, and the most that there may be.
@@ -157,6 +159,7 @@ impl Conductor {
                 start: platform.start,
                 is_isolated: platform.is_isolated,
                 is_reloading: platform.swap.is_some(),
+                reload_waits: platform.swap.filter(|swap| swap.waits).map(|_| self.swap_resumes(index)),
                 edition: platform.edition,
                 starts_today: (platform.starts, platform.terms.start_budget),
                 queued: platform.queue.len(),

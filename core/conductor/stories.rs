@@ -86,7 +86,7 @@ impl Story {
 
     fn reload(&mut self, platform: u32, edition: u32) -> Vec<Action> {
         let terms = Terms::of(&self.platforms[platform as usize]);
-        self.does(Event::Ordered(Order::Reload { platform, edition, terms }))
+        self.does(Event::Ordered(Order::Reload { platform, edition, terms, is_by_hand: true }))
     }
 
     fn states(&self) -> Vec<&'static str> {

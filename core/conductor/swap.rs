@@ -6,6 +6,10 @@
 //!                         ▼                                                         ▼
 //!                  the old one stays                            the old one drains, ends and is the spare slot
 //! ```
+//!
+//! For a while there is one instance more than before. Unless a person has ordered it, the next one is started only if it fits in
+//! RAM, and waits otherwise (`holding.rs`). What runs goes on meanwhile, and may be shed and put to sleep like any other; if none
+//! of it runs any more, it comes back as the new edition.
 
 use std::time::Duration;
 
@@ -20,6 +24,10 @@ use crate::Conductor;
 pub(crate) struct Swap {
     edition: u32,
     terms: Terms,
+    /// A person has ordered it: it waits for nothing.
+    pub(crate) is_by_hand: bool,
+    /// Until there is RAM for an instance more.
+    pub(crate) waits: bool,
     /// The slot of the instance that has to prove itself.
     pub(crate) candidate: Option<u32>,
     /// Health checks that it was asked, and that it has passed.
@@ -28,8 +36,8 @@ pub(crate) struct Swap {
 }
 
 impl Swap {
-    fn to(edition: u32, terms: Terms) -> Swap {
-        Swap { edition, terms, candidate: None, probes: 0, passes: 0 }
+    pub(crate) fn to(edition: u32, terms: Terms, is_by_hand: bool) -> Swap {
+        Swap { edition, terms, is_by_hand, waits: false, candidate: None, probes: 0, passes: 0 }
     }
 }
 
@@ -41,12 +49,13 @@ const PASS_INTERVAL: Duration = Duration::from_millis(100);
 const PROBES_MAX: u32 = 100;
 
 impl Conductor {
-    pub(crate) fn reload_ordered(&mut self, platform: usize, edition: u32, terms: Terms, out: &mut Vec<Action>) {
-        if !self.platforms[platform].host.is_child() || self.platforms[platform].ending.is_some() {
-            return out.push(Action::Reject { platform: platform as u32, edition });
+    pub(crate) fn reload_ordered(&mut self, platform: usize, swap: Swap, out: &mut Vec<Action>) {
+        let is_possible = self.platforms[platform].host.is_child() && self.platforms[platform].ending.is_none();
+        if !is_possible || swap.is_by_hand && self.refuses_reload(platform, out) {
+            return out.push(Action::Reject { platform: platform as u32, edition: swap.edition });
         }
         self.break_off_swap(platform, Reason::SwapBrokenOff, out);
-        self.platforms[platform].swap = Some(Swap::to(edition, terms));
+        self.platforms[platform].swap = Some(swap);
         self.has_unsettled = true;
         log::info!("{}: a new edition is tried", self.platforms[platform].name);
         self.tell_platform(platform, News::SwapBegan, out);
@@ -69,7 +78,11 @@ impl Conductor {
             return self.finish_swap(platform, swap, out);
         }
         let spare = slots.clone().find(|slot| self.slots[*slot].life.state() == State::Spare);
-        let Some(spare) = spare else { return false };
+        let Some(spare) = spare.filter(|_| !swap.waits) else { return false };
+        if !swap.is_by_hand && self.postpones_swap(platform, out) {
+            self.platforms[platform].swap = Some(Swap { waits: true, ..swap });
+            return false;
+        }
         self.slots[spare].is_candidate = true;
         self.platforms[platform].swap = Some(Swap { candidate: Some(spare as u32), probes: 0, passes: 0, ..swap });
         self.take(spare, Input::Want(Reason::NewEdition), out);
@@ -244,7 +257,7 @@ impl Conductor {
             entry.edition == swap.edition && entry.life.is_alive() && swap.candidate != Some(slot as u32)
         };
         if reason != Reason::SwapBrokenOff && self.platforms[platform].slots().any(is_left) {
-            self.platforms[platform].swap = Some(Swap::to(edition, terms));
+            self.platforms[platform].swap = Some(Swap::to(edition, terms, swap.is_by_hand));
             self.has_unsettled = true;
         }
     }

@@ -235,6 +235,11 @@ pub(crate) fn decided(decision: &Decision, whom: &str) -> String {
             let is_not = if decision.is_done { "is not started" } else { "would not have been started" };
             format!("{whom} {is_not}, for {} MB are missing: {seen}", megabytes(missing))
         }
+        Act::Postpone { missing } => {
+            let is_not = if decision.is_done { "is not started" } else { "would not have been started" };
+            let missing = megabytes(missing);
+            format!("the new edition of {whom} {is_not} yet, for {missing} MB are missing beside the old one: {seen}")
+        }
         Act::Overrule { missing } => {
             format!("{whom} is started by hand, though {} MB are missing: {seen}", megabytes(missing))
         }

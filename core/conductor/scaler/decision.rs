@@ -56,7 +56,12 @@ pub enum Act {
         /// Bytes.
         missing: u64,
     },
-    /// It is started by hand, though so many bytes are missing.
+    /// A new edition was to be started beside the old one, and waits: so many bytes are missing.
+    Postpone {
+        /// Bytes.
+        missing: u64,
+    },
+    /// It is started, or reloaded, by hand, though so many bytes are missing.
     Overrule {
         /// Bytes.
         missing: u64,
@@ -80,7 +85,7 @@ pub enum Step {
 
 impl Act {
     /// Every name, for tables of counters.
-    pub const NAMES: [&str; 12] = [
+    pub const NAMES: [&str; 13] = [
         "trim",
         "sleep",
         "shed",
@@ -91,6 +96,7 @@ impl Act {
         "wait",
         "delay",
         "refuse",
+        "postpone",
         "overrule",
         "believe",
     ];
@@ -108,8 +114,9 @@ impl Act {
             Act::Wait { .. } => 7,
             Act::Delay => 8,
             Act::Refuse { .. } => 9,
-            Act::Overrule { .. } => 10,
-            Act::Believe(_) => 11,
+            Act::Postpone { .. } => 10,
+            Act::Overrule { .. } => 11,
+            Act::Believe(_) => 12,
         }
     }
 

@@ -19,8 +19,16 @@ impl Conductor {
     /// The same of what was held back: it has to fit with something to spare.
     pub(super) fn shortfall_of_held(&self, platform: usize) -> Option<u64> {
         let more = self.weigh_with_needs(platform, &mut vec![false; self.platforms.len()]);
-        let margin = self.sample.map_or(0, |(_, sample)| sample.ram_total / 100 * HELD_MARGIN_PERCENT);
-        self.missing_for(more.saturating_add(margin))
+        self.missing_for(more.saturating_add(self.held_margin()))
+    }
+
+    /// The same of an instance of a new edition that waits.
+    pub(super) fn shortfall_of_swap(&self, platform: usize) -> Option<u64> {
+        self.missing_for(self.expected_peak(platform).saturating_add(self.held_margin()))
+    }
+
+    fn held_margin(&self) -> u64 {
+        self.sample.map_or(0, |(_, sample)| sample.ram_total / 100 * HELD_MARGIN_PERCENT)
     }
 
     /// How many bytes are missing for one instance more. `None`: it fits, or nobody knows.
@@ -126,9 +134,43 @@ impl Conductor {
     pub fn missing_in_emergency(&self, platform: usize) -> Option<u64> {
         let entry = &self.platforms[platform];
         let is_running = self.slots[entry.slots()].iter().any(|slot| slot.life.is_alive());
+        let is_refused = entry.terms.may_be_shed && !is_running && self.is_emergency();
+        self.shortfall(platform).filter(|_| is_refused)
+    }
+
+    /// A person reloads it: that is done, but in an emergency. Whether it is not.
+    pub(crate) fn refuses_reload(&mut self, platform: usize, out: &mut Vec<Action>) -> bool {
+        if self.scaling.is_none() || self.settings.scaler.forecast_only {
+            return false;
+        }
+        if let Some(missing) = self.missing_to_reload_in_emergency(platform) {
+            self.decide(Some(platform), Act::Refuse { missing }, out);
+            return true;
+        }
+        self.platforms[platform].footprint.by_hand_at = Some(self.now);
+        if let Some(missing) = self.shortfall_of_reload(platform) {
+            self.decide(Some(platform), Act::Overrule { missing }, out);
+        }
+        false
+    }
+
+    /// How many bytes are missing for a new edition of a platform beside the one that runs, if RAM has nearly run out, so that not
+    /// even a person has it started.
+    pub fn missing_to_reload_in_emergency(&self, platform: usize) -> Option<u64> {
+        self.shortfall_of_reload(platform).filter(|_| self.is_emergency())
+    }
+
+    /// How many bytes are missing for what a reload starts at first. `None`: it starts nothing, it fits, or nobody knows.
+    fn shortfall_of_reload(&self, platform: usize) -> Option<u64> {
+        let mut slots = self.slots[self.platforms[platform].slots()].iter();
+        let is_renewed = |state: State| state.is_alive() || matches!(state, State::Failed | State::Backoff { .. });
+        let starts_something = slots.any(|slot| is_renewed(slot.life.state()));
+        self.shortfall_of_one(platform).filter(|_| starts_something)
+    }
+
+    /// Whether RAM has nearly run out, and something is done about it.
+    fn is_emergency(&self) -> bool {
         let emergency = self.settings.scaler.emergency_percent.count() * 10;
-        let is_done = entry.terms.may_be_shed && !self.settings.scaler.forecast_only;
-        let is_emergency = !is_running && is_done && self.figures(0).ram_permille >= emergency;
-        self.shortfall(platform).filter(|_| is_emergency)
+        !self.settings.scaler.forecast_only && self.figures(0).ram_permille >= emergency
     }
 }

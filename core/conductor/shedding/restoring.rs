@@ -1,4 +1,4 @@
-//! What was shed, or held back, comes back: when it is calm, one by one, as far as it fits.
+//! What was shed, or held back, comes back: when it is calm, one by one, as far as it fits. A new edition that waits for room starts.
 
 use std::time::Duration;
 
@@ -45,14 +45,7 @@ impl Conductor {
 
     /// Has one of those come back that were not shed, but not started, once it fits: it had nothing to do with RAM being short.
     pub(super) fn restore_held(&mut self, out: &mut Vec<Action>) {
-        let settings = &self.settings.scaler;
-        let Some(scaling) = self.scaling.as_ref().filter(|scaling| scaling.step.is_none()) else { return };
-        let is_early = scaling.returned_at.is_some_and(|at| self.now - at < self.cooldown(false));
-        let shed = settings.shed_percent.value() as f64;
-        let is_ahead = |ahead: Forecast| settings.use_forecasts && ahead.ram_percent >= shed;
-        if is_early || settings.forecast_only || scaling.outlook.forecast().is_some_and(is_ahead) {
-            return;
-        }
+        let Some(scaling) = self.scaling.as_ref().filter(|_| self.may_return_early()) else { return };
         let fits = |platform: &&u32| {
             let index = **platform as usize;
             let is_held = self.platforms[index].footprint.is_held && self.is_shed_somewhere(index);
@@ -60,6 +53,28 @@ impl Conductor {
         };
         let Some(platform) = scaling.shed.iter().rev().find(fits).copied() else { return };
         self.restore(platform, out);
+    }
+
+    /// Has one new edition start that waits beside the old one, once it fits. The reload goes on at the end of the turn.
+    pub(super) fn resume_swap(&mut self) {
+        let waits = |platform: &usize| self.platforms[*platform].swap.is_some_and(|swap| swap.waits);
+        let fits = |platform: &usize| self.shortfall_of_swap(*platform).is_none();
+        let next = (0..self.platforms.len()).find(|platform| waits(platform) && fits(platform));
+        let Some(platform) = next.filter(|_| self.may_return_early()) else { return };
+        let now = self.now;
+        if let (Some(scaling), Some(swap)) = (&mut self.scaling, &mut self.platforms[platform].swap) {
+            (scaling.returned_at, swap.waits, self.has_unsettled) = (Some(now), false, true);
+        }
+    }
+
+    /// Whether something may start that waits for room only, as far as RAM as a whole is concerned.
+    fn may_return_early(&self) -> bool {
+        let settings = &self.settings.scaler;
+        let Some(scaling) = self.scaling.as_ref().filter(|scaling| scaling.step.is_none()) else { return false };
+        let is_early = scaling.returned_at.is_some_and(|at| self.now - at < self.cooldown(false));
+        let shed = settings.shed_percent.value() as f64;
+        let is_ahead = |ahead: Forecast| settings.use_forecasts && ahead.ram_percent >= shed;
+        !is_early && !settings.forecast_only && !scaling.outlook.forecast().is_some_and(is_ahead)
     }
 
     fn restore(&mut self, listed: u32, out: &mut Vec<Action>) {
@@ -113,6 +128,14 @@ impl Conductor {
             let left = (since + self.restore_wait(platform)).since(self.now);
             left.max(self.settings.scaler.interval_ms.millis()).max(Duration::from_secs(1))
         })
+    }
+
+    /// When a new edition that waits for room starts, in a clause.
+    pub(crate) fn swap_resumes(&self, platform: usize) -> String {
+        match self.shortfall_of_swap(platform).map(|bytes| bytes.div_ceil(crate::MEGABYTE)) {
+            Some(missing) => format!("it starts beside the old one when {missing} MB more are free"),
+            None => "it starts beside the old one after one of the next samples".to_owned(),
+        }
     }
 
     /// When a platform that is shed comes back, in a clause.

@@ -115,3 +115,94 @@ fn with_forecast_only_a_start_that_does_not_fit_is_made_all_the_same_and_told() 
     assert_eq!((machine.states(), refused(&actions)), (vec!["ready"; 2], vec![Some(1)]), "{actions:?}");
     assert!(machine.conductor.decisions().all(|decision| !decision.is_done));
 }
+
+/// `voice` weighs 2,000 MB, and so would a second one of it.
+fn with_room_for_one(platform: Platform) -> Machine {
+    let mut machine = Machine::begin(vec![child("files"), platform], Scaler::default());
+    let slots = slot_of(1) as usize..=slot_of(1) as usize + 1;
+    machine.weights[slots].fill(2_000);
+    machine.background = 4_500;
+    machine.passes(60);
+    machine
+}
+
+impl Machine {
+    fn reload(&mut self, is_by_hand: bool) -> Vec<Action> {
+        let terms = crate::Terms::of(&child("voice"));
+        self.happens(Event::Ordered(Order::Reload { platform: 1, edition: 1, terms, is_by_hand }))
+    }
+
+    /// The edition of what runs of `voice`, and whether another is to come.
+    fn edition(&self) -> (Vec<u32>, bool) {
+        let voice = self.conductor.platforms().nth(1).expect("it is there");
+        (voice.instances.iter().map(|instance| instance.edition).collect(), voice.is_reloading)
+    }
+}
+
+#[test]
+fn a_change_is_taken_up_only_when_both_editions_fit_and_the_old_one_stays_until_then() {
+    let mut machine = with_room_for_one(child("voice"));
+    let actions = machine.reload(false);
+    assert_eq!(told(&actions).first().map(|told| told.act), Some(Act::Postpone { missing: 600 * MEGABYTE }));
+    let actions = machine.passes(600);
+    assert_eq!((starts_of(&actions, 1), told(&actions)), (0, vec![]), "and that is told once");
+    assert_eq!((machine.states(), machine.edition()), (vec!["ready"; 2], (vec![0], true)));
+    let waits = machine.conductor.platforms().nth(1).expect("it is there").reload_waits;
+    assert_eq!(waits.as_deref(), Some("it starts beside the old one when 800 MB more are free"));
+    machine.background = 3_800;
+    machine.passes(40);
+    assert_eq!(machine.edition(), (vec![0], true), "it would fit, but with nothing to spare");
+    machine.background = 3_600;
+    machine.passes(40);
+    assert_eq!((machine.states(), machine.edition()), (vec!["ready"; 2], (vec![1], false)));
+}
+
+#[test]
+fn a_person_has_both_editions_run_though_they_do_not_fit_but_in_an_emergency() {
+    let mut machine = with_room_for_one(child("voice"));
+    let actions = machine.reload(true);
+    assert_eq!(told(&actions).first().map(|told| told.act), Some(Act::Overrule { missing: 600 * MEGABYTE }));
+    assert_eq!(starts_of(&actions, 1), 1, "{actions:?}");
+    machine.passes(5);
+    assert_eq!((machine.states()[1], machine.edition()), ("ready", (vec![1], false)));
+    let mut machine = with_room_for_one(Platform { shed: Some(false), ..child("voice") });
+    machine.uses(7_500);
+    let actions = machine.reload(true);
+    assert!(matches!(told(&actions)[..], [Decision { act: Act::Refuse { .. }, .. }]), "{actions:?}");
+    assert!(actions.contains(&Action::Reject { platform: 1, edition: 1 }), "{actions:?}");
+    assert_eq!((machine.states()[1], machine.edition()), ("ready", (vec![0], false)));
+}
+
+#[test]
+fn what_is_shed_while_its_new_edition_waits_comes_back_as_that() {
+    let mut machine = with_room_for_one(child("voice"));
+    machine.reload(false);
+    machine.background = 6_500;
+    machine.passes(60);
+    assert_eq!(machine.states(), ["ready", "shed"], "a reload that waits spares nobody");
+    assert!(!machine.edition().1, "there is nothing left beside which it would have to fit");
+    machine.background = 3_000;
+    machine.passes(600);
+    assert_eq!((machine.states(), machine.edition()), (vec!["ready"; 2], (vec![1], false)));
+}
+
+#[test]
+fn what_crashes_while_its_new_edition_waits_goes_on_as_it_was() {
+    let mut machine = with_room_for_one(child("voice"));
+    machine.reload(false);
+    machine.crashes(1);
+    assert_eq!((machine.states(), machine.edition()), (vec!["ready"; 2], (vec![0], true)));
+}
+
+#[test]
+fn with_forecast_only_a_new_edition_does_not_wait_and_it_is_told_that_it_would_have() {
+    let scaler = Scaler { forecast_only: true, ..Scaler::default() };
+    let mut machine = Machine::begin(vec![child("files"), child("voice")], scaler);
+    machine.weights[slot_of(1) as usize] = 2_000;
+    machine.background = 4_500;
+    machine.passes(60);
+    let actions = machine.reload(false);
+    assert!(matches!(told(&actions)[..], [Decision { act: Act::Postpone { .. }, is_done: false, .. }]), "{actions:?}");
+    machine.passes(5);
+    assert_eq!(machine.edition(), (vec![1], false));
+}

@@ -287,8 +287,15 @@ fn why<'w>((status, listed): &'w Known<'_>, conductor: &Conductor, facts: &Facts
         now.push(format!("{targets}, which {name} lies behind, cannot be reached: what fails is not held against it"));
         next.push(format!("{name}: it is asked how it is as soon as {targets} can be reached again"));
     }
-    if status.is_reloading {
-        now.push(format!("{name} is being reloaded: a new edition has to prove itself"));
+    match &status.reload_waits {
+        Some(when) => {
+            now.push(format!("{name} is being reloaded: there is no room in RAM for a new edition beside the old one"));
+            next.push(format!("the new edition of {name}: {when}; `demi reload {name}` starts it now"));
+        }
+        None if status.is_reloading => {
+            now.push(format!("{name} is being reloaded: a new edition has to prove itself"));
+        }
+        None => {}
     }
     if listed.is_update_waiting() {
         match &listed.update_problem {

@@ -102,7 +102,7 @@ pub(crate) fn decision_json(unix_ms: u64, platform: Option<&str>, decision: &Dec
             _ => None,
         },
         missing_mb: match decision.act {
-            Act::Wait { missing } | Act::Refuse { missing } | Act::Overrule { missing } => {
+            Act::Wait { missing } | Act::Refuse { missing } | Act::Postpone { missing } | Act::Overrule { missing } => {
                 Some(missing.div_ceil(MEGABYTE))
             }
             _ => None,
@@ -209,7 +209,8 @@ mod tests {
             led: std::time::Duration::MAX,
         };
         let won = Act::Won { step: Step::Trim, weighed: u64::MAX, bytes: i64::MIN };
-        let acts = [won, Act::Wait { missing }, Act::Refuse { missing }, Act::Overrule { missing }];
+        let acts =
+            [won, Act::Wait { missing }, Act::Refuse { missing }, Act::Postpone { missing }, Act::Overrule { missing }];
         let acts = acts.into_iter().chain([Act::Trim, Act::Sleep, Act::Delay, Act::Exhausted, Act::Believe(promotion)]);
         let name = "x".repeat(64);
         for act in acts {

@@ -141,13 +141,16 @@ impl Shell {
         };
         let index = platform as u32;
         let listed = &self.roster[platform];
+        let missing = match order {
+            PlatformOrder::Start | PlatformOrder::Restart => conductor.missing_in_emergency(platform),
+            PlatformOrder::Reload => conductor.missing_to_reload_in_emergency(platform),
+            PlatformOrder::Stop | PlatformOrder::Isolate | PlatformOrder::Close => None,
+        };
         let refusal = if conductor.phase() != Phase::Running {
             Some("Demi is ending".to_owned())
         } else if listed.is_gone && order != PlatformOrder::Stop {
             Some(format!("the folder of {name} is gone; put it back, and it is started again"))
-        } else if let (Some(missing), PlatformOrder::Start | PlatformOrder::Restart) =
-            (conductor.missing_in_emergency(platform), order)
-        {
+        } else if let Some(missing) = missing {
             let missing = missing.div_ceil(demi_conductor::MEGABYTE);
             Some(format!("RAM has nearly run out, and {missing} MB are missing for {name}; stop something else first"))
         } else if order == PlatformOrder::Reload && !listed.platform().host.is_child() {
@@ -240,7 +243,7 @@ impl Shell {
             None => self.roster[index as usize].platform().clone(),
         });
         let order = match conductor.phase() {
-            Phase::Running => platform.and_then(|platform| self.make_edition(index, platform)),
+            Phase::Running => platform.and_then(|platform| self.make_edition(index, platform, true)),
             _ => Err("Demi is ending".to_owned()),
         };
         match order {
@@ -258,7 +261,7 @@ impl Shell {
     }
 
     /// Makes the next edition of a platform; the order has the conductor try it.
-    fn make_edition(&mut self, index: u32, platform: Platform) -> Result<Order, String> {
+    fn make_edition(&mut self, index: u32, platform: Platform, is_by_hand: bool) -> Result<Order, String> {
         let blueprint = start::blueprint(&platform, &[], &self.desk.executable, &self.desk.base);
         let terms = Terms::of(&platform);
         let listed = &mut self.roster[index as usize];
@@ -271,7 +274,7 @@ impl Shell {
             return Err("too many reloads of it were broken off halfway; restart it first".to_owned());
         };
         listed.awaits_swap = Some(edition);
-        Ok(Order::Reload { platform: index, edition, terms })
+        Ok(Order::Reload { platform: index, edition, terms, is_by_hand })
     }
 
     pub(super) fn adopt(&mut self, platform: u32, edition: u32) {
@@ -288,7 +291,8 @@ impl Shell {
         if listed.awaits_swap == Some(edition) {
             listed.awaits_swap = None;
             listed.swaps_failed += 1;
-            self.remark(platform, "it was not reloaded: it is being stopped or restarted; try again later".to_owned());
+            let why = "it is being stopped or restarted, or RAM has nearly run out";
+            self.remark(platform, format!("it was not reloaded: {why}; try again later"));
         }
     }
 
@@ -426,7 +430,7 @@ impl Shell {
         let is_manual = platform.start == Start::Manual;
         // It may have changed meanwhile; an edition that is adopted from here on has that.
         self.roster[index as usize].note_change(None);
-        match self.make_edition(index, platform) {
+        match self.make_edition(index, platform, false) {
             Ok(order) => {
                 self.roster[index as usize].is_gone = false;
                 self.remark(index, format!("its folder {what}"));
@@ -468,7 +472,7 @@ impl Shell {
         }
         self.remark(index as u32, text);
         let Some(platform) = platform.ok().filter(|platform| platform.hot_reload) else { return };
-        match self.make_edition(index as u32, platform) {
+        match self.make_edition(index as u32, platform, false) {
             Ok(order) => self.accept_order(Origin::Nobody, order),
             Err(why) => {
                 self.roster[index].update_problem = Some(why.clone());

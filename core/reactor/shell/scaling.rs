@@ -57,7 +57,13 @@ impl Shell {
             Act::Trim | Act::Shed | Act::Kill | Act::Exhausted | Act::Overrule { .. } | Act::Refuse { .. } => {
                 log::warn!("{told}");
             }
-            Act::Sleep | Act::Won { .. } | Act::Restore | Act::Wait { .. } | Act::Delay | Act::Believe(_) => {
+            Act::Sleep
+            | Act::Won { .. }
+            | Act::Restore
+            | Act::Wait { .. }
+            | Act::Postpone { .. }
+            | Act::Delay
+            | Act::Believe(_) => {
                 log::info!("{told}");
             }
         }

@@ -177,7 +177,12 @@ impl Ledger {
             Act::Shed | Act::Kill => {
                 self.note_taken(now, platform.expect("one is shed"), decision.act, turn, conductor)
             }
-            Act::Overrule { .. } | Act::Won { .. } | Act::Wait { .. } | Act::Delay | Act::Believe(_) => {}
+            Act::Postpone { .. }
+            | Act::Overrule { .. }
+            | Act::Won { .. }
+            | Act::Wait { .. }
+            | Act::Delay
+            | Act::Believe(_) => {}
         }
     }
 

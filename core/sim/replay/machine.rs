@@ -229,7 +229,8 @@ impl<'r, 'b, 'c> Machine<'r, 'b, 'c> {
     fn renew(&mut self, platform: usize, to: &Integration) {
         self.editions += 1;
         let (platform, edition, terms) = (platform as u32, self.editions, Terms::of(&platform_of(to)));
-        self.happens(Event::Ordered(Order::Reload { platform, edition, terms }));
+        // Whether a person ordered it is not recorded; one that does not fit here is taken up when it does.
+        self.happens(Event::Ordered(Order::Reload { platform, edition, terms, is_by_hand: false }));
     }
 
     fn order(&mut self, platform: usize, order: &str) {

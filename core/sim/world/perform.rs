@@ -424,7 +424,9 @@ impl World {
         if self.dice.strike(Fault::BadEdition) {
             self.bad_editions.push((index, edition));
         }
-        Order::Reload { platform, edition, terms: Terms::of(&self.config.platforms[index]) }
+        // By the edition and not by a draw: what else is drawn must not depend on it.
+        let is_by_hand = edition.is_multiple_of(2);
+        Order::Reload { platform, edition, terms: Terms::of(&self.config.platforms[index]), is_by_hand }
     }
 
     fn start(&mut self, instance: Instance, edition: u32) {

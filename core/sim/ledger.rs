@@ -86,8 +86,11 @@ struct Platform {
     /// A person stopped it, and nobody has wanted it since.
     is_stopped: bool,
     is_isolated: bool,
-    /// Editions that it may be started from.
+    /// Editions that it may be started from, and the one that has taken over.
     editions: BTreeSet<u32>,
+    adopted: u32,
+    /// A person ordered the reload that came last.
+    is_reloaded_by_hand: bool,
     /// Editions one of whose instances has passed its health checks.
     proven: BTreeSet<u32>,
     /// When its last request ended.
@@ -138,6 +141,8 @@ impl Ledger {
                 is_stopped: platform.start == Start::Manual,
                 is_isolated: false,
                 editions: BTreeSet::from([0]),
+                adopted: 0,
+                is_reloaded_by_hand: false,
                 proven: BTreeSet::from([0]),
                 used_at: Time::ZERO,
                 open_until: None,

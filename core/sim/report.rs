@@ -110,6 +110,7 @@ kinds! {
         KeptPeak => "what a platform weighs at most was kept",
         WouldHave => "what would have been done about RAM was told and not done",
         HeldBack => "a platform was not started by itself: it is known not to fit",
+        Postponed => "a new edition waited, for it does not fit beside the old one",
         TooHeavy => "a platform was not started: there was no RAM for it",
         Leaked => "an instance was replaced for its descriptors",
         Followed => "an instance was restarted after what it needs",

@@ -76,6 +76,7 @@ impl Ledger {
         let entry = &mut self.platforms[platform];
         assert!(entry.editions.contains(&edition), "edition {edition} was adopted and never ordered");
         entry.editions.retain(|other| *other >= edition);
+        entry.adopted = edition;
         entry.proven.insert(edition);
         let others = entry.slots.clone();
         for slot in others {
@@ -103,7 +104,7 @@ impl Ledger {
         self.note_shed(instance, state);
         match state {
             State::Draining { then } => self.note_draining(now, instance, then, reason, turn),
-            State::Starting if was == State::Waiting => self.note_waited(instance, reason),
+            State::Starting if was == State::Waiting => self.note_waited(now, instance, reason),
             State::Starting => {
                 let is_held = !self.platforms[platform].lost.is_empty() && self.phase == Phase::Running;
                 assert!(!is_held, "{instance:?} was started again while what it lies behind is away");
@@ -151,8 +152,9 @@ impl Ledger {
     }
 
     /// It is started after it has waited: for what it needs, or for what it lies behind.
-    fn note_waited(&mut self, instance: Instance, reason: Reason) {
-        let entry = &self.platforms[self.slots[instance.slot as usize].platform];
+    fn note_waited(&mut self, now: Time, instance: Instance, reason: Reason) {
+        let platform = self.slots[instance.slot as usize].platform;
+        let entry = &self.platforms[platform];
         for need in entry.needs.iter().map(|need| &self.platforms[*need]) {
             let is_up = |slot: usize| self.is_alive(slot) && self.slots[slot].started_at.is_some();
             assert!(need.slots.clone().any(is_up), "{instance:?} was started before what it needs");
@@ -162,6 +164,9 @@ impl Ledger {
             !(is_held && matches!(reason, Reason::Unreachable { .. })),
             "{instance:?} was started again before what it lies behind was back"
         );
+        if !matches!(reason, Reason::ByHand | Reason::NewEdition) {
+            self.assert_it_may_fit(now, platform);
+        }
         match reason {
             Reason::Unreachable { .. } => self.saw(Sight::Held),
             Reason::Asked => self.saw(Sight::Woken),
@@ -192,6 +197,10 @@ impl Ledger {
         assert!(entry.is_wanted || is_needed || entry.editions.len() > 1, "{instance:?} was started unasked");
         assert!(!entry.is_stopped || turn.exited.is_some(), "{instance:?} was started after it was stopped by hand");
         assert!(entry.editions.contains(&edition), "{instance:?} was started from edition {edition}, which is gone");
+        // Beside the one that has taken over before.
+        if edition != entry.adopted && !entry.is_reloaded_by_hand {
+            self.assert_one_more_may_fit(now, slot.platform);
+        }
         if instance.run > 1 {
             self.saw(Sight::Restarted);
         }

@@ -33,8 +33,12 @@ impl Ledger {
                 let is_late = |action: &Action| matches!(action, Action::Dispatch { .. });
                 self.platforms[platform as usize].is_isolated = !actions.iter().any(is_late);
             }
-            Order::Reload { platform, edition, .. } => {
-                self.platforms[platform as usize].editions.insert(edition);
+            Order::Reload { platform, edition, is_by_hand, .. } => {
+                let entry = &mut self.platforms[platform as usize];
+                entry.editions.insert(edition);
+                if !actions.contains(&Action::Reject { platform, edition }) {
+                    entry.is_reloaded_by_hand = is_by_hand;
+                }
                 if is_heard {
                     self.forgive(platform as usize);
                 }

@@ -12,6 +12,8 @@ use crate::report::Sight;
 
 /// What has grown in this time may be shed before its turn, for growing.
 const GROWN_LATELY: Duration = Duration::from_secs(120);
+/// For so long, and `calm_ms` more, a start may still be for what somebody has ordered.
+const TOUCHED: Duration = Duration::from_secs(600);
 /// What a platform has weighed at most counts nearly whole for so long.
 const PEAK_COUNTS: Duration = Duration::from_secs(120);
 
@@ -177,12 +179,11 @@ impl Ledger {
             Act::Shed | Act::Kill => {
                 self.note_taken(now, platform.expect("one is shed"), decision.act, turn, conductor)
             }
-            Act::Postpone { .. }
-            | Act::Overrule { .. }
-            | Act::Won { .. }
-            | Act::Wait { .. }
-            | Act::Delay
-            | Act::Believe(_) => {}
+            Act::Postpone { .. } => {
+                assert!(self.may_be_too_much(), "a new edition of {platform:?} waits and fits: {:?}", self.ram.bytes);
+                self.saw(Sight::Postponed);
+            }
+            Act::Overrule { .. } | Act::Won { .. } | Act::Wait { .. } | Act::Delay | Act::Believe(_) => {}
         }
     }
 
@@ -272,23 +273,29 @@ impl Ledger {
         assert!(used + known * shed < limit, "{platform} came back and does not fit: {used} {known} {limit}");
     }
 
-    /// It is started again by itself, and it is not certain that it does not fit.
+    /// It is started by itself, and it is not certain that it does not fit.
     pub(super) fn assert_it_may_fit(&self, now: Time, platform: usize) {
         let entry = &self.platforms[platform];
-        let (peak, at) = entry.ram.peak;
+        // A person, or a reload, had a hand in it; or something needs it.
+        let is_touched = entry.ordered_at.is_some_and(|at| now - at < TOUCHED + self.ram.scaler.calm_ms.millis());
+        let is_needed = self.platforms.iter().any(|needy| needy.needs.contains(&platform));
+        if entry.ram.may_be_shed && !is_touched && !is_needed {
+            self.assert_one_more_may_fit(now, platform);
+        }
+    }
+
+    /// It is not certain that one instance more does not fit.
+    pub(super) fn assert_one_more_may_fit(&self, now: Time, platform: usize) {
+        let (peak, at) = self.platforms[platform].ram.peak;
         let is_known = now - at < PEAK_COUNTS && peak > 0;
         let is_fresh = self.ram.measured_at.is_some_and(|at| now - at <= self.ram.scaler.interval_ms.millis() * 3);
-        // A person, or a reload, had a hand in it; or something needs it.
-        let is_touched = entry.ordered_at.is_some_and(|at| now - at < Duration::from_secs(7_200));
-        let is_needed = self.platforms.iter().any(|needy| needy.needs.contains(&platform));
-        let is_watched = self.sheds() && self.phase == Phase::Running;
-        if !is_watched || !entry.ram.may_be_shed || !is_known || !is_fresh || is_touched || is_needed {
+        if !self.sheds() || self.phase != Phase::Running || !is_known || !is_fresh {
             return;
         }
         let (used, total) = self.ram.bytes;
         let rest = used.saturating_sub(self.ram.freed.0 + self.ram.freed.1);
         let limit = total / 100 * self.ram.scaler.shed_percent.value();
-        assert!(rest + peak / 10 * 9 < limit, "{platform} was started again and does not fit: {rest} {peak} {limit}");
+        assert!(rest + peak / 10 * 9 < limit, "{platform} was started and does not fit: {rest} {peak} {limit}");
     }
 
     /// Nobody whose priority is lower is left who may be shed, as far as the books know.

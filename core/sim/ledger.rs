@@ -278,6 +278,8 @@ impl Ledger {
                 self.forgive(platform);
                 self.saw(Sight::SwapDone);
             }
+            // What says that its configuration is bad is of the old edition.
+            (News::SwapUntried, _) => self.forgive(platform),
             (News::SwapFailed { .. }, _) => {
                 // What said that its configuration is bad was of the new edition.
                 self.forgive(platform);

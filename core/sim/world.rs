@@ -335,7 +335,7 @@ impl World {
         self.handle(Event::DayBegan);
         for platform in 0..self.config.platforms.len() as u32 {
             // What was reloaded to something that cannot run is reloaded to something that can.
-            let order = self.reload(platform);
+            let order = self.reload(platform, true);
             self.handle(Event::Ordered(order));
             // What was shed has to come back by itself.
             let is_isolated =

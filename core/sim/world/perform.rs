@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use demi_conductor::config::Host;
+use demi_conductor::scaler::Act;
 use demi_conductor::{
     Action, Ask, Errand, Event, Exit, Instance, Order, Outcome, PostId, Report, RouteId, Sample, Signal, Terms, Ticket,
     Time, Verdict, Weight,
@@ -56,6 +57,8 @@ pub(super) enum Coming {
     Ended(PostId, End),
     /// A person has had time to think.
     Person,
+    /// The files of some platform have changed, and that is taken up.
+    Changes,
     /// A run says how it wants to be balanced.
     Says(Instance, Report),
     /// A run that wanted no requests wants some again.
@@ -82,6 +85,11 @@ impl World {
                 self.store(Errand::Bury, 50);
             }
             Action::Cancel { ticket, instance } => self.cancel(ticket, instance),
+            // That is when a new edition may not fit beside the old one.
+            Action::Decide { decision } if decision.act == Act::Trim => {
+                let delay = self.within(2_000);
+                self.come(delay, Coming::Changes);
+            }
             Action::Relay { .. }
             | Action::Admit(_)
             | Action::Decide { .. }
@@ -412,20 +420,18 @@ impl World {
             4 => Order::Isolate { platform },
             5 => Order::Retire { platform },
             6..=8 => Order::Close { platform },
-            _ => self.reload(platform),
+            _ => self.reload(platform, true),
         };
         Event::Ordered(order)
     }
 
-    pub(super) fn reload(&mut self, platform: u32) -> Order {
+    pub(super) fn reload(&mut self, platform: u32, is_by_hand: bool) -> Order {
         let index = platform as usize;
         self.editions[index] += 1;
         let edition = self.editions[index];
         if self.dice.strike(Fault::BadEdition) {
             self.bad_editions.push((index, edition));
         }
-        // By the edition and not by a draw: what else is drawn must not depend on it.
-        let is_by_hand = edition.is_multiple_of(2);
         Order::Reload { platform, edition, terms: Terms::of(&self.config.platforms[index]), is_by_hand }
     }
 
@@ -607,6 +613,7 @@ impl World {
             Coming::Loaded(post) => self.loaded(post),
             Coming::Ended(post, end) => Some(self.ended(post, end)),
             Coming::Person => self.person(),
+            Coming::Changes => self.changes(),
             Coming::Says(instance, report) => self.says(instance, report),
             Coming::Resumes(instance) => {
                 let Report { weight, .. } = self.model(instance).report;
@@ -655,6 +662,14 @@ impl World {
             return None;
         }
         self.dice.strike(Fault::Person).then(|| self.order())
+    }
+
+    fn changes(&mut self) -> Option<Event> {
+        if self.dice.is_calm() {
+            return None;
+        }
+        let platform = self.random.below(self.config.platforms.len() as u64) as u32;
+        Some(Event::Ordered(self.reload(platform, false)))
     }
 
     pub(super) fn ask(&mut self, route: Option<RouteId>, idempotent: bool) -> Ticket {

@@ -25,11 +25,16 @@ fn scaling(demi: &Demi) -> Value {
 
 /// Both take what they take, one after the other.
 fn use_up_ram(demi: &Demi) {
+    let_voice_grow(demi);
+    assert_eq!(ask(demi, "files").status, 200);
+}
+
+/// Both run, and `voice` takes what it takes.
+fn let_voice_grow(demi: &Demi) {
     until("both are ready", || ["files", "voice"].iter().all(|name| state(demi, name) == "ready").then_some(()));
     assert_eq!(ask(demi, "voice").status, 200);
     let peak_mb = || demi.json("/v1/platforms/voice")["memory_peak_mb"].as_f64();
     until("voice was weighed as it is", || (peak_mb() >= Some(240.0)).then_some(()));
-    assert_eq!(ask(demi, "files").status, 200);
 }
 
 fn has_decided(demi: &Demi, act: &str, platform: &str) -> Value {
@@ -73,6 +78,17 @@ fn a_child_that_takes_the_ram_is_shed_alone_its_messages_wait_and_it_comes_back(
     assert_eq!(forced.status, 202, "{forced:?}");
     has_decided(&demi, "overrule", "voice");
     until("it runs again", || (state(&demi, "voice") == "ready").then_some(()));
+}
+
+#[test]
+fn a_reload_by_hand_is_done_and_says_by_how_much_both_editions_do_not_fit() {
+    let demi = with_little_ram("");
+    let_voice_grow(&demi);
+    let ordered = demi.post("/v1/platforms/voice/reload", "");
+    assert_eq!(ordered.status, 202, "{ordered:?}");
+    let told = has_decided(&demi, "overrule", "voice");
+    assert!(told["missing_mb"].as_u64() > Some(100), "{told}");
+    until("it has taken over", || (demi.json("/v1/platforms/voice")["edition"] == 1).then_some(()));
 }
 
 #[test]

@@ -498,7 +498,7 @@ pub enum Errand {
     Flush,
 }
 
-/// What a person, or the host program, wants.
+/// What a person, the host program, or whoever looks at plugin folders wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Order {
     /// End Demi in order; a second time: end the present phase now.
@@ -515,6 +515,12 @@ pub enum Order {
     },
     /// Stop a platform whose folder is not there any more, in the same way.
     Retire {
+        /// Index of the platform.
+        platform: u32,
+    },
+    /// Start a platform whose folder was found, or is back, and what it needs: no person says so, so only if it fits in RAM, and
+    /// what was isolated by hand stays so.
+    Enroll {
         /// Index of the platform.
         platform: u32,
     },

@@ -395,7 +395,7 @@ impl Conductor {
     }
 
     /// Takes in a platform that was found after the start; returns its index. [`Event::Ordered`] with
-    /// [`Order::Start`] starts it, and so does its first request if it is lazy. What it needs must be there already.
+    /// [`Order::Enroll`] starts it, and so does its first request if it is lazy. What it needs must be there already.
     ///
     /// The one input that is no event: an event holds no text.
     ///

@@ -166,7 +166,7 @@ pub enum Reason {
     Manual,
     /// The slot has not been needed yet.
     Unused,
-    /// Its folder was found while Demi runs.
+    /// Its folder was found while Demi runs, or is back.
     Found,
     /// Its folder is not there any more.
     Gone,
@@ -504,7 +504,7 @@ impl Lifecycle {
     }
 
     fn wanted(&mut self, now: Time, reason: Reason) {
-        if matches!(reason, Reason::ByHand | Reason::NewEdition) {
+        if matches!(reason, Reason::ByHand | Reason::NewEdition | Reason::Found) {
             self.restarts = 0;
         }
         self.to(now, State::Waiting, reason, Step::None);

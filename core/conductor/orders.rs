@@ -18,6 +18,7 @@ impl Conductor {
             Order::Start { platform }
             | Order::Stop { platform }
             | Order::Retire { platform }
+            | Order::Enroll { platform }
             | Order::Restart { platform }
             | Order::Isolate { platform }
             | Order::Close { platform }
@@ -37,6 +38,7 @@ impl Conductor {
             Order::Start { .. } => self.start_ordered(platform, out),
             Order::Stop { .. } => self.end_in_order(platform, Then::Rest, Reason::ByHand, out),
             Order::Retire { .. } => self.end_in_order(platform, Then::Rest, Reason::Gone, out),
+            Order::Enroll { .. } => self.enroll(platform, out),
             Order::Restart { .. } => self.restart_ordered(platform, out),
             Order::Isolate { .. } => self.isolate(platform, out),
             Order::Close { .. } => self.close_ordered(platform, out),
@@ -52,6 +54,12 @@ impl Conductor {
             self.tell_platform(platform, News::Released, out);
         }
         self.want(platform, Reason::ByHand, out);
+        self.let_posts_go(platform, out);
+    }
+
+    /// Its folder was found, or is back.
+    fn enroll(&mut self, platform: usize, out: &mut Vec<Action>) {
+        self.want(platform, Reason::Found, out);
         self.let_posts_go(platform, out);
     }
 

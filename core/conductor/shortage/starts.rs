@@ -12,6 +12,15 @@ impl Machine {
         self.background = megabytes;
         self.happens(Event::Measured { sample: self.sample() });
     }
+
+    /// A folder is found, of something that has weighed so much, MB; its index.
+    fn finds(&mut self, platform: &Platform, peak: u64) -> u32 {
+        let index = self.conductor.add(platform);
+        self.weights.resize(self.weights.len() + platform.slots(), peak);
+        self.runs.resize(self.weights.len(), None);
+        self.happens(Event::PeakRecalled { platform: index, bytes: peak * MEGABYTE, age: Duration::ZERO });
+        index
+    }
 }
 
 fn starts_of(actions: &[Action], platform: usize) -> usize {
@@ -79,6 +88,29 @@ fn what_had_to_wait_for_what_it_needs_is_looked_at_when_that_is_there() {
     machine.uses(6_500);
     machine.happens(Event::Ordered(Order::Start { platform: 0 }));
     assert_eq!(machine.states(), ["ready", "shed"]);
+}
+
+#[test]
+fn what_is_found_while_demi_runs_starts_only_if_it_fits_and_so_does_what_is_back() {
+    let mut machine = Machine::begin(vec![child("files")], Scaler::default());
+    machine.passes(60);
+    let voice = machine.finds(&child("voice"), 2_000);
+    machine.uses(6_500);
+    let actions = machine.happens(Event::Ordered(Order::Enroll { platform: voice }));
+    assert_eq!((machine.states(), refused(&actions)), (vec!["ready", "shed"], vec![Some(voice)]), "{actions:?}");
+    machine.uses(4_000);
+    machine.passes(60);
+    assert_eq!(machine.states(), ["ready"; 2]);
+    let why = machine.conductor.platforms().nth(1).expect("it is there").instances[0].why.clone();
+    assert!(!why.contains("by hand"), "{why}");
+    machine.happens(Event::Ordered(Order::Retire { platform: voice }));
+    machine.background = 6_500;
+    machine.passes(40);
+    machine.happens(Event::Ordered(Order::Enroll { platform: voice }));
+    assert_eq!(machine.states(), ["ready", "shed"]);
+    // Whoever starts it means it.
+    machine.happens(Event::Ordered(Order::Start { platform: voice }));
+    assert_eq!(machine.states(), ["ready"; 2]);
 }
 
 #[test]

@@ -175,7 +175,7 @@ impl Shell {
 
     fn accept_order(&mut self, origin: Origin, order: Order) {
         let (index, word) = match order {
-            Order::Start { platform } => (platform, PlatformOrder::Start),
+            Order::Start { platform } | Order::Enroll { platform } => (platform, PlatformOrder::Start),
             Order::Stop { platform } | Order::Retire { platform } => (platform, PlatformOrder::Stop),
             Order::Restart { platform } => (platform, PlatformOrder::Restart),
             Order::Reload { platform, .. } => (platform, PlatformOrder::Reload),
@@ -436,7 +436,7 @@ impl Shell {
                 self.remark(index, format!("its folder {what}"));
                 self.kit.events.push_back(Event::Ordered(order));
                 if !is_manual {
-                    self.kit.events.push_back(Event::Ordered(Order::Start { platform: index }));
+                    self.kit.events.push_back(Event::Ordered(Order::Enroll { platform: index }));
                 }
             }
             Err(why) => {
@@ -510,7 +510,7 @@ impl Shell {
         self.record_setup(index);
         self.remark(index, "its folder was found".to_owned());
         if start == Start::Eager {
-            self.kit.events.push_back(Event::Ordered(Order::Start { platform: index }));
+            self.kit.events.push_back(Event::Ordered(Order::Enroll { platform: index }));
         }
     }
 

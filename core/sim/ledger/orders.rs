@@ -24,7 +24,7 @@ impl Ledger {
                 self.forgive(platform as usize);
                 self.want(platform as usize, true);
             }
-            Order::Restart { platform } if is_heard => {
+            Order::Enroll { platform } | Order::Restart { platform } if is_heard => {
                 self.forgive(platform as usize);
                 self.want(platform as usize, true);
             }
@@ -45,6 +45,7 @@ impl Ledger {
             }
             // It is stopped once those that need it have ended: see `note_state`.
             Order::Start { .. }
+            | Order::Enroll { .. }
             | Order::Restart { .. }
             | Order::Isolate { .. }
             | Order::Close { .. }

@@ -419,7 +419,8 @@ impl World {
             3 => Order::Restart { platform },
             4 => Order::Isolate { platform },
             5 => Order::Retire { platform },
-            6..=8 => Order::Close { platform },
+            6 => Order::Enroll { platform },
+            7 | 8 => Order::Close { platform },
             _ => self.reload(platform, true),
         };
         Event::Ordered(order)

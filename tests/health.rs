@@ -274,7 +274,7 @@ fn a_process_that_cannot_be_initialised_again_is_started_again() {
     });
     let why = demi.get("/v1/platforms/worn/why").body;
     assert!(why.contains("it could not be initialised again when its breaker opened"), "{why}");
-    assert!(demi.log().contains("could not be initialised again: worn out for good"));
+    demi.wait_for_log("could not be initialised again: worn out for good");
 }
 
 /// As the plugin that wears out after five answers.

@@ -32,10 +32,6 @@ fn run(demi: &Demi, platform: &str) -> u64 {
     demi.instance(platform, 0)["run"].as_u64().expect("an instance has a run")
 }
 
-fn wait_for_log(demi: &Demi, text: &str) {
-    until(&format!("the log has {text:?}"), || demi.log().contains(text).then_some(()));
-}
-
 /// Processor time that Demi has used, in ticks of a hundredth of a second.
 fn ticks(demi: &Demi) -> u64 {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", demi.pid())).expect("it runs");
@@ -136,7 +132,7 @@ fn a_plugin_says_how_often_it_is_to_be_asked_and_that_it_wants_no_requests_for_n
     assert_eq!(demi.post("/asks", "weigh 5").status, 200);
     until("its weight is shown", || (demi.instance("asks", 0)["weight"] == 5).then_some(()));
     demi.post("/asks", "weigh 0");
-    wait_for_log(&demi, "asks/0: passed over its report: weight 0 is outside 1 to 1000");
+    demi.wait_for_log("asks/0: passed over its report: weight 0 is outside 1 to 1000");
     assert_eq!(demi.instance("asks", 0)["weight"], 5, "what makes no sense changes nothing");
     assert_eq!(demi.post("/asks", &format!("drain {}", file.display())).status, 200);
     until("it drains", || (demi.instance("asks", 0)["drain"] == true).then_some(()));
@@ -165,10 +161,10 @@ fn what_a_plugin_babbles_is_logged_and_costs_nothing() {
     for count in 0..3 {
         assert_eq!(demi.post("/bad", &format!("{count}")).body, format!("{count}"));
     }
-    wait_for_log(&demi, "bad/0: gr\u{fffd}\u{fffd}e");
-    wait_for_log(&demi, "bad/0: [{\"jsonrpc\"");
-    wait_for_log(&demi, "bad/0: passed over its answer to 1:");
-    wait_for_log(&demi, "bad/0: passed over its answer to \"what\":");
+    demi.wait_for_log("bad/0: gr\u{fffd}\u{fffd}e");
+    demi.wait_for_log("bad/0: [{\"jsonrpc\"");
+    demi.wait_for_log("bad/0: passed over its answer to 1:");
+    demi.wait_for_log("bad/0: passed over its answer to \"what\":");
     assert_eq!(run(&demi, "bad"), 1);
 }
 
@@ -211,7 +207,7 @@ fn a_plugin_that_asks_and_reads_no_answer_is_put_down() {
         (instance["run"] == 2 && instance["state"] == "backoff").then_some(())
     });
     assert_eq!(demi.instance("bad", 0)["why"], "it broke the protocol");
-    assert!(demi.log().contains("bad/0: asks again and again and reads no answer"));
+    demi.wait_for_log("bad/0: asks again and again and reads no answer");
     assert!(demi.peak_bytes() < 100_000_000, "{} bytes", demi.peak_bytes());
 }
 

@@ -566,7 +566,7 @@ fn a_plugin_that_sends_a_line_without_end_is_put_down() {
     // The first restart is at once, the second in an hour.
     until("it was put down twice", || (run(&demi, "bad") == 2 && state(&demi, "bad") == "backoff").then_some(()));
     assert_eq!(why(&demi, "bad"), "it broke the protocol");
-    assert!(demi.log().contains("bad/0: sent a line that is longer than any answer may be"));
+    demi.wait_for_log("bad/0: sent a line that is longer than any answer may be");
     good_answers(&demi);
 }
 
@@ -580,6 +580,6 @@ fn a_program_that_is_not_there_is_told_and_the_others_run() {
     until("the other one is up", || (state(&demi, "good") == "ready").then_some(()));
     good_answers(&demi);
     until("it is told", || (why(&demi, "bad") == "it could not be started").then_some(()));
-    assert!(demi.log().contains("/nowhere/nothing could not be started: No such file"), "{}", demi.log());
+    demi.wait_for_log("/nowhere/nothing could not be started: No such file");
     assert_eq!(demi.post("/bad", "hello").status, 503);
 }

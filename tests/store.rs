@@ -127,7 +127,7 @@ fn a_read_only_disk_is_refused_at_the_start_with_the_remedy() {
 fn a_full_disk_is_told_once_and_shown_until_there_is_room_again() {
     let directory = Arc::new(Directory::new());
     let Some(disk) = Disk::mount(&directory, "size=8m") else { return };
-    let demi = Demi::start_in(Arc::clone(&directory), "", LOST);
+    let mut demi = Demi::start_in(Arc::clone(&directory), "", LOST);
     assert_eq!(demi.post("/lost", "first").json()["dead_letter"], 1);
     assert_eq!(demi.json("/v1/status")["store"], "ok");
     let filler = disk.0.join("filler");
@@ -146,12 +146,15 @@ fn a_full_disk_is_told_once_and_shown_until_there_is_room_again() {
     let ready = demi.get("/readyz");
     assert!(ready.status == 503 && ready.body.contains("the store is shut: no space left"), "{ready:?}");
     (0..20).for_each(|_| drop(demi.post("/lost", &body)));
-    let told = demi.log().lines().filter(|line| line.contains("ERROR") && line.contains("no space left")).count();
-    assert_eq!(told, 1, "{}", demi.log());
+    let is_told = |line: &&str| line.contains("ERROR") && line.contains("no space left");
+    until("it is told", || demi.log().lines().find(is_told).map(|_| ()));
     std::fs::remove_file(&filler).expect("it is there");
     until("it works again", || (demi.json("/v1/status")["store"] == "ok").then_some(()));
     assert_ne!(demi.post("/lost", "last").json()["dead_letter"], serde_json::Value::Null);
     assert_eq!(demi.json("/v1/dead-letters/1")["body"], "first");
+    demi.signal(Signal::TERM);
+    demi.wait();
+    assert_eq!(demi.log().lines().filter(is_told).count(), 1, "{}", demi.log());
 }
 
 #[test]
@@ -160,7 +163,7 @@ fn when_the_day_s_bytes_are_written_only_what_must_not_be_lost_still_is() {
     let store = "store: (path: \"data\", bytes_per_day_max: 1)";
     let text = format!("(http: (listen: \"127.0.0.1:0\", {HOSTS}), {store}, {LOST})");
     let config = directory.write("config.ron", &text);
-    let demi = Demi::start_from(Arc::clone(&directory), &config);
+    let mut demi = Demi::start_from(Arc::clone(&directory), &config);
     if !std::fs::read_to_string("/proc/self/io").is_ok_and(|text| text.contains("write_bytes")) {
         let _ = writeln!(std::io::stderr(), "skipped: this kernel does not count what is written");
         return;
@@ -174,6 +177,8 @@ fn when_the_day_s_bytes_are_written_only_what_must_not_be_lost_still_is() {
     assert_eq!(demi.post("/lost", "hello").json()["dead_letter"], letter + 1, "a dead letter must not be lost");
     let is_told =
         |line: &&str| line.contains("ERROR") && line.contains("`store.bytes_per_day_max` (1) was written today");
-    assert_eq!(demi.log().lines().filter(is_told).count(), 1, "{}", demi.log());
     assert!(!demi.get("/readyz").body.contains("store"), "nothing is wrong with it");
+    demi.signal(Signal::TERM);
+    demi.wait();
+    assert_eq!(demi.log().lines().filter(is_told).count(), 1, "{}", demi.log());
 }

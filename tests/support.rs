@@ -61,6 +61,8 @@ pub struct Demi {
     pub process: Child,
     pub address: SocketAddr,
     log: Arc<Mutex<String>>,
+    /// Reads the log to its end.
+    reader: std::thread::JoinHandle<()>,
     /// Dropped last, when the process is gone.
     pub directory: Arc<Directory>,
 }
@@ -114,7 +116,7 @@ impl Demi {
         let log = Arc::new(Mutex::new(String::new()));
         let mut lines = BufReader::new(process.stderr.take().expect("stderr is piped"));
         let copy = Arc::clone(&log);
-        std::thread::spawn(move || {
+        let reader = std::thread::spawn(move || {
             let mut line = String::new();
             while matches!(lines.read_line(&mut line), Ok(1..)) {
                 copy.lock().expect("no test panics while it holds the log").push_str(&line);
@@ -128,12 +130,18 @@ impl Demi {
             }
             log.split("listening on http://").nth(1)?.lines().next()?.trim().parse().ok()
         });
-        Demi { process, address, log, directory }
+        Demi { process, address, log, reader, directory }
     }
 
-    /// What it has logged so far.
+    /// What of its log has come so far: it is written and read by threads of their own, so that a line may come later than
+    /// the answer to a request that came after it.
     pub fn log(&self) -> String {
         self.log.lock().expect("no test panics while it holds the log").clone()
+    }
+
+    /// Waits until its log has this text.
+    pub fn wait_for_log(&self, text: &str) {
+        until(&format!("the log has {text:?}"), || self.log().contains(text).then_some(()));
     }
 
     pub fn pid(&self) -> u32 {
@@ -204,10 +212,12 @@ impl Demi {
         kill(self.pid(), signal);
     }
 
-    /// Waits for its end.
+    /// Waits for its end and that of its log.
     pub fn wait(&mut self) -> ExitStatus {
         let process = &mut self.process;
-        until("Demi ends", || process.try_wait().expect("it is our child"))
+        let status = until("Demi ends", || process.try_wait().expect("it is our child"));
+        until("its log ends", || self.reader.is_finished().then_some(()));
+        status
     }
 }
 

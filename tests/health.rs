@@ -1,17 +1,14 @@
 //! How instances are asked how they are, and what is made of it when something that they depend on is away.
 
-use std::net::TcpListener;
-use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use demi::{Adapter, Fault, Health, PlatformTrait, Reply, Request, Settings};
-use rustix::net::{bind, listen, socket, AddressFamily, SocketType};
 
 use crate::embedding::Hosted;
 use crate::proxying::Upstream;
-use crate::support::{misbehaving, until, Demi, Directory};
+use crate::support::{misbehaving, until, Demi, Directory, Nowhere};
 
 const QUICK: &str = "health: (interval_ms: 50, doubt_interval_ms: 20, down_interval_ms: 20, timeout_ms: 5000)";
 
@@ -184,20 +181,12 @@ fn a_plugin_behind_a_platform_that_is_away_is_not_restarted_and_comes_back_with_
     assert_eq!(demi.instance("delicate", 0)["run"], 1);
 }
 
-/// Accepts no connection beyond the first that comes, until it is told to.
-fn aloof() -> (TcpListener, std::net::SocketAddr) {
-    let socket: OwnedFd = socket(AddressFamily::INET, SocketType::STREAM, None).expect("there are descriptors");
-    let any = "127.0.0.1:0".parse::<std::net::SocketAddrV4>().expect("it is an address");
-    bind(&socket, &any).expect("there is a free port");
-    listen(&socket, 0).expect("it is bound");
-    let listener = TcpListener::from(socket);
-    let address = listener.local_addr().expect("it is bound");
-    (listener, address)
-}
-
 #[test]
 fn a_plugin_behind_an_address_that_is_away_is_replaced_only_once_that_answers_again() {
-    let (listener, address) = aloof();
+    // Accepts no connection beyond the first that comes, until it is told to.
+    let uplink = Nowhere::new();
+    let address = uplink.address;
+    let listener = uplink.listen(0);
     let directory = Arc::new(Directory::new());
     let plugin = delicate(directory.path(), "down", r#"behind: ["uplink"], health: (timeout_ms: 5000)"#);
     let sections = format!(

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::support::{demi_command, misbehaving, until, Demi, Directory};
+use crate::support::{demi_command, misbehaving, until, Demi, Directory, Nowhere};
 
 fn demi(arguments: &[&str]) -> Output {
     demi_command().args(arguments).output().expect("it runs")
@@ -251,8 +251,8 @@ for line in sys.stdin.buffer:
 
 #[test]
 fn without_a_demi_each_command_says_so() {
-    let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-    let address = free.expect("loopback has a free port").to_string();
+    let nowhere = Nowhere::new();
+    let address = nowhere.address.to_string();
     for words in
         [&["platforms"][..], &["platforms", "x"], &["why", "x"], &["logs", "x"], &["stop", "x"], &["reload", "x"]]
     {
@@ -267,8 +267,8 @@ fn without_a_demi_each_command_says_so() {
 #[test]
 fn the_configuration_says_where_demi_is() {
     let directory = Directory::new();
-    let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-    let address = free.expect("loopback has a free port").to_string();
+    let nowhere = Nowhere::new();
+    let address = nowhere.address.to_string();
     let config = directory.write("config.ron", &format!("(http: (listen: {address:?}))"));
     let found = demi_command().current_dir(directory.path()).arg("platforms").output().expect("it runs");
     assert!(stderr(&found).contains(&address), "{}", stderr(&found));

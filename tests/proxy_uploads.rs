@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::client::{post, post_chunked, Client};
 use crate::proxying::{Peer, Upstream};
-use crate::support::{until, Demi, PATIENCE};
+use crate::support::{until, Demi, Nowhere, PATIENCE};
 
 /// Demi before these services, to which `/up` leads; `/echo` leads to an adapter that takes whole bodies only.
 fn before(addresses: &[SocketAddr], http: &str, route: &str) -> Demi {
@@ -272,10 +272,10 @@ fn an_answer_may_flow_while_its_body_does() {
 
 #[test]
 fn a_service_that_is_not_there_costs_no_body() {
-    let gone = TcpListener::bind("127.0.0.1:0").expect("there is a free port").local_addr().expect("it is bound");
     let (upstream, _told) = reading();
     // It counts as well after its first health check, so that it is asked until it has been found out.
-    let listener = TcpListener::bind(gone).expect("the port is still free");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("there is a free port");
+    let gone = listener.local_addr().expect("it is bound");
     let demi = before(&[gone, upstream.address], "", "");
     until("both are up", || (demi.json("/v1/status")["platforms"][0]["instances_ready"] == 2).then_some(()));
     drop(listener);
@@ -300,10 +300,11 @@ fn whoever_waits_for_a_100_gets_it_once_a_service_is_there() {
     assert_eq!(client.answer().body, "100000");
     assert_eq!(told.recv(), Ok((100_000, true)));
 
-    let nowhere = TcpListener::bind("127.0.0.1:0").expect("there is a free port").local_addr().expect("it is bound");
+    let nowhere = Nowhere::new();
     let demi = Demi::start(&format!(
         r#"health: (interval_ms: 20, doubt_interval_ms: 20),
-        platforms: [(name: "up", host: Http, upstreams: ["{nowhere}"])], routes: [(path: "/up/*", to: "up")]"#
+        platforms: [(name: "up", host: Http, upstreams: ["{}"])], routes: [(path: "/up/*", to: "up")]"#,
+        nowhere.address
     ));
     until("it is down", || (demi.instance("up", 0)["state"] == "down").then_some(()));
     let mut client = Client::of(&demi);

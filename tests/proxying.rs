@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::client::{get, post, post_chunked, Client};
-use crate::support::{until, Demi, Response, PATIENCE};
+use crate::support::{until, Demi, Nowhere, Response, PATIENCE};
 
 /// An HTTP service of the test's own. Its threads end with the test.
 pub struct Upstream {
@@ -572,14 +572,14 @@ fn an_upstream_that_hangs_times_out() {
 
 #[test]
 fn requests_go_round_a_dead_upstream() {
-    let gone = TcpListener::bind("127.0.0.1:0").expect("there is a free port").local_addr().expect("it is bound");
+    let gone = Nowhere::new();
     let upstream = Upstream::answering(HELLO);
-    let demi = Demi::start(&sections(&[gone, upstream.address], "", ""));
+    let demi = Demi::start(&sections(&[gone.address, upstream.address], "", ""));
     demi.wait_ready();
     for n in 0..30 {
         assert_eq!(demi.request(["GET", "POST"][n % 2], "/up/x", "body").body, "hello");
     }
-    assert_eq!(demi.instance("up", 0)["state"], "down");
+    until("it is found to be dead", || (demi.instance("up", 0)["state"] == "down").then_some(()));
 }
 
 #[test]
@@ -601,17 +601,14 @@ fn an_upstream_that_dies_between_health_checks_costs_no_request() {
 
 #[test]
 fn a_platform_whose_upstream_is_not_there_is_not_ready_until_it_comes() {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("there is a free port");
-    let address = listener.local_addr().expect("it is bound");
-    drop(listener);
-    let demi = Demi::start(&sections(&[address], "", ""));
+    let nowhere = Nowhere::new();
+    let demi = Demi::start(&sections(&[nowhere.address], "", ""));
     until("it is down", || (demi.instance("up", 0)["state"] == "down").then_some(()));
     assert_eq!(demi.get("/readyz").status, 503);
     let refused = demi.get("/up/x");
     assert_problem(&refused, 503);
     assert!(refused.header("Retry-After").is_some(), "{refused:?}");
-    let listener = TcpListener::bind(address).expect("the port is still free");
-    let upstream = Upstream::on(listener, |peer| {
+    let upstream = Upstream::on(nowhere.listen(128), |peer| {
         while peer.request().is_some() {
             peer.send(HELLO);
         }

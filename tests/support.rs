@@ -2,12 +2,15 @@
 //! the test ends, however it ends.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, SocketAddrV4, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+
+use rustix::net::{bind, getsockname, listen, socket, AddressFamily, SocketType};
 
 /// How long a test waits for anything before it gives up: long enough for a loaded machine.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -53,6 +56,28 @@ impl Directory {
 impl Drop for Directory {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// An address at which nobody listens, and at which nobody else comes to listen while the test needs it so.
+pub struct Nowhere {
+    socket: OwnedFd,
+    pub address: SocketAddr,
+}
+
+impl Nowhere {
+    pub fn new() -> Nowhere {
+        let socket = socket(AddressFamily::INET, SocketType::STREAM, None).expect("there are descriptors");
+        let any = "127.0.0.1:0".parse::<SocketAddrV4>().expect("it is an address");
+        bind(&socket, &any).expect("there is a free port");
+        let address = getsockname(&socket).expect("it is bound").try_into().expect("it is an address of the internet");
+        Nowhere { socket, address }
+    }
+
+    /// Has somebody listen there, with room for so many connections that are not accepted yet.
+    pub fn listen(self, backlog: i32) -> TcpListener {
+        listen(&self.socket, backlog).expect("it is bound");
+        TcpListener::from(self.socket)
     }
 }
 

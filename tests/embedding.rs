@@ -16,6 +16,10 @@ struct Moody {
 static MADE: AtomicU32 = AtomicU32::new(0);
 static FAILS_TO_START: AtomicBool = AtomicBool::new(false);
 
+/// How many requests have been dawdled over, and how many of them may be answered: one test's only.
+static DAWDLERS: AtomicU32 = AtomicU32::new(0);
+pub static LET_GO: AtomicU32 = AtomicU32::new(0);
+
 impl PlatformTrait for Moody {
     fn initialize(&mut self, _: &Settings) -> Result<(), Fault> {
         match FAILS_TO_START.load(Ordering::Relaxed) {
@@ -30,7 +34,10 @@ impl PlatformTrait for Moody {
             Some("stick") => loop {
                 std::thread::park();
             },
-            Some("dawdle") => std::thread::sleep(Duration::from_millis(200)),
+            Some("dawdle") => {
+                let number = DAWDLERS.fetch_add(1, Ordering::SeqCst);
+                until("it may let go", || (LET_GO.load(Ordering::SeqCst) > number).then_some(()));
+            }
             Some("fail") => return Err(Fault::failed("it did not work")),
             Some("mistake") => return Err(Fault::mistaken("that makes no sense")),
             Some("busy") => return Err(Fault::busy("come back later")),
@@ -197,19 +204,29 @@ fn a_worker_that_panics_answers_502_is_counted_and_the_pool_goes_on() {
 
 #[test]
 fn a_worker_that_is_stuck_for_ever_is_shown_routed_around_and_replaced() {
-    let hosted = Hosted::start(
-        r#"platforms: [(name: "moody", host: Threads(2), wedged_ms: 600, stop_grace_ms: 100)],
-        routes: [(to: "moody", timeout_ms: 200)]"#,
-    );
-    assert_eq!(hosted.say("stick").0, 504);
+    // Two workers, one of which is stuck and will be left behind after this time.
+    let stuck_for = |wedged_ms: u64| {
+        let hosted = Hosted::start(&format!(
+            r#"platforms: [(name: "moody", host: Threads(2), wedged_ms: {wedged_ms}, stop_grace_ms: 100)],
+            routes: [(kind: "patient", to: "moody", timeout_ms: 60000), (to: "moody", timeout_ms: 200)]"#,
+        ));
+        assert_eq!(hosted.say("stick").0, 504);
+        hosted
+    };
+    let hosted = stuck_for(3_600_000);
     let stuck = (0..2).find(|index| hosted.instance("moody", *index)["state"] == "wedged").expect("it is shown");
     assert!(hosted.instance("moody", stuck)["next"].as_str().is_some_and(|next| next.contains("replaced")));
     for _ in 0..20 {
-        assert_eq!(hosted.say("hello").0, 200, "the other one serves");
+        let request = Request { kind: "patient", body: b"hello", ..Request::default() };
+        let answered = hosted.handle.ask_and_wait(&request, PATIENCE).expect("the reactor runs");
+        assert_eq!(answered.status, 200, "the other one serves");
     }
+    drop(hosted);
+    let hosted = stuck_for(300);
     until("it was replaced", || {
-        let instance = hosted.instance("moody", stuck);
-        (instance["run"] == 2 && instance["state"] == "ready").then_some(())
+        let instances = [0, 1].map(|index| hosted.instance("moody", index));
+        let is_new = instances.iter().any(|instance| instance["run"] == 2);
+        (is_new && instances.iter().all(|instance| instance["state"] == "ready")).then_some(())
     });
     assert_eq!(hosted.end(), 0);
 }

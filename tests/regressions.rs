@@ -1,12 +1,13 @@
 //! Faults that were found once: one test each.
 
-use std::io::{Read, Write};
+use std::io::Read;
 use std::net::TcpListener;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::embedding::Hosted;
+use crate::embedding::{Hosted, LET_GO};
 use crate::support::{demi_command, kill, misbehaving, until, Demi};
 
 #[test]
@@ -43,6 +44,7 @@ fn a_worker_that_lets_go_after_it_was_given_up_does_not_count_as_left_behind() {
             let instance = hosted.instance("moody", 0);
             (instance["run"] == run && instance["state"] == "ready").then_some(())
         });
+        LET_GO.fetch_add(1, Ordering::SeqCst);
     }
     assert_eq!(hosted.end(), 0);
 }
@@ -54,14 +56,12 @@ fn a_plugin_that_prints_lines_without_end_fills_neither_the_log_nor_the_reactor_
         r#"platforms: [(name: "flood", host: Process(1), command: ["sh", "-c", "{flood}"]), (name: "echo", host: Inline)],
         routes: [(to: "echo")]"#
     ));
-    let deadline = Instant::now() + Duration::from_secs(3);
     let mut answers = 0;
-    until("lines were dropped, and that was told", || {
-        let asked = Instant::now();
+    // At the end of each second in which lines were dropped, that is told once.
+    until("lines were dropped for some seconds, and that was told", || {
         assert_eq!(demi.post("/v1/requests", r#"{"content":"hello"}"#).body, "hello");
-        assert!(asked.elapsed() < Duration::from_secs(5), "an answer took {:?}", asked.elapsed());
         answers += 1;
-        (Instant::now() > deadline && demi.log().contains("more lines were dropped")).then_some(())
+        (demi.log().matches("more lines were dropped").count() >= 3).then_some(())
     });
     assert!(demi.log().len() < 8 << 20, "{} bytes of log", demi.log().len());
     assert!(answers > 5, "only {answers} answers in three seconds");
@@ -83,7 +83,8 @@ fn whoever_closes_stdout_early_meets_no_panic() {
 #[test]
 fn a_body_that_json_must_escape_reaches_a_process_and_comes_back() {
     let demi = Demi::start(
-        r#"platforms: [(name: "child", host: Process(1), command: ["{demi}", "plugin", "serve", "echo"])], routes: [(path: "/child", to: "child")]"#,
+        r#"platforms: [(name: "child", host: Process(1), command: ["{demi}", "plugin", "serve", "echo"], in_flight_max: 1)],
+        routes: [(path: "/child", to: "child", timeout_ms: 3600000)]"#,
     );
     demi.wait_ready();
     for body in ["\0", "\u{1f}", "\"", "\\", "\n", "\u{fc}"] {
@@ -98,7 +99,8 @@ fn a_body_that_json_must_escape_reaches_a_process_and_comes_back() {
 fn a_body_as_long_as_the_configuration_allows_reaches_a_process() {
     let demi = Demi::start_with_http(
         "body_bytes_max: 8388608, bodies_bytes_max: 67108864",
-        r#"platforms: [(name: "child", host: Process(1), command: ["{demi}", "plugin", "serve", "echo"])], routes: [(path: "/child", to: "child")]"#,
+        r#"platforms: [(name: "child", host: Process(1), command: ["{demi}", "plugin", "serve", "echo"], in_flight_max: 1)],
+        routes: [(path: "/child", to: "child", timeout_ms: 3600000)]"#,
     );
     demi.wait_ready();
     let body = "\"".repeat(8 << 20);
@@ -245,13 +247,11 @@ fn demi_with_a_service_that_breaks_off_after(bytes: usize) -> Demi {
     let address = listener.local_addr().expect("it is bound");
     std::thread::spawn(move || {
         for mut stream in listener.incoming().map_while(Result::ok) {
-            // Probes are answered; an upload is begun and left.
+            // An upload is begun and left.
             let mut head = vec![0; 16_384];
-            let read = stream.read(&mut head).expect("Demi sends something");
-            if head[..read].starts_with(b"PUT") {
+            // Whoever only looks whether it is there sends nothing, and may be gone already.
+            if stream.read(&mut head).is_ok_and(|read| head[..read].starts_with(b"PUT")) {
                 stream.read_exact(&mut vec![0; bytes]).expect("the body is longer");
-            } else {
-                stream.write_all(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n").expect("Demi listens");
             }
         }
     });

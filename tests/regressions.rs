@@ -206,22 +206,25 @@ fn what_an_upstream_does_not_implement_opens_no_breaker() {
 #[test]
 fn answers_that_came_while_demi_was_stopped_are_heard_though_their_time_is_over() {
     let demi = Demi::start(&format!(
-        r#"platforms: [(name: "slow", host: Process(1), command: ["{}", "slow-answers", "300"])],
+        r#"platforms: [(name: "slow", host: Process(1), command: ["{}", "asks"])],
         routes: [(path: "/slow", to: "slow", timeout_ms: 1500)]"#,
         misbehaving()
     ));
     demi.wait_ready();
+    let go = demi.directory.path().join("go");
     let (told, answers) = std::sync::mpsc::channel();
+    let request = format!("wait {}", go.display());
     std::thread::scope(|scope| {
-        scope.spawn(|| told.send(demi.post("/slow", "hello")).expect("the test waits for it"));
+        scope.spawn(|| told.send(demi.post("/slow", &request)).expect("the test waits for it"));
         until("it has the request", || (demi.instance("slow", 0)["in_flight"] == 1).then_some(()));
         demi.signal(Signal::STOP);
+        std::fs::write(&go, "").expect("it can be written");
         let stopped = Instant::now();
         until("its time is over", || (stopped.elapsed() > Duration::from_millis(1_700)).then_some(()));
         demi.signal(Signal::CONT);
     });
     let answer = answers.recv().expect("it was sent");
-    assert_eq!((answer.status, answer.body.as_str()), (200, "hello"), "{answer:?}");
+    assert_eq!((answer.status, answer.body.as_str()), (200, "it is there"), "{answer:?}");
 }
 
 #[test]

@@ -2,13 +2,14 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::process::Signal;
 use serde_json::{json, Value};
 
-use crate::support::{misbehaving, until, Demi, Response};
+use crate::support::{misbehaving, until, Demi, Response, PATIENCE};
 
 const QUICK: &str = "posts: (base_ms: 1, max_ms: 10)";
 
@@ -73,15 +74,16 @@ pub struct Recipient {
 
 impl Recipient {
     /// `status` says how it answers a body that comes for the so-manieth time, from 1.
-    pub fn start(status: fn(&str, usize) -> u16) -> Recipient {
+    pub fn start(status: impl Fn(&str, usize) -> u16 + Send + Sync + 'static) -> Recipient {
         let listener = TcpListener::bind("127.0.0.1:0").expect("there is a free port");
         let address = listener.local_addr().expect("it is bound");
         let got = Arc::new(Mutex::new(Vec::new()));
         let notes = Arc::clone(&got);
+        let status = Arc::new(status);
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
-                let notes = Arc::clone(&notes);
-                std::thread::spawn(move || serve(&stream, &notes, status));
+                let (notes, status) = (Arc::clone(&notes), Arc::clone(&status));
+                std::thread::spawn(move || serve(&stream, &notes, &*status));
             }
         });
         Recipient { address, got }
@@ -96,7 +98,7 @@ impl Recipient {
     }
 }
 
-fn serve(stream: &TcpStream, notes: &Mutex<Vec<(String, String)>>, status: fn(&str, usize) -> u16) {
+fn serve(stream: &TcpStream, notes: &Mutex<Vec<(String, String)>>, status: &dyn Fn(&str, usize) -> u16) {
     let (mut reader, mut writer) = (BufReader::new(stream), stream);
     loop {
         let (mut length, mut number) = (0, String::new());
@@ -276,14 +278,26 @@ fn a_message_that_cannot_be_read_any_more_is_a_dead_letter_that_says_so() {
 
 #[test]
 fn dead_messages_of_one_conversation_are_replayed_in_the_order_in_which_they_were_taken_in() {
-    let recipient = Recipient::start(|body, time| if body == "a" && time <= 2 { 500 } else { 200 });
-    let sections = sections("Http", &recipient.fields()).replace(QUICK, "posts: (base_ms: 1000, attempts_max: 2)");
+    let (go, gone) = channel::<()>();
+    let gone = Mutex::new(gone);
+    let recipient = Recipient::start(move |body, time| {
+        if (body, time) == ("a", 2) {
+            let _ = gone.lock().expect("nobody panics with it").recv_timeout(PATIENCE);
+        }
+        if body == "a" && time <= 2 {
+            500
+        } else {
+            200
+        }
+    });
+    let sections = sections("Http", &recipient.fields()).replace("max_ms: 10", "max_ms: 10, attempts_max: 2");
     let demi = Demi::start(&sections);
     demi.wait_ready();
     let first = accepted(&demi, &json!({"to": "m", "content": "a", "key": "k"}));
     // Its time is up while the first is tried again.
     let second = accepted(&demi, &json!({"to": "m", "content": "b", "key": "k", "expires_after_ms": 1}));
     assert_eq!(ended(&demi, &second)["dead_letter"], 1);
+    go.send(()).expect("the recipient waits");
     assert_eq!(ended(&demi, &first)["dead_letter"], 2);
     demi.post("/v1/dead-letters/replay", "");
     let got = until("both are delivered", || Some(recipient.bodies()).filter(|bodies| bodies.len() == 4));

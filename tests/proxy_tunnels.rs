@@ -243,8 +243,12 @@ fn a_half_that_ends_leaves_the_other_open() {
 fn telling() -> (Upstream, Receiver<()>) {
     let (tell, told): (Sender<()>, _) = channel();
     let tell = Mutex::new(tell);
-    let upstream = raw(move |peer| {
-        peer.send("ready");
+    let upstream = Upstream::start(move |peer| {
+        if peer.request().is_none() {
+            return;
+        }
+        // At once, so that the tunnel is not idle before.
+        peer.send([SWITCHED, "ready"].concat());
         peer.wait_for_end();
         let _ = tell.lock().expect("no thread panics here").send(());
     });
@@ -289,7 +293,7 @@ fn a_tunnel_through_which_nothing_moves_is_ended_after_its_time() {
 #[test]
 fn an_ordered_end_waits_for_tunnels_as_for_requests_and_then_closes_them() {
     let (upstream, told) = telling();
-    let mut demi = before(&upstream, "", "shutdown: (grace_ms: 1000)");
+    let mut demi = before(&upstream, "", "shutdown: (grace_ms: 4000)");
     let mut client = upgraded(&demi);
     assert_eq!(client.bytes(5), b"ready");
     demi.signal(rustix::process::Signal::TERM);

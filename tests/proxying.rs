@@ -203,7 +203,7 @@ impl Peer {
 
 /// Demi before these upstreams, asked below `/up`; ready.
 fn before(addresses: &[SocketAddr]) -> Demi {
-    let demi = Demi::start_with_http("body_timeout_ms: 2000", &sections(addresses, "", ""));
+    let demi = Demi::start(&sections(addresses, "", ""));
     demi.wait_ready();
     demi
 }
@@ -462,7 +462,9 @@ fn a_large_answer_flows_through_without_being_held() {
 #[test]
 fn a_slow_client_slows_the_upstream_and_fills_no_memory() {
     let upstream = large(50 << 20);
-    let demi = before(&[upstream.address]);
+    // Longer than a loaded machine may leave the first client alone.
+    let demi = Demi::start_with_http("body_timeout_ms: 4000", &sections(&[upstream.address], "", ""));
+    demi.wait_ready();
     let before = demi.peak_bytes();
     // Ten clients read the head, and then for a while nothing.
     let mut clients: Vec<Client> = (0..10).map(|_| Client::of(&demi)).collect();
@@ -740,6 +742,8 @@ fn a_platform_takes_only_so_many_requests_at_once_and_the_rest_waits() {
     let upstream = Upstream::start(move |peer| {
         while peer.request().is_some() {
             peak.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            // Each of the first waits until there are as many as may be.
+            until("three are under way", || (peak.load(Ordering::SeqCst) >= 3).then_some(()));
             std::thread::park_timeout(Duration::from_millis(5));
             now.fetch_sub(1, Ordering::SeqCst);
             peer.send(HELLO);

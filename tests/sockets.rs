@@ -3,6 +3,8 @@
 use std::io::{Read, Write};
 use std::time::Instant;
 
+use rustix::process::Signal;
+
 use crate::client::{get, post, post_chunked, Client};
 use crate::support::{misbehaving, until, Demi, Directory, Response};
 
@@ -381,9 +383,13 @@ fn who_is_slow_to_ask_is_told_and_closed() {
 #[test]
 fn an_idle_connection_is_closed_without_a_word() {
     let demi = Demi::start_with_http("idle_timeout_ms: 300", ECHO);
+    // Stopped, so that the request is there before the connection has been idle for a moment.
+    demi.signal(Signal::STOP);
     let mut fresh = Client::of(&demi);
     let mut used = Client::of(&demi);
-    assert_eq!(used.get("/echo/x").status, 200);
+    used.send(get("/echo/x"));
+    demi.signal(Signal::CONT);
+    assert_eq!(used.answer().status, 200);
     fresh.expect_end();
     used.expect_end();
 }
@@ -562,7 +568,8 @@ fn the_first_rule_that_matches_decides() {
 
 #[test]
 fn a_full_platform_refuses_at_once_and_a_silent_one_times_out() {
-    let demi = Demi::start(&never_answers("in_flight_max: 1, queue_max: 0", "timeout_ms: 1500"));
+    let routes = r#"timeout_ms: 60000), (path: "/brief", to: "slow", timeout_ms: 300"#;
+    let demi = Demi::start(&never_answers("in_flight_max: 1, queue_max: 0", routes));
     demi.wait_ready();
     let mut first = Client::of(&demi);
     first.send(get("/slow"));
@@ -570,10 +577,13 @@ fn a_full_platform_refuses_at_once_and_a_silent_one_times_out() {
     let full = demi.get("/slow");
     assert_problem(&full, 503);
     assert_eq!((full.header("Retry-After"), full.json()["code"].as_str()), (Some("1"), Some("queue_full")));
-    let late = first.answer();
+    first.reset();
+    until("its place is free", || (demi.instance("slow", 0)["in_flight"] == 0).then_some(()));
+    let mut second = Client::of(&demi);
+    let late = second.get("/brief");
     assert_problem(&late, 504);
     assert_eq!(late.json()["platform"], "slow");
-    assert_eq!(first.get("/echo/x").status, 200, "the connection goes on");
+    assert_eq!(second.get("/echo/x").status, 200, "the connection goes on");
     let page = demi.get("/metrics").body;
     assert!(page.contains("\ndemi_refused_total{platform=\"slow\",reason=\"queue_full\"} 1\n"), "{page}");
     assert!(page.contains("\ndemi_attempts_total{platform=\"slow\",outcome=\"timed_out\"} 1\n"), "{page}");
@@ -603,11 +613,16 @@ fn in_a_full_queue_the_less_urgent_gives_way_and_nobody_waits_behind_one_that_ha
     let demi = Demi::start(&never_answers(fields, routes));
     demi.wait_ready();
     let mut clients = [(); 3].map(|()| Client::of(&demi));
+    for client in &mut clients {
+        assert_eq!(client.get("/echo/x").status, 200);
+    }
     clients[0].send(get("/slow"));
     until("it has the request", || (demi.instance("slow", 0)["in_flight"] == 1).then_some(()));
+    // Stopped, so that the one has not waited for too long when the other comes right behind it.
+    demi.signal(Signal::STOP);
     clients[1].send(get("/later"));
-    until("another waits", || (demi.json("/v1/platforms/slow")["queued"] == 1).then_some(()));
     clients[2].send(get("/slow"));
+    demi.signal(Signal::CONT);
     let displaced = clients[1].answer();
     assert_problem(&displaced, 503);
     assert_eq!((displaced.header("Retry-After"), displaced.json()["code"].as_str()), (Some("1"), Some("queue_full")));

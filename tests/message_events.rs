@@ -274,8 +274,10 @@ fn many_streams_are_each_told_all() {
 
 /// Whose system takes as little as it can.
 fn narrow(demi: &Demi) -> TcpStream {
-    use rustix::net::{sockopt, AddressFamily, SocketType};
-    let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).expect("there are descriptors");
+    use rustix::net::{socket_with, sockopt, AddressFamily, SocketFlags, SocketType};
+    // What other tests start at that moment must not hold it as well.
+    let kept = SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::INET, SocketType::STREAM, kept, None).expect("there are descriptors");
     sockopt::set_socket_recv_buffer_size(&socket, 1).expect("a socket option can be set");
     rustix::net::connect(&socket, &demi.address).expect("Demi accepts");
     let stream = TcpStream::from(socket);

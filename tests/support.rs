@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use rustix::net::{bind, getsockname, listen, socket, AddressFamily, SocketType};
+use rustix::net::{bind, getsockname, listen, socket_with, AddressFamily, SocketFlags, SocketType};
 
 /// How long a test waits for anything before it gives up: long enough for a loaded machine.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -67,7 +67,8 @@ pub struct Nowhere {
 
 impl Nowhere {
     pub fn new() -> Nowhere {
-        let socket = socket(AddressFamily::INET, SocketType::STREAM, None).expect("there are descriptors");
+        let kept = SocketFlags::CLOEXEC;
+        let socket = socket_with(AddressFamily::INET, SocketType::STREAM, kept, None).expect("there are descriptors");
         let any = "127.0.0.1:0".parse::<SocketAddrV4>().expect("it is an address");
         bind(&socket, &any).expect("there is a free port");
         let address = getsockname(&socket).expect("it is bound").try_into().expect("it is an address of the internet");

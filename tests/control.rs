@@ -9,7 +9,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::client::Client;
-use crate::support::{is_alive, misbehaving, until, Demi, Directory, Response};
+use crate::support::{install, is_alive, misbehaving, until, Demi, Directory, Response};
 
 /// A plugin in shell that answers each request with `version`, after it has run `first`.
 fn script(version: &str, first: &str) -> String {
@@ -28,14 +28,6 @@ while read -r line; do
 done
 "#
     )
-}
-
-/// Puts an executable file in place at once, as an installation would.
-fn install(path: &Path, text: &str) {
-    let fresh = path.with_extension("fresh");
-    std::fs::write(&fresh, text).expect("the directory can be written");
-    std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(0o755)).expect("it is ours");
-    std::fs::rename(&fresh, path).expect("it is the same directory");
 }
 
 /// A Demi with a platform of a script, which stands in its directory.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::support::{demi_command, misbehaving, until, Demi, Directory, Nowhere};
+use crate::support::{demi_command, install, misbehaving, until, Demi, Directory, Nowhere};
 
 fn demi(arguments: &[&str]) -> Output {
     demi_command().args(arguments).output().expect("it runs")
@@ -145,12 +145,11 @@ fn a_plugin_that_misbehaves_fails_at_the_right_line() {
 #[test]
 fn a_plugin_that_is_checked_finds_the_environment_that_demi_gives_it() {
     let directory = Directory::new();
-    let program = directory.write(
-        "p.sh",
+    install(
+        &directory.path().join("p.sh"),
         "#!/bin/sh\n[ -d \"$TMPDIR\" ] && [ -z \"$(ls -A \"$TMPDIR\")\" ] && echo yes >> empty || echo no >> empty\n: > \"$TMPDIR/used\"\n\
          tr '\\0' '\\n' < /proc/$$/environ > environ\nread -r line\nexit 3\n",
     );
-    std::fs::set_permissions(program, std::fs::Permissions::from_mode(0o755)).expect("it is ours");
     let manifest = r#"{"name":"envious","version":"1","command":["./p.sh"],"env":{"A":"b","DEMI_INSTANCE":"x/9"}}"#;
     directory.write("plugin.json", manifest);
     let mut command = demi_command();
@@ -173,8 +172,7 @@ fn a_plugin_that_hangs_is_told_in_half_a_minute_and_leaves_nothing_behind() {
     directory.write("plugin.json", &format!(r#"{{"name":"h","version":"1","command":["./h.sh","{mark}"]}}"#));
     let script = "#!/bin/sh\ntrap '' TERM\nread -r line\n\
         echo '{\"jsonrpc\":\"2.0\",\"id\":1,\"result\":{\"protocol\":1}}'\nwhile :; do sleep 1; done\n";
-    let program = directory.write("h.sh", script);
-    std::fs::set_permissions(program, std::fs::Permissions::from_mode(0o755)).expect("it is ours");
+    install(&directory.path().join("h.sh"), script);
     let began = Instant::now();
     let (code, text) = check(directory.path());
     assert_eq!(code, Some(1), "{text}");

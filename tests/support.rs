@@ -59,6 +59,18 @@ impl Drop for Directory {
     }
 }
 
+/// Puts an executable file in place at once, as an installation would. Another process writes it: whoever is being started by
+/// another test at that moment holds what this one has open, and what is open to be written cannot be executed.
+pub fn install(path: &Path, text: &str) {
+    let fresh = path.with_extension("fresh");
+    let mut command = Command::new("sh");
+    command.args(["-c", "cat >\"$0\" && chmod 755 \"$0\""]).arg(&fresh).stdin(Stdio::piped());
+    let mut writer = command.spawn().expect("every system has a shell");
+    writer.stdin.take().expect("it is piped").write_all(text.as_bytes()).expect("it reads");
+    assert!(writer.wait().expect("it is our child").success(), "the directory can be written");
+    std::fs::rename(&fresh, path).expect("it is the same directory");
+}
+
 /// An address at which nobody listens, and at which nobody else comes to listen while the test needs it so.
 pub struct Nowhere {
     socket: OwnedFd,

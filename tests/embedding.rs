@@ -100,7 +100,8 @@ fn config(adapters: &[Adapter], sections: &str) -> Config {
         .unwrap_or_else(|problems| panic!("{problems}"))
 }
 
-fn reactor(directory: &Directory, sections: &str) -> Reactor {
+/// One that nobody turns yet.
+pub fn reactor(directory: &Directory, sections: &str) -> Reactor {
     let options = Options {
         base: directory.path().to_owned(),
         executable: Some(env!("CARGO_BIN_EXE_demi").into()),

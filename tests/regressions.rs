@@ -1,14 +1,14 @@
 //! Faults that were found once: one test each.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::embedding::{Hosted, LET_GO};
-use crate::support::{demi_command, kill, misbehaving, until, Demi};
+use crate::embedding::{reactor, Hosted, LET_GO};
+use crate::support::{demi_command, kill, misbehaving, until, Demi, Directory};
 
 #[test]
 fn an_inline_platform_that_panics_in_its_shutdown_or_drop_ends_nothing_but_itself() {
@@ -150,7 +150,7 @@ fn a_process_that_does_not_listen_is_sent_term_long_before_its_grace_is_over() {
 
 #[test]
 fn a_log_that_nobody_reads_stops_nothing() {
-    let directory = crate::support::Directory::new();
+    let directory = Directory::new();
     let config = directory.write(
         "config.ron",
         r#"(http: (listen: "127.0.0.1:0"), platforms: [
@@ -264,4 +264,31 @@ fn demi_with_a_service_that_breaks_off_after(bytes: usize) -> Demi {
     ));
     demi.wait_ready();
     demi
+}
+
+/// The lock of the store lasted as long as any copy of its descriptor, and a child that is being started at that moment, by whichever
+/// thread of the process, has copies of all until it has become another program.
+#[test]
+fn a_store_can_be_opened_again_though_a_child_that_is_being_started_has_its_descriptors() {
+    use rustix::process::{getpid, pidfd_getfd, pidfd_open, PidfdFlags, PidfdGetfdFlags};
+
+    let directory = Directory::new();
+    let sections = "platforms: [(name: \"echo\", host: Inline)]";
+    let first = reactor(&directory, sections);
+    let lock = directory.path().join("data/demi.lock");
+    let descriptors = std::fs::read_dir("/proc/self/fd").expect("Linux has /proc").flatten();
+    let held = descriptors
+        .filter(|entry| std::fs::read_link(entry.path()).is_ok_and(|target| target == lock))
+        .find_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
+        .expect("it is open");
+    // As such a child has it.
+    let own = pidfd_open(getpid(), PidfdFlags::empty()).expect("it runs");
+    let Ok(copy) = pidfd_getfd(&own, held, PidfdGetfdFlags::empty()) else {
+        // Not by a macro: what those print is shown only of tests that fail.
+        let _ = writeln!(std::io::stderr(), "skipped: no descriptor may be copied here");
+        return;
+    };
+    drop(first);
+    drop(reactor(&directory, sections));
+    drop(copy);
 }

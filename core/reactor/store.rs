@@ -45,6 +45,7 @@ use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -125,14 +126,25 @@ pub struct Store {
     given: RefCell<GivenFile>,
     settings: Settings,
     /// Last, so that it is released last.
-    lock: File,
+    lock: Arc<Lock>,
+}
+
+/// The lock of a data directory, let go by the last who has it.
+struct Lock(File);
+
+impl Drop for Lock {
+    /// By itself a lock lasts as long as any copy of its descriptor, and a child that is being started by this process, whichever
+    /// thread does it, has copies of all until it has become another program.
+    fn drop(&mut self) {
+        let _ = flock(&self.0, FlockOperation::Unlock);
+    }
 }
 
 /// Where a store was and will be again: its directory, locked.
 pub(crate) struct Site {
     path: PathBuf,
     settings: Settings,
-    lock: File,
+    lock: Arc<Lock>,
 }
 
 impl Site {
@@ -261,7 +273,8 @@ impl Store {
             Ok(found) if !found.is_dir() => StoreError::NotADirectory { path: path.to_owned() },
             _ => StoreError::from_io(path, e),
         })?;
-        let site = Site { path: path.to_owned(), settings: settings.clone(), lock: lock_directory(path)? };
+        let site =
+            Site { path: path.to_owned(), settings: settings.clone(), lock: Arc::new(Lock(lock_directory(path)?)) };
         site.open().map_err(|(_, error)| error)
     }
 
@@ -271,7 +284,7 @@ impl Store {
         Site { path, settings, lock }
     }
 
-    fn open_at(path: &Path, settings: &Settings, lock: &File) -> Result<Store, StoreError> {
+    fn open_at(path: &Path, settings: &Settings, lock: &Arc<Lock>) -> Result<Store, StoreError> {
         let cache_bytes = settings.cache_bytes.value();
         let db_path = path.join("db");
         let given = Given::read(path);
@@ -329,7 +342,7 @@ impl Store {
             sync_failed: Cell::new(false),
             given: RefCell::new(GivenFile::open(path)),
             settings: settings.clone(),
-            lock: lock.try_clone().map_err(|e| StoreError::from_io(path, e))?,
+            lock: Arc::clone(lock),
         };
         store.finish_burials(&burials)?;
         Ok(store)

@@ -55,7 +55,7 @@ fn before(holders: &[Holder; 2]) -> Demi {
         r#"platforms: [(name: "up", host: Http, upstreams: [{addresses}])],
         routes: [(path: "/up/*", to: "up", hedge: true, idempotent: true, timeout_ms: 3600000)]"#
     ));
-    demi.wait_ready();
+    demi.wait_all_ready();
     for _ in 0..WARM_UP {
         assert_eq!(demi.get("/up/x").status, 200);
     }
@@ -110,7 +110,7 @@ fn a_request_that_both_fail_is_tried_again_from_the_start() {
         routes: [(path: "/up/*", to: "up", hedge: true, idempotent: true, timeout_ms: 3600000, attempt_timeout_ms: 500,
             retries: 10)]"#
     ));
-    demi.wait_ready();
+    demi.wait_all_ready();
     for _ in 0..WARM_UP {
         assert_eq!(demi.get("/up/x").status, 200);
     }
@@ -148,7 +148,7 @@ fn a_plugin_that_is_frozen_is_outrun_by_another_and_told_that_nobody_waits() {
         r#"platforms: [(name: "two", host: Process(2), command: ["sh", "-c", {TELLS_CANCELS:?}])],
         routes: [(path: "/two", to: "two", hedge: true, idempotent: true, timeout_ms: 3600000)]"#
     ));
-    demi.wait_ready();
+    demi.wait_all_ready();
     until("both have been asked", || {
         let answers: Vec<String> = (0..WARM_UP).map(|_| demi.get("/two").body).collect();
         ["two/0", "two/1"].iter().all(|name| answers.iter().any(|answer| answer == name)).then_some(())
@@ -209,6 +209,8 @@ fn a_thread_that_was_asked_second_and_outrun_takes_requests_again_once_it_lets_g
         names.dedup();
         names
     };
+    let is_ready = |index| hosted.instance("racer", index)["state"] == "ready";
+    until("both are ready", || (is_ready(0) && is_ready(1)).then_some(()));
     assert_eq!(who_answers(WARM_UP), ["racer/0", "racer/1"]);
     assert_eq!(hosted.say("race"), (200, "first".to_owned()));
     assert_eq!(who_answers(50).len(), 1, "one of them still holds what nobody waits for");

@@ -108,7 +108,8 @@ fn requests_with_the_same_key_meet_the_same_instance() {
         r#"platforms: [(name: "pool", host: Threads(8), adapter: "echo", balance: Sticky)],
         routes: [(to: "pool"), (path: "/pool", to: "pool")],"#,
     );
-    demi.wait_ready();
+    // Until they all are, a key may belong to another.
+    demi.wait_all_ready();
     let instance = |body: &str| {
         let answer = demi.post("/v1/requests", body);
         assert_eq!(answer.status, 200, "{}", answer.body);

@@ -18,7 +18,8 @@ fn before(addresses: &[SocketAddr], fields: &str) -> Demi {
         )],
         routes: [(path: "/up/*", to: "up", retries: 2)],"#
     ));
-    demi.wait_ready();
+    // Until they all are, a key may belong to another.
+    demi.wait_all_ready();
     demi
 }
 

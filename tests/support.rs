@@ -227,6 +227,16 @@ impl Demi {
         until("Demi is ready", || (self.get("/readyz").status == 200).then_some(()));
     }
 
+    /// Waits until all instances of all platforms are ready: a platform is as soon as one of them is.
+    pub fn wait_all_ready(&self) {
+        until("all instances are ready", || {
+            let pages = self.json("/v1/platforms");
+            let instances =
+                pages.as_array()?.iter().flat_map(|page| page["instances"].as_array().into_iter().flatten());
+            instances.into_iter().all(|instance| instance["state"] == "ready").then_some(())
+        });
+    }
+
     /// One instance's page.
     pub fn instance(&self, platform: &str, index: usize) -> serde_json::Value {
         self.json(&format!("/v1/platforms/{platform}"))["instances"][index].clone()

@@ -58,13 +58,12 @@ fn a_plugin_that_prints_lines_without_end_fills_neither_the_log_nor_the_reactor_
     ));
     let mut answers = 0;
     // At the end of each second in which lines were dropped, that is told once.
-    until("lines were dropped for some seconds, and that was told", || {
+    until("some were answered while lines were dropped for some seconds, and that was told", || {
         assert_eq!(demi.post("/v1/requests", r#"{"content":"hello"}"#).body, "hello");
         answers += 1;
-        (demi.log().matches("more lines were dropped").count() >= 3).then_some(())
+        (answers > 5 && demi.log().matches("more lines were dropped").count() >= 3).then_some(())
     });
     assert!(demi.log().len() < 8 << 20, "{} bytes of log", demi.log().len());
-    assert!(answers > 5, "only {answers} answers in three seconds");
 }
 
 #[test]

@@ -3,12 +3,15 @@
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
 use crate::embedding::{reactor, Hosted, LET_GO};
-use crate::support::{demi_command, kill, misbehaving, until, Demi, Directory};
+use crate::proxying::Upstream;
+use crate::support::{demi_command, kill, misbehaving, until, Demi, Directory, PATIENCE};
 
 #[test]
 fn an_inline_platform_that_panics_in_its_shutdown_or_drop_ends_nothing_but_itself() {
@@ -211,7 +214,7 @@ fn answers_that_came_while_demi_was_stopped_are_heard_though_their_time_is_over(
     ));
     demi.wait_ready();
     let go = demi.directory.path().join("go");
-    let (told, answers) = std::sync::mpsc::channel();
+    let (told, answers) = channel();
     let request = format!("wait {}", go.display());
     std::thread::scope(|scope| {
         scope.spawn(|| told.send(demi.post("/slow", &request)).expect("the test waits for it"));
@@ -290,4 +293,45 @@ fn a_store_can_be_opened_again_though_a_child_that_is_being_started_has_its_desc
     drop(first);
     drop(reactor(&directory, sections));
     drop(copy);
+}
+
+/// Its time was counted from just before whatever was due when the answer was heard, which is as much sooner as that was late.
+#[test]
+fn a_service_that_says_when_to_ask_again_is_not_asked_sooner_by_a_demi_that_is_late() {
+    let (go, gone) = channel::<()>();
+    let (gone, asked) = (Mutex::new(gone), Arc::new(Mutex::new(Vec::new())));
+    let noted = asked.clone();
+    let upstream = Upstream::start(move |peer| {
+        while peer.request().is_some() {
+            let mut asked = noted.lock().expect("no test panics while it holds it");
+            asked.push(Instant::now());
+            if asked.len() > 1 {
+                peer.answer("hello");
+                continue;
+            }
+            let _ = gone.lock().expect("no thread panics here").recv_timeout(PATIENCE);
+            peer.send("HTTP/1.1 429 x\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n");
+        }
+    });
+    let demi = Demi::start(&format!(
+        r#"health: (interval_ms: 50), platforms: [(name: "up", host: Http, upstreams: ["{}"])],
+        routes: [(path: "/up/*", to: "up", retries: 1, timeout_ms: 60000)]"#,
+        upstream.address
+    ));
+    demi.wait_ready();
+    let went_on = std::thread::scope(|scope| {
+        let asking = scope.spawn(|| demi.get("/up/x"));
+        until("it has the request", || (upstream.asked() == 1).then_some(()));
+        demi.signal(Signal::STOP);
+        go.send(()).expect("the service waits");
+        let stopped = Instant::now();
+        until("a while has passed", || (stopped.elapsed() > Duration::from_millis(700)).then_some(()));
+        let went_on = Instant::now();
+        demi.signal(Signal::CONT);
+        let answer = asking.join().expect("it is answered");
+        assert_eq!((answer.status, answer.body.as_str()), (200, "hello"), "{answer:?}");
+        went_on
+    });
+    let asked = asked.lock().expect("no test panics while it holds it");
+    assert!(asked.len() == 2 && asked[1] - went_on >= Duration::from_secs(1), "{:?}", asked[1] - went_on);
 }

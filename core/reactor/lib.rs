@@ -208,6 +208,7 @@ impl Reactor {
         loop {
             self.shell.move_streams();
             if let Some(event) = self.shell.kit.events.pop_front() {
+                let event = self.shell.counted_from_now(event);
                 self.last_event = Some(event);
                 self.conductor.handle(self.shell.now, event, &mut self.actions);
                 for action in self.actions.drain(..) {

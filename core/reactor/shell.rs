@@ -227,6 +227,17 @@ impl Shell {
         self.listener.set_date(SystemTime::now, now);
     }
 
+    /// An answer is heard as if it had come before what was due, and so perhaps before it came: the time for which it wants to be left
+    /// alone counts from the time that it is.
+    pub(crate) fn counted_from_now(&self, event: Event) -> Event {
+        match event {
+            Event::Deferred { ticket, instance, outcome, after } => {
+                Event::Deferred { ticket, instance, outcome, after: after.saturating_add(self.lag) }
+            }
+            event => event,
+        }
+    }
+
     pub(crate) fn handle(&self) -> Handle {
         Handle { postbox: self.postbox.clone() }
     }

@@ -285,8 +285,7 @@ impl Clerk {
     /// Has it recorded what happened on a day; an answer only if it is lost. False, and the text is as it was, if too much is
     /// waiting: what must be kept goes before.
     pub(crate) fn record(&self, unix_day: u64, text: &mut String) -> bool {
-        let has_room = self.orders.len() < ERRANDS_BEFORE_NOTES_MAX;
-        has_room && self.send(Order::Trace { unix_day, text: std::mem::take(text) }, ERRANDS_BEFORE_NOTES_MAX)
+        self.takes_notes() && self.send(Order::Trace { unix_day, text: std::mem::take(text) }, ERRANDS_BEFORE_NOTES_MAX)
     }
 
     /// Has it read what a platform did for the client at a place. False if too much is waiting.
@@ -303,6 +302,11 @@ impl Clerk {
     /// is waiting: what must be kept goes before.
     pub(crate) fn keep_peak(&self, platform: &str, unix_s: u64, bytes: u64) -> bool {
         self.send(Order::KeepPeak { platform: platform.to_owned(), unix_s, bytes }, ERRANDS_BEFORE_NOTES_MAX)
+    }
+
+    /// Whether what is nice to have is kept, or too much is waiting.
+    pub(crate) fn takes_notes(&self) -> bool {
+        self.orders.len() < ERRANDS_BEFORE_NOTES_MAX
     }
 
     /// Has it kept what was decided about RAM; no answer. False if too much is waiting: what must be kept goes before.

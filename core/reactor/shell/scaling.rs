@@ -8,6 +8,7 @@ use demi_conductor::Conductor;
 use super::Shell;
 use crate::api;
 use crate::chronicle::{self, unix_ms};
+use crate::clerk::Clerk;
 use crate::store::KeptDecision;
 
 /// Decisions that are held in memory, each of half a kilobyte; those before are in the store.
@@ -20,6 +21,8 @@ pub(super) struct Decisions {
     last: VecDeque<KeptDecision>,
     /// How many of them, from the newest on, were not given to the clerk yet.
     unkept: usize,
+    /// The clerk was too busy for them, and that was told.
+    is_behind: bool,
 }
 
 impl Decisions {
@@ -32,10 +35,19 @@ impl Decisions {
         self.unkept = (self.unkept + 1).min(DECISIONS_SHOWN);
     }
 
-    /// Takes those that are to be kept, oldest first.
-    fn take_unkept(&mut self) -> Vec<KeptDecision> {
-        let count = std::mem::take(&mut self.unkept);
-        self.last.range(self.last.len() - count..).cloned().collect()
+    /// Those that are to be kept, oldest first.
+    fn unkept(&self) -> Vec<KeptDecision> {
+        self.last.range(self.last.len() - self.unkept..).cloned().collect()
+    }
+
+    /// Gives those that are to be kept to the clerk, which may be too busy: then they wait here for another time.
+    fn hand_over(&mut self, take: impl FnOnce(Vec<KeptDecision>) -> bool) {
+        if take(self.unkept()) {
+            (self.unkept, self.is_behind) = (0, false);
+        } else if !self.is_behind {
+            self.is_behind = true;
+            log::debug!("the clerk is too busy to keep what is decided about RAM; it is kept later");
+        }
     }
 
     /// Newest first.
@@ -71,16 +83,16 @@ impl Shell {
         self.decisions.add(page);
     }
 
-    /// Has kept what was decided in this turn.
+    /// Has kept what was decided in this turn, and before it if the clerk was too busy.
     pub(super) fn keep_decisions(&mut self) {
-        if self.decisions.unkept == 0 {
-            return;
+        if self.decisions.unkept > 0 && !(self.decisions.is_behind && self.is_clerk_busy()) {
+            let clerk = self.clerk.as_ref();
+            self.decisions.hand_over(|unkept| clerk.is_some_and(|clerk| clerk.decided(unkept)));
         }
-        let unkept = self.decisions.take_unkept();
-        let count = unkept.len();
-        if !self.clerk.as_ref().is_some_and(|clerk| clerk.decided(unkept)) {
-            log::debug!("the clerk is too busy to keep {count} decisions about RAM");
-        }
+    }
+
+    fn is_clerk_busy(&self) -> bool {
+        !self.clerk.as_ref().is_some_and(Clerk::takes_notes)
     }
 
     /// Shows how RAM is and what was decided about it. More than is in memory the clerk reads; the client waits.
@@ -131,11 +143,32 @@ mod tests {
         decisions.last.push_back(KeptDecision { number: 41, page: page(0) });
         (0..3).for_each(|number| decisions.add(page(number)));
         let numbers = |kept: &[KeptDecision]| kept.iter().map(|kept| kept.number).collect::<Vec<u64>>();
-        assert_eq!(numbers(&decisions.take_unkept()), [42, 43, 44]);
-        assert!(decisions.take_unkept().is_empty());
+        let mut given = Vec::new();
+        decisions.hand_over(|unkept| {
+            given = unkept;
+            true
+        });
+        assert_eq!(numbers(&given), [42, 43, 44]);
+        assert!(decisions.unkept().is_empty());
         (0..2 * DECISIONS_SHOWN as u64).for_each(|number| decisions.add(page(number)));
-        assert_eq!(decisions.take_unkept().len(), DECISIONS_SHOWN);
+        assert_eq!(decisions.unkept().len(), DECISIONS_SHOWN);
         assert_eq!(decisions.newest().map(|kept| kept.number).next(), Some(44 + 2 * DECISIONS_SHOWN as u64));
         assert_eq!(decisions.newest().count(), DECISIONS_SHOWN);
+    }
+
+    /// They were forgotten: shown until Demi ended, and not known to the next one.
+    #[test]
+    fn decisions_for_which_the_clerk_is_too_busy_are_kept_later() {
+        let mut decisions = Decisions::default();
+        decisions.add(page(0));
+        decisions.hand_over(|_| false);
+        decisions.add(page(1));
+        let mut given = Vec::new();
+        decisions.hand_over(|unkept| {
+            given = unkept;
+            true
+        });
+        assert_eq!(given.iter().map(|kept| kept.number).collect::<Vec<u64>>(), [1, 2]);
+        assert!(decisions.unkept().is_empty() && !decisions.is_behind);
     }
 }

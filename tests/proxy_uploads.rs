@@ -1,7 +1,7 @@
 //! Bodies that are passed on to services as they come.
 
 use std::io::{ErrorKind, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{channel, Receiver};
 use std::sync::{Arc, Mutex};
@@ -280,9 +280,9 @@ fn an_answer_may_flow_while_its_body_does() {
 fn a_service_that_is_not_there_costs_no_body() {
     let (upstream, _told) = reading();
     // It counts as well after its first health check, so that it is asked until it has been found out.
-    let listener = TcpListener::bind("127.0.0.1:0").expect("there is a free port");
-    let gone = listener.local_addr().expect("it is bound");
-    let demi = before(&[gone, upstream.address], "", "");
+    let gone = Nowhere::new();
+    let listener = gone.listen(128);
+    let demi = before(&[gone.address, upstream.address], "", "");
     until("both are up", || (demi.json("/v1/status")["platforms"][0]["instances_ready"] == 2).then_some(()));
     drop(listener);
     let body: String = "\0".repeat(200_000);

@@ -588,10 +588,10 @@ fn requests_go_round_a_dead_upstream() {
 fn an_upstream_that_dies_between_health_checks_costs_no_request() {
     let live = Upstream::answering(HELLO);
     // Answers one connection, its first health check, and is gone.
-    let listener = TcpListener::bind("127.0.0.1:0").expect("there is a free port");
-    let dying = listener.local_addr().expect("it is bound");
+    let dying = Nowhere::new();
+    let listener = dying.listen(128);
     let dies = std::thread::spawn(move || drop(listener.accept()));
-    let calm = sections(&[dying, live.address], "", "").replace("interval_ms: 50", "interval_ms: 60000");
+    let calm = sections(&[dying.address, live.address], "", "").replace("interval_ms: 50", "interval_ms: 60000");
     let demi = Demi::start(&calm);
     until("both are up", || (demi.json("/v1/status")["platforms"][0]["instances_ready"] == 2).then_some(()));
     dies.join().expect("it has died");

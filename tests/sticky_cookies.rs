@@ -1,12 +1,12 @@
 //! Cookies that keep a client with the instance that it met first.
 
 use std::collections::BTreeSet;
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex};
 
 use crate::client::Client;
 use crate::proxying::{Peer, Upstream};
-use crate::support::{until, Demi, Response};
+use crate::support::{until, Demi, Nowhere, Response};
 
 /// Demi before services, to which `/up` leads, with these fields of the platform besides.
 fn before(addresses: &[SocketAddr], fields: &str) -> Demi {
@@ -156,9 +156,8 @@ struct Mortal {
 }
 
 impl Mortal {
-    fn start(address: &str) -> Mortal {
-        let listener = TcpListener::bind(address).expect("the address is free");
-        let address = listener.local_addr().expect("it is bound");
+    fn start(place: &Nowhere) -> Mortal {
+        let (listener, address) = (place.listen(128), place.address);
         let (is_over, streams) = (Arc::new(Mutex::new(false)), Arc::new(Mutex::new(Vec::new())));
         let (over, kept) = (Arc::clone(&is_over), Arc::clone(&streams));
         let thread = std::thread::spawn(move || {
@@ -174,7 +173,7 @@ impl Mortal {
     }
 
     /// Ends: connections are closed and no more taken.
-    fn die(self) -> SocketAddr {
+    fn die(self) {
         *self.is_over.lock().expect("nobody panics with it") = true;
         // It looks up at its next connection.
         drop(TcpStream::connect(self.address));
@@ -183,7 +182,6 @@ impl Mortal {
             // One that was closed before cannot be shut.
             let _ = stream.shutdown(Shutdown::Both);
         }
-        self.address
     }
 }
 
@@ -197,22 +195,23 @@ fn serve(mut stream: TcpStream) {
 
 #[test]
 fn a_client_goes_on_elsewhere_while_its_instance_is_gone_and_then_comes_back() {
-    let mut services: Vec<Option<Mortal>> = (0..2).map(|_| Some(Mortal::start("127.0.0.1:0"))).collect();
-    let addresses: Vec<SocketAddr> = services.iter().flatten().map(|service| service.address).collect();
+    let places = [Nowhere::new(), Nowhere::new()];
+    let mut services: Vec<Option<Mortal>> = places.iter().map(|place| Some(Mortal::start(place))).collect();
+    let addresses: Vec<SocketAddr> = places.iter().map(|place| place.address).collect();
     let health = "health: (interval_ms: 20, doubt_interval_ms: 20, down_interval_ms: 20, fall: 1, rise: 1)";
     let demi = before(&addresses, &format!("{health}, breaker: (open_ms: 20, open_max_ms: 20)"));
     let first = ask(&demi, "GET", "/up/x", "");
     let cookie = format!("Cookie: demi_session={}\r\n", given(&first));
     let home = instance(&first);
     let index: usize = home.rsplit('/').next().and_then(|index| index.parse().ok()).expect("it is one of the two");
-    let address = services[index].take().expect("it runs").die();
+    services[index].take().expect("it runs").die();
     let elsewhere = format!("up/{}", 1 - index);
     for _ in 0..10 {
         let answer = ask(&demi, "GET", "/up/x", &cookie);
         assert_eq!((answer.status, answer.header("Set-Cookie")), (200, None), "{answer:?}");
         assert_eq!(instance(&answer), elsewhere);
     }
-    services[index] = Some(Mortal::start(&address.to_string()));
+    services[index] = Some(Mortal::start(&places[index]));
     until("it is back where it was", || (instance(&ask(&demi, "GET", "/up/x", &cookie)) == home).then_some(()));
     assert_eq!(instance(&ask(&demi, "GET", "/up/x", &cookie)), home);
 }

@@ -2,7 +2,7 @@
 //! the test ends, however it ends.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, SocketAddrV4, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use rustix::net::sockopt::set_socket_reuseaddr;
 use rustix::net::{bind, getsockname, listen, socket_with, AddressFamily, SocketFlags, SocketType};
 
 /// How long a test waits for anything before it gives up: long enough for a loaded machine.
@@ -71,27 +72,35 @@ pub fn install(path: &Path, text: &str) {
     std::fs::rename(&fresh, path).expect("it is the same directory");
 }
 
-/// An address at which nobody listens, and at which nobody else comes to listen while the test needs it so.
+/// An address at which nobody listens but whom the test has listen, and which nobody else is given as long as this lives: by itself an
+/// address is given to whoever asks next once it is free.
 pub struct Nowhere {
-    socket: OwnedFd,
+    _socket: OwnedFd,
     pub address: SocketAddr,
 }
 
 impl Nowhere {
     pub fn new() -> Nowhere {
-        let kept = SocketFlags::CLOEXEC;
-        let socket = socket_with(AddressFamily::INET, SocketType::STREAM, kept, None).expect("there are descriptors");
-        let any = "127.0.0.1:0".parse::<SocketAddrV4>().expect("it is an address");
-        bind(&socket, &any).expect("there is a free port");
-        let address = getsockname(&socket).expect("it is bound").try_into().expect("it is an address of the internet");
-        Nowhere { socket, address }
+        let (socket, address) = bound("127.0.0.1:0".parse().expect("it is an address"));
+        Nowhere { _socket: socket, address }
     }
 
-    /// Has somebody listen there, with room for so many connections that are not accepted yet.
-    pub fn listen(self, backlog: i32) -> TcpListener {
-        listen(&self.socket, backlog).expect("it is bound");
-        TcpListener::from(self.socket)
+    /// Has somebody listen there until that is dropped, with room for so many connections that are not accepted yet.
+    pub fn listen(&self, backlog: i32) -> TcpListener {
+        let (socket, _) = bound(self.address);
+        listen(&socket, backlog).expect("it is bound");
+        TcpListener::from(socket)
     }
+}
+
+/// A socket that does not listen; several may be bound to one address.
+fn bound(address: SocketAddr) -> (OwnedFd, SocketAddr) {
+    let kept = SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::INET, SocketType::STREAM, kept, None).expect("there are descriptors");
+    set_socket_reuseaddr(&socket, true).expect("a socket option can be set");
+    bind(&socket, &address).expect("it is free, or ours");
+    let address = getsockname(&socket).expect("it is bound").try_into().expect("it is an address of the internet");
+    (socket, address)
 }
 
 /// A running Demi.

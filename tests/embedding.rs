@@ -4,7 +4,10 @@ use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
-use demi::{Adapter, Config, Fault, Handle, Options, PlatformOrder, PlatformTrait, Reactor, Reply, Request, Settings};
+use demi::{
+    Adapter, Config, Fault, Handle, Options, PlatformOrder, PlatformTrait, Reactor, Reply, Request, Settings,
+    StartError,
+};
 
 use crate::support::{ask, is_alive, until, Directory, HOSTS, PATIENCE};
 
@@ -102,12 +105,16 @@ fn config(adapters: &[Adapter], sections: &str) -> Config {
 
 /// One that nobody turns yet.
 pub fn reactor(directory: &Directory, sections: &str) -> Reactor {
+    made(directory, sections).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn made(directory: &Directory, sections: &str) -> Result<Reactor, StartError> {
     let options = Options {
         base: directory.path().to_owned(),
         executable: Some(env!("CARGO_BIN_EXE_demi").into()),
         ..Options::default()
     };
-    Reactor::new(&config(&ADAPTERS, sections), &ADAPTERS, options).unwrap_or_else(|error| panic!("{error}"))
+    Reactor::new(&config(&ADAPTERS, sections), &ADAPTERS, options)
 }
 
 /// A reactor on a thread of its own, ended with the test.
@@ -337,10 +344,10 @@ fn a_program_with_a_loop_of_its_own_turns_the_reactor() {
 fn a_dropped_reactor_takes_its_children_with_it_and_gives_the_store_back() {
     let directory = Directory::new();
     for _ in 0..5 {
-        let mut reactor = reactor(
-            &directory,
-            r#"platforms: [(name: "child", host: Process(2), command: ["{demi}", "plugin", "serve", "echo"])]"#,
-        );
+        let sections =
+            r#"platforms: [(name: "child", host: Process(2), command: ["{demi}", "plugin", "serve", "echo"])]"#;
+        // Whoever drops one waits for its disk no longer than a second.
+        let mut reactor = until("the store is given back", || made(&directory, sections).ok());
         let address = reactor.address();
         let asker = std::thread::spawn(move || {
             until("the children are there", || {

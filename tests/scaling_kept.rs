@@ -134,14 +134,16 @@ fn more_decisions_than_are_in_memory_are_read_from_the_store() {
         demi.post("/v1/platforms/light/start", "");
         until("it is started", || (!is(&demi, "stopped")).then_some(()));
     }
-    let count = decisions(&demi, "?limit=1000").len();
-    assert!(count >= 140, "{count}");
+    let told = decisions(&demi, "?limit=1000");
+    assert!(told.len() >= 140, "{}", told.len());
     assert_eq!((decisions(&demi, "").len(), decisions(&demi, "?limit=139").len()), (128, 139));
     wait_until_kept(&demi);
     demi.signal(Signal::KILL);
     demi.wait();
     let demi = start("enabled: false");
-    assert_eq!((decisions(&demi, "").len(), decisions(&demi, "?limit=1000").len()), (128, count));
+    assert_eq!(decisions(&demi, "").len(), 128);
+    // Something may have been decided after those were told.
+    assert!(decisions(&demi, "?limit=1000").ends_with(&told));
 }
 
 #[test]

@@ -9,7 +9,7 @@ use demi::{
     StartError,
 };
 
-use crate::support::{ask, is_alive, until, Directory, HOSTS, PATIENCE};
+use crate::support::{ask, is_alive, until, with_patience, Directory, HOSTS, PATIENCE};
 
 /// Does what the body says.
 struct Moody {
@@ -95,6 +95,7 @@ pub const BITTER: Adapter = Adapter { name: "bitter", make: || Box::new(Bitter) 
 const ADAPTERS: [Adapter; 3] = [MOODY, BITTER, demi_echo::ADAPTER];
 
 fn config(adapters: &[Adapter], sections: &str) -> Config {
+    let sections = with_patience(sections);
     let text = format!(
         "(http: (listen: \"127.0.0.1:0\", {HOSTS}), store: (path: \"data\"), scaler: (enabled: false), {sections})"
     );

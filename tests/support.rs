@@ -31,6 +31,16 @@ pub fn until<T>(what: &str, mut fact: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+/// Sections of a configuration in which nobody is called degraded because the machine that tests is slow.
+pub fn with_patience(sections: &str) -> String {
+    let patience = "health: (degraded_ms: 3600000, ";
+    match sections.trim_start().strip_prefix("health: (") {
+        Some(rest) => format!("{patience}{rest}"),
+        None if sections.contains("health: (") => sections.to_owned(),
+        None => format!("{patience}), {sections}"),
+    }
+}
+
 /// A directory that is removed with the test.
 pub struct Directory(PathBuf);
 
@@ -142,6 +152,7 @@ impl Demi {
     pub fn start_in(directory: Arc<Directory>, http: &str, sections: &str) -> Demi {
         // Whatever RAM the machine that tests has left.
         let scaler = if sections.contains("scaler:") { "" } else { "scaler: (enabled: false)," };
+        let sections = with_patience(sections);
         let text =
             format!("(http: (listen: \"127.0.0.1:0\", {HOSTS}, {http}), store: (path: \"data\"), {scaler} {sections})");
         let config = directory.write("config.ron", &text);

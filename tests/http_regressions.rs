@@ -135,7 +135,7 @@ fn many_stale_upstream_connections_cost_no_request() {
 /// An answer that its client had not taken yet was cut off by an ordered end, because the request counted as over.
 #[test]
 fn an_ordered_end_waits_until_clients_have_taken_their_answers() {
-    let (mut demi, mut client, length) = owing("");
+    let (mut demi, mut client, length) = owing("shutdown: (grace_ms: 3600000),");
     demi.signal(rustix::process::Signal::TERM);
     until("it is ending", || demi.log().contains("no request is admitted any more").then_some(()));
     assert_eq!(client.answer().body.len(), length);

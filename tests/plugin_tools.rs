@@ -169,7 +169,9 @@ fn a_plugin_that_is_checked_finds_the_environment_that_demi_gives_it() {
 fn a_plugin_that_hangs_is_told_in_half_a_minute_and_leaves_nothing_behind() {
     let directory = Directory::new();
     let mark = format!("demi-hangs-{}", std::process::id());
-    directory.write("plugin.json", &format!(r#"{{"name":"h","version":"1","command":["./h.sh","{mark}"]}}"#));
+    // With a grace of five seconds the steps before would leave no time for the last.
+    let manifest = format!(r#"{{"name":"h","version":"1","command":["./h.sh","{mark}"],"stop_grace_ms":500}}"#);
+    directory.write("plugin.json", &manifest);
     let script = "#!/bin/sh\ntrap '' TERM\nread -r line\n\
         echo '{\"jsonrpc\":\"2.0\",\"id\":1,\"result\":{\"protocol\":1}}'\nwhile :; do sleep 1; done\n";
     install(&directory.path().join("h.sh"), script);

@@ -100,7 +100,7 @@ fn reading() -> (Upstream, Receiver<(usize, bool)>) {
 fn a_large_body_flows_through_without_being_held() {
     const BYTES: usize = 50 << 20;
     let (upstream, told) = reading();
-    let demi = before(&[upstream.address], "", "");
+    let demi = before(&[upstream.address], "", "timeout_ms: 3600000");
     let peak_before = demi.peak_bytes();
     let mut client = Client::of(&demi);
     let piece: Vec<u8> = (0..BYTES).map(byte).collect();
@@ -131,7 +131,7 @@ fn a_service_that_takes_nothing_slows_its_client_and_fills_no_memory() {
         peer.answer(&count.to_string());
         Some(())
     });
-    let demi = before(&[upstream.address], "", "timeout_ms: 60000");
+    let demi = before(&[upstream.address], "", "timeout_ms: 3600000");
     let peak_before = demi.peak_bytes();
     let mut client = Client::of(&demi);
     let body: Vec<u8> = (0..50 << 20).map(byte).collect();

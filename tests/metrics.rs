@@ -111,7 +111,7 @@ fn both_formats_are_read_by_the_parsers_of_prometheus_client_and_say_the_same() 
         families.iter().map(|(name, (kind, _, samples))| (name.clone(), (kind.clone(), *samples))).collect()
     };
     assert_eq!(of(&plain), of(&open));
-    assert_eq!(open["demi_scaler_decisions"], ("counter".to_owned(), "-".to_owned(), 12));
+    assert_eq!(open["demi_scaler_decisions"], ("counter".to_owned(), "-".to_owned(), 13));
     assert_eq!(open["demi_plugin_failure"], ("counter".to_owned(), "-".to_owned(), 16));
     let (kind, unit, _) = &open["demi_health_check_duration_seconds"];
     assert_eq!((kind.as_str(), unit.as_str()), ("histogram", "seconds"));

@@ -133,9 +133,10 @@ fn no_request_fails_while_children_are_killed_in_turn() {
     let demi = Demi::start(TWO_CHILDREN);
     demi.wait_ready();
     let is_over = Arc::new(AtomicBool::new(false));
+    let answered = Arc::new([AtomicU32::new(0), AtomicU32::new(0)]);
     let clients: Vec<_> = (0..2)
         .map(|number| {
-            let (address, is_over) = (demi.address, Arc::clone(&is_over));
+            let (address, is_over, answered) = (demi.address, Arc::clone(&is_over), Arc::clone(&answered));
             std::thread::spawn(move || {
                 let mut client = Client::new(address);
                 let mut sent = 0;
@@ -144,14 +145,21 @@ fn no_request_fails_while_children_are_killed_in_turn() {
                     let response = client.post("/child", &body);
                     assert_eq!((response.status, &response.body), (200, &body), "{response:?}");
                     sent += 1;
+                    answered[number].store(sent, Ordering::Relaxed);
                 }
                 sent
             })
         })
         .collect();
     for round in 0..10 {
-        let before = demi.pids("child");
+        let counts = || [0, 1].map(|number: usize| answered[number].load(Ordering::Relaxed));
+        let (before, counts_before) = (demi.pids("child"), counts());
         kill(before[round % 2], Signal::KILL);
+        // A request may be tried three times more: on a slow machine one could be hit by four kills.
+        until("no request is older than this kill", || {
+            assert!(!clients.iter().any(|client| client.is_finished()), "a request failed");
+            counts().iter().zip(counts_before).all(|(now, before)| *now > before).then_some(())
+        });
         until("both children are up again", || {
             let after = demi.pids("child");
             let page = demi.json("/v1/platforms/child");

@@ -365,6 +365,9 @@ impl Conductor {
         if is_to_come_back && matches!(before, State::Ready | State::Draining { .. } | State::Stopping { .. }) {
             self.restart_dependents_of(self.slots[slot].platform as usize, out);
         }
+        if step == Step::Await {
+            self.take_over_from_nobody(self.slots[slot].platform as usize, out);
+        }
         self.do_step(slot, step, out);
         // A reload that waits may have nothing left beside which it had to.
         self.has_unsettled |= step == Step::Rest || self.platform_at(slot).swap.is_some();

@@ -203,7 +203,7 @@ impl Conductor {
     /// Ends it, after those that need it; they wait until it is back. At a restart they go on unless they are to be
     /// restarted with it.
     fn end_in_order(&mut self, platform: usize, then: Then, reason: Reason, out: &mut Vec<Action>) {
-        self.break_off_swap(platform, Reason::SwapBrokenOff, out);
+        self.break_off_swap_under_way(platform, out);
         let (ends_dependents, why) = match then {
             Then::Rest => (true, Reason::NeedStopped),
             Then::Again | Then::Wait | Then::Sleep | Then::Shed | Then::Spare => {
@@ -224,7 +224,7 @@ impl Conductor {
     }
 
     fn end_with_dependents(&mut self, platform: usize, reason: Reason, out: &mut Vec<Action>) {
-        self.break_off_swap(platform, Reason::SwapBrokenOff, out);
+        self.break_off_swap_under_way(platform, out);
         self.platforms[platform].ending = Some((Then::Wait, reason));
         for needy in self.platforms[platform].needed_by.clone() {
             if self.is_awake(needy as usize) && self.platforms[needy as usize].ending.is_none() {

@@ -8,8 +8,8 @@
 //! ```
 //!
 //! For a while there is one instance more than before. Unless a person has ordered it, the next one is started only if it fits in
-//! RAM, and waits otherwise (`holding.rs`). What runs goes on meanwhile, and may be shed and put to sleep like any other; if none
-//! of it runs any more, it comes back as the new edition.
+//! RAM, and waits otherwise (`holding.rs`). What runs goes on meanwhile, and may be shed, put to sleep, stopped and restarted like
+//! any other; if none of it runs any more, it comes back as the new edition.
 
 use std::time::Duration;
 
@@ -234,6 +234,20 @@ impl Conductor {
         self.swap_failed(platform, reason, out);
         if let Some(candidate) = candidate {
             self.take(candidate as usize, Input::End(Then::Spare, reason), out);
+        }
+    }
+
+    /// What runs is about to be ended: a reload of it that has begun to is broken off. One that waits goes on when that is done.
+    pub(crate) fn break_off_swap_under_way(&mut self, platform: usize, out: &mut Vec<Action>) {
+        if self.platforms[platform].swap.is_some_and(|swap| !swap.waits) {
+            self.break_off_swap(platform, Reason::SwapBrokenOff, out);
+        }
+    }
+
+    /// Has a new edition that waits take over, if nothing is left beside which it had to.
+    pub(crate) fn take_over_from_nobody(&mut self, platform: usize, out: &mut Vec<Action>) {
+        if let Some(swap) = self.platforms[platform].swap.filter(|swap| swap.waits) {
+            self.finish_swap(platform, swap, out);
         }
     }
 

@@ -57,7 +57,10 @@ impl Conductor {
 
     /// Has one new edition start that waits beside the old one, once it fits. The reload goes on at the end of the turn.
     pub(super) fn resume_swap(&mut self) {
-        let waits = |platform: &usize| self.platforms[*platform].swap.is_some_and(|swap| swap.waits);
+        let waits = |platform: &usize| {
+            let entry = &self.platforms[*platform];
+            entry.ending.is_none() && entry.swap.is_some_and(|swap| swap.waits)
+        };
         let fits = |platform: &usize| self.shortfall_of_swap(*platform).is_none();
         let next = (0..self.platforms.len()).find(|platform| waits(platform) && fits(platform));
         let Some(platform) = next.filter(|_| self.may_return_early()) else { return };

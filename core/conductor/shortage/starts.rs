@@ -238,3 +238,25 @@ fn with_forecast_only_a_new_edition_does_not_wait_and_it_is_told_that_it_would_h
     machine.passes(5);
     assert_eq!(machine.edition(), (vec![1], false));
 }
+
+#[test]
+fn a_new_edition_that_waits_is_what_starts_after_a_stop_and_after_a_restart() {
+    for order in [Order::Stop { platform: 1 }, Order::Retire { platform: 1 }, Order::Restart { platform: 1 }] {
+        let mut machine = with_room_for_one(child("voice"));
+        machine.reload(false);
+        machine.happens(Event::Ordered(order));
+        machine.passes(5);
+        machine.happens(Event::Ordered(Order::Start { platform: 1 }));
+        machine.passes(5);
+        assert_eq!((machine.states(), machine.edition()), (vec!["ready"; 2], (vec![1], false)), "{order:?}");
+    }
+    let files = Platform { restart_dependents: true, ..child("files") };
+    let mut machine = Machine::begin(vec![files, needs("voice", "files")], Scaler::default());
+    machine.weights[slot_of(1) as usize] = 2_000;
+    machine.background = 4_500;
+    machine.passes(60);
+    machine.reload(false);
+    machine.crashes(0);
+    machine.passes(5);
+    assert_eq!((machine.states(), machine.edition()), (vec!["ready"; 2], (vec![1], false)));
+}

@@ -57,10 +57,12 @@ impl Conductor {
     /// An instance is to be started now: whether it stays down instead, because it is known not to fit.
     pub(crate) fn holds_back(&mut self, slot: usize, out: &mut Vec<Action>) -> bool {
         let platform = self.slots[slot].platform as usize;
+        let Some(missing) = self.shortfall_of_one(platform) else { return false };
         let is_running = self.phase == Phase::Running;
         let is_ordered = self.slots[slot].life.since().1 == Reason::ByHand || self.is_wanted_by_hand(platform);
-        let may_stay = is_running && !is_ordered && self.may_be_held(platform) && self.may_go(platform);
-        let Some(missing) = self.shortfall_of_one(platform).filter(|_| may_stay) else { return false };
+        if !is_running || is_ordered || !self.may_be_held(platform) || !self.may_go(platform) {
+            return false;
+        }
         self.hold(platform, missing, out);
         self.slots[slot].life.state() == State::Shed
     }
@@ -74,21 +76,27 @@ impl Conductor {
 
     /// Whether a person has lately started it, or something that needs it.
     fn is_wanted_by_hand(&self, platform: usize) -> bool {
-        let mut needed_by = self.platforms[platform].needed_by.iter();
-        self.is_started_by_hand(platform) || needed_by.any(|needy| self.is_wanted_by_hand(*needy as usize))
+        self.has_above(platform, |one| self.is_started_by_hand(one))
     }
 
     /// Whether it, and all that needs it, may be shed, and whether that would not be told anew.
     fn may_be_held(&self, platform: usize) -> bool {
-        let entry = &self.platforms[platform];
         let is_told = self.settings.scaler.forecast_only && self.is_listed(platform as u32);
-        let of_needy = |needy: &u32| self.may_be_shed_with_needy(*needy as usize);
-        entry.terms.may_be_shed && entry.needed_by.iter().all(of_needy) && !is_told
+        !is_told && !self.has_above(platform, |one| !self.platforms[one].terms.may_be_shed)
     }
 
-    fn may_be_shed_with_needy(&self, platform: usize) -> bool {
-        let entry = &self.platforms[platform];
-        entry.terms.may_be_shed && entry.needed_by.iter().all(|needy| self.may_be_shed_with_needy(*needy as usize))
+    /// Whether it is so, or something that needs it. Each is looked at once, however many ways lead there.
+    fn has_above(&self, platform: usize, is_so: impl Fn(usize) -> bool) -> bool {
+        let (mut seen, mut open) = (vec![false; self.platforms.len()], vec![platform]);
+        while let Some(one) = open.pop() {
+            if is_so(one) {
+                return true;
+            }
+            if !std::mem::replace(&mut seen[one], true) {
+                open.extend(self.platforms[one].needed_by.iter().map(|needy| *needy as usize));
+            }
+        }
+        false
     }
 
     /// What it is known to weigh at most, with what it needs, bytes; what is counted already is left out, and the rest is from

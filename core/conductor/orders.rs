@@ -65,6 +65,13 @@ impl Conductor {
 
     /// Wants it to run, and all that it needs, whatever kept them from it.
     fn want(&mut self, platform: usize, reason: Reason, out: &mut Vec<Action>) {
+        self.want_once(platform, reason, &mut vec![false; self.platforms.len()], out);
+    }
+
+    fn want_once(&mut self, platform: usize, reason: Reason, wanted: &mut [bool], out: &mut Vec<Action>) {
+        if std::mem::replace(&mut wanted[platform], true) {
+            return;
+        }
         self.platforms[platform].ending = None;
         for slot in self.platforms[platform].slots() {
             if self.slots[slot].life.state() != State::Spare {
@@ -74,7 +81,7 @@ impl Conductor {
         for need in self.platforms[platform].needs.clone() {
             let is_staying = self.platforms[need as usize].ending.is_none() && !self.is_leaving(need as usize);
             if !self.is_platform_ready(need as usize) || !is_staying {
-                self.want(need as usize, Reason::Needed, out);
+                self.want_once(need as usize, Reason::Needed, wanted, out);
             }
         }
         self.start_what_can(out);
@@ -90,22 +97,18 @@ impl Conductor {
 
     /// Whether it runs, or will without anybody's doing.
     pub(crate) fn can_come(&self, platform: usize) -> bool {
-        let needs_can_come = || self.platforms[platform].needs.iter().all(|need| self.can_come(*need as usize));
-        self.slots[self.platforms[platform].slots()].iter().any(|slot| match slot.life.state() {
-            State::Starting
-            | State::Ready
-            | State::Backoff { .. }
-            | State::Draining { then: Then::Again | Then::Wait }
-            | State::Stopping { then: Then::Again | Then::Wait } => true,
-            State::Waiting => needs_can_come(),
-            State::Asleep
-            | State::Draining { .. }
-            | State::Stopping { .. }
-            | State::Stopped
-            | State::Failed
-            | State::Shed
-            | State::Spare => false,
-        })
+        let (mut seen, mut open) = (vec![false; self.platforms.len()], vec![platform]);
+        while let Some(one) = open.pop() {
+            let entry = &self.platforms[one];
+            if std::mem::replace(&mut seen[one], true) || self.slots[entry.slots()].iter().any(is_coming) {
+                continue;
+            }
+            if !self.slots[entry.slots()].iter().any(|slot| slot.life.state() == State::Waiting) {
+                return false;
+            }
+            open.extend(entry.needs.iter().map(|need| *need as usize));
+        }
+        true
     }
 
     /// Wakes what it needs and sleeps. What a person stopped stays so.
@@ -326,6 +329,25 @@ impl Conductor {
 
     pub(crate) fn tell_platform(&self, platform: usize, news: News, out: &mut Vec<Action>) {
         out.push(Action::Tell { platform: platform as u32, instance: None, news });
+    }
+}
+
+/// Whether it runs, or will whatever becomes of what it needs.
+fn is_coming(slot: &crate::Slot) -> bool {
+    match slot.life.state() {
+        State::Starting
+        | State::Ready
+        | State::Backoff { .. }
+        | State::Draining { then: Then::Again | Then::Wait }
+        | State::Stopping { then: Then::Again | Then::Wait } => true,
+        State::Waiting
+        | State::Asleep
+        | State::Draining { .. }
+        | State::Stopping { .. }
+        | State::Stopped
+        | State::Failed
+        | State::Shed
+        | State::Spare => false,
     }
 }
 

@@ -33,8 +33,10 @@ impl Conductor {
 
     /// How many bytes are missing for one instance more. `None`: it fits, or nobody knows.
     pub(crate) fn shortfall_of_one(&self, platform: usize) -> Option<u64> {
-        let weight = self.expected_peak(platform);
-        self.missing_for(weight).filter(|_| weight > 0)
+        match self.expected_peak(platform) {
+            0 => None,
+            weight => self.missing_for(weight),
+        }
     }
 
     /// How many bytes are missing for so many more, with what has just started and will still take some.

@@ -260,3 +260,26 @@ fn a_new_edition_that_waits_is_what_starts_after_a_stop_and_after_a_restart() {
     machine.passes(5);
     assert_eq!((machine.states(), machine.edition()), (vec!["ready"; 2], (vec![1], false)));
 }
+
+#[test]
+fn who_needs_whom_is_looked_at_once_however_many_ways_lead_there() {
+    let name = |layer: usize, place: usize| format!("p{layer}-{place}");
+    let layers = 40;
+    let platforms = (0..layers).flat_map(|layer| {
+        (0..3).map(move |place| {
+            let needs = if layer == 0 { Vec::new() } else { (0..3).map(|place| name(layer - 1, place)).collect() };
+            Platform { needs, ..child(&name(layer, place)) }
+        })
+    });
+    let mut machine = Machine::new(platforms.collect(), Vec::new(), Scaler::default());
+    machine.weights.fill(1);
+    machine.happens(Event::Began);
+    assert_eq!(machine.states(), vec!["ready"; layers * 3]);
+    for platform in 0..3 {
+        machine.happens(Event::Ordered(Order::Stop { platform }));
+    }
+    machine.passes(5);
+    let last = layers as u32 * 3 - 1;
+    machine.happens(Event::Ordered(Order::Start { platform: last }));
+    assert_eq!(machine.states(), vec!["ready"; layers * 3]);
+}

@@ -1,8 +1,10 @@
 //! RAM that runs short, with real processes that take it: `scaler.ram_total_mb` makes it small.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 
-use crate::support::{misbehaving, until, Demi, Response};
+use crate::support::{install, misbehaving, until, Demi, Directory, Response};
 
 /// `voice` takes 240 MB at its first request, which all have room for beside a Demi of 10 MB or of 60, and `files` takes 80 at
 /// its, for which there is none: so that what is shed has been weighed as it is before RAM runs short.
@@ -89,6 +91,39 @@ fn a_reload_by_hand_is_done_and_says_by_how_much_both_editions_do_not_fit() {
     let told = has_decided(&demi, "overrule", "voice");
     assert!(told["missing_mb"].as_u64() > Some(100), "{told}");
     until("it has taken over", || (demi.json("/v1/platforms/voice")["edition"] == 1).then_some(()));
+}
+
+/// It was said in one breath that the new edition starts by itself, and that it has to be told to.
+#[test]
+fn a_change_that_does_not_fit_waits_as_is_told_and_starts_when_the_old_edition_is_stopped() {
+    let directory = Arc::new(Directory::new());
+    let path = directory.path().join("voice.sh");
+    let script = |edition: &str| format!("#!/bin/sh\n# {edition}\nexec {:?} hogs 240\n", misbehaving());
+    install(&path, &script("the first"));
+    let sections = format!(
+        r#"scaler: (ram_total_mb: 400, interval_ms: 200, fast_interval_ms: 200, spike_times: 0, use_forecasts: false),
+        plugins: (rescan_ms: 100),
+        platforms: [(name: "voice", host: Process(1), command: [{:?}], hot_reload: true)],"#,
+        path.display().to_string()
+    );
+    let demi = Demi::start_in(directory, "", &sections);
+    until("it is ready", || (state(&demi, "voice") == "ready").then_some(()));
+    assert_eq!(ask(&demi, "voice").status, 200);
+    until("it was weighed as it is", || {
+        (demi.json("/v1/platforms/voice")["memory_peak_mb"].as_f64() >= Some(240.0)).then_some(())
+    });
+    install(&path, &script("the second"));
+    assert!(has_decided(&demi, "postpone", "voice")["missing_mb"].as_u64() > Some(50));
+    let why = demi.json("/v1/platforms/voice/why");
+    let next = why["next"].as_array().expect("it is a list");
+    let of_it = next.iter().filter_map(Value::as_str).filter(|text| text.contains("demi reload")).collect::<Vec<_>>();
+    assert!(matches!(of_it[..], [one] if one.contains("it starts beside the old one when")), "{next:?}");
+    assert_eq!(demi.post("/v1/platforms/voice/stop", "").status, 202);
+    until("it is stopped", || (state(&demi, "voice") == "stopped").then_some(()));
+    assert_eq!(demi.post("/v1/platforms/voice/start", "").status, 202);
+    until("it is ready", || (state(&demi, "voice") == "ready").then_some(()));
+    let page = demi.json("/v1/platforms/voice");
+    assert_eq!((&page["edition"], &page["update_waiting"]), (&1.into(), &false.into()), "{page}");
 }
 
 #[test]

@@ -241,7 +241,7 @@ pub(crate) fn decided(decision: &Decision, whom: &str) -> String {
             format!("the new edition of {whom} {is_not} yet, for {missing} MB are missing beside the old one: {seen}")
         }
         Act::Overrule { missing } => {
-            format!("{whom} is started by hand, though {} MB are missing: {seen}", megabytes(missing))
+            format!("{whom} is started or reloaded by hand, though {} MB are missing: {seen}", megabytes(missing))
         }
         Act::Believe(promotion) => promotion.to_string(),
     }

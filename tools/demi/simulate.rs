@@ -361,7 +361,7 @@ fn sentence(course: &Course, decided: &Decided) -> String {
         "delay" => format!("{name} would come back, but for the forecast"),
         "refuse" => format!("{name} is not started: it does not fit"),
         "postpone" => format!("the new edition of {name} waits: it does not fit beside the old one"),
-        "overrule" => format!("{name} is started by hand, though it does not fit"),
+        "overrule" => format!("{name} is started or reloaded by hand, though it does not fit"),
         "exhausted" => "nobody is left who may be shed".to_owned(),
         "believe" => decided
             .forecast

@@ -303,6 +303,8 @@ fn why<'w>((status, listed): &'w Known<'_>, conductor: &Conductor, facts: &Facts
                 now.push(format!("{name} has changed on disk and cannot be taken up: {problem}"));
                 next.push(format!("{name}: correct that, then `demi reload {name}` takes it up"));
             }
+            // The new edition that waits is it.
+            None if status.reload_waits.is_some() && listed.is_update_made() => {}
             None => {
                 now.push(format!("{name} has changed on disk: an update is waiting"));
                 next.push(format!("{name}: `demi reload {name}` takes it up"));

@@ -144,6 +144,11 @@ impl Listed {
         self.changed_after.is_some()
     }
 
+    /// Whether an edition that has what has changed is there, and has only to take over.
+    pub(crate) fn is_update_made(&self) -> bool {
+        self.changed_after.is_some_and(|last| self.editions.iter().any(|edition| edition.number > last))
+    }
+
     /// Takes the list of its tools, a JSON array; of each its name and description are kept. Whether it was one.
     pub(crate) fn note_tools(&mut self, tools: &RawValue) -> bool {
         let tools = serde_json::from_str::<Vec<Tool>>(tools.get());
@@ -223,6 +228,22 @@ mod tests {
         let second = add(&mut listed).expect("there is room");
         listed.adopt(second);
         assert!(!listed.is_update_waiting());
+    }
+
+    #[test]
+    fn an_update_is_made_by_an_edition_after_it_until_that_is_rejected_or_something_changes_again() {
+        let mut listed = listed();
+        listed.note_change(None);
+        assert!(!listed.is_update_made());
+        let first = add(&mut listed).expect("there is room");
+        assert!(listed.is_update_made());
+        listed.note_change(None);
+        assert!(!listed.is_update_made(), "it was made before the change");
+        let second = add(&mut listed).expect("there is room");
+        listed.reject(first);
+        assert!(listed.is_update_made());
+        listed.reject(second);
+        assert!(listed.is_update_waiting() && !listed.is_update_made());
     }
 
     #[test]

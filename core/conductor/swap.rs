@@ -54,8 +54,17 @@ impl Conductor {
         if !is_possible || swap.is_by_hand && self.refuses_reload(platform, out) {
             return out.push(Action::Reject { platform: platform as u32, edition: swap.edition });
         }
-        self.break_off_swap(platform, Reason::SwapBrokenOff, out);
-        self.platforms[platform].swap = Some(swap);
+        let entry = &self.platforms[platform];
+        let slots = &self.slots[entry.slots()];
+        let runs = |edition: u32| slots.iter().any(|slot| slot.life.is_alive() && slot.edition == edition);
+        let has_not_begun = |swap: &Swap| swap.waits && swap.edition != entry.edition && !runs(swap.edition);
+        let waiting = entry.swap.filter(has_not_begun);
+        match waiting {
+            // It has not failed, and it is known already that there is no room.
+            Some(Swap { edition, .. }) => out.push(Action::Reject { platform: platform as u32, edition }),
+            None => self.break_off_swap(platform, Reason::SwapBrokenOff, out),
+        }
+        self.platforms[platform].swap = Some(Swap { waits: waiting.is_some() && !swap.is_by_hand, ..swap });
         self.has_unsettled = true;
         log::info!("{}: a new edition is tried", self.platforms[platform].name);
         self.tell_platform(platform, News::SwapBegan, out);

@@ -160,8 +160,12 @@ fn with_room_for_one(platform: Platform) -> Machine {
 
 impl Machine {
     fn reload(&mut self, is_by_hand: bool) -> Vec<Action> {
+        self.reload_to(1, is_by_hand)
+    }
+
+    fn reload_to(&mut self, edition: u32, is_by_hand: bool) -> Vec<Action> {
         let terms = crate::Terms::of(&child("voice"));
-        self.happens(Event::Ordered(Order::Reload { platform: 1, edition: 1, terms, is_by_hand }))
+        self.happens(Event::Ordered(Order::Reload { platform: 1, edition, terms, is_by_hand }))
     }
 
     /// The edition of what runs of `voice`, and whether another is to come.
@@ -187,6 +191,25 @@ fn a_change_is_taken_up_only_when_both_editions_fit_and_the_old_one_stays_until_
     machine.background = 3_600;
     machine.passes(40);
     assert_eq!((machine.states(), machine.edition()), (vec!["ready"; 2], (vec![1], false)));
+}
+
+#[test]
+fn what_changes_again_while_a_change_waits_takes_its_place_and_nothing_has_failed() {
+    let mut machine = with_room_for_one(child("voice"));
+    machine.reload(false);
+    let actions = machine.reload_to(2, false);
+    assert!(actions.contains(&Action::Reject { platform: 1, edition: 1 }), "{actions:?}");
+    assert!(told(&actions).is_empty(), "that it waits was told: {actions:?}");
+    let has_failed = |action: &Action| matches!(action, Action::Tell { news: News::SwapFailed { .. }, .. });
+    assert!(!actions.iter().any(has_failed), "{actions:?}");
+    assert_eq!((starts_of(&actions, 1), machine.edition()), (0, (vec![0], true)));
+    machine.background = 3_000;
+    machine.passes(60);
+    assert_eq!(machine.edition(), (vec![2], false));
+    // A person does not wait, whatever does.
+    let mut machine = with_room_for_one(child("voice"));
+    machine.reload(false);
+    assert_eq!(starts_of(&machine.reload_to(2, true), 1), 1);
 }
 
 #[test]
